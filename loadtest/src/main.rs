@@ -1,0 +1,2 @@
+//! Ringpost's load generator.
+fn main() {}

@@ -1,0 +1,26 @@
+//! Ringpost, an outbound SMTP relay: one shard per core, nothing shared on the hot path.
+//!
+//! The way of a message, one direction:
+//!
+//! ```text
+//!    accepting shard (home)                                    |   owning shard of the destination
+//!  listener -> session -> SMTP server machine -> spool commit -+-> destination queue -> scheduler
+//!               250 only after the commit       |      -> MX resolution -> pool -> SMTP client machine
+//!  spool record: settled  <------- Settled ----------------+-------- outcome per recipient
+//!                        events (typed facts) -> control plane thread -> log files, metrics
+//! ```
+//!
+//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue` (and `dns` but for its driver)
+//! name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
+//! names tokio.
+
+#![warn(missing_docs)]
+
+pub mod limits;
+pub mod message;
+pub mod rt;
+pub mod time;
+
+/// mimalloc: blocks of message size freed on another core than allocated them are its strong case.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,0 +1,62 @@
+//! PURE. Every bound in one place: unit in the name, the reason beside it, assertions that relate them. At a bound a
+//! peer gets a 4yz or 5yz reply or an attempt is deferred; memory never grows with what a peer sends.
+
+use std::time::Duration;
+
+// --- SMTP, server side --------------------------------------------------------------------------------------------
+
+/// A command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 octets at least; extensions add: SIZE 26, BODY 17,
+/// and room for those of later issues (RFC 4954 asks for 12,288 for AUTH only).
+pub const COMMAND_LINE_BYTES: usize = 2048;
+/// RFC 5321 §4.5.3.1.1.
+pub const LOCAL_PART_BYTES: usize = 64;
+/// RFC 5321 §4.5.3.1.2, RFC 1035 §2.3.4.
+pub const DOMAIN_BYTES: usize = 255;
+/// RFC 5321 §4.5.3.1.3, with the angle brackets.
+pub const PATH_BYTES: usize = 256;
+/// Recipients of one transaction. RFC 5321 §4.5.3.1.8 asks for 100 at least; the next gets 452 4.5.3.
+pub const RECIPIENTS: usize = 1000;
+/// Default of the largest message, octets as received (dot-stuffed).
+pub const MESSAGE_BYTES_DEFAULT: u64 = 50 << 20;
+/// Received headers before a message counts as looping. RFC 5321 §6.3 asks for a threshold of 100 at least.
+pub const RECEIVED_HEADERS: u32 = 100;
+/// Time a client may take for its next command. RFC 5321 §4.5.3.2.7: 5 minutes at least.
+pub const SERVER_COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time between two pieces of message data. RFC 5321 §4.5.3.2.5 (server: as the client's 3 minutes, and more).
+pub const SERVER_DATA_TIMEOUT: Duration = Duration::from_secs(300);
+/// Unconsumed input kept for a session: commands pipelined while its message is being made durable.
+pub const SESSION_TAIL_BYTES: usize = 32 << 10;
+/// Replies not yet taken by the client's TCP window; above it the session reads no more.
+pub const SESSION_OUT_BYTES: usize = 64 << 10;
+
+// --- SMTP, client side --------------------------------------------------------------------------------------------
+
+/// RFC 5321 §4.5.3.2.1.
+pub const CLIENT_GREETING_TIMEOUT: Duration = Duration::from_secs(300);
+/// Replies to EHLO, HELO, RSET, QUIT (no RFC figure; as §4.5.3.2.2).
+pub const CLIENT_COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+/// RFC 5321 §4.5.3.2.2 and §4.5.3.2.3.
+pub const CLIENT_ENVELOPE_TIMEOUT: Duration = Duration::from_secs(300);
+/// RFC 5321 §4.5.3.2.4.
+pub const CLIENT_DATA_INITIATION_TIMEOUT: Duration = Duration::from_secs(120);
+/// RFC 5321 §4.5.3.2.5: between two blocks of data.
+pub const CLIENT_DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
+/// RFC 5321 §4.5.3.2.6: the reply to the final dot.
+pub const CLIENT_DATA_TERMINATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// One line of a reply. RFC 5321 §4.5.3.1.5: 512 at least.
+pub const REPLY_LINE_BYTES: usize = 2048;
+/// All lines of one reply; what is above is read and dropped.
+pub const REPLY_TEXT_BYTES: usize = 4096;
+/// Lines of one reply; a peer that sends more is hung up on.
+pub const REPLY_LINES: usize = 256;
+
+// --- Shards -------------------------------------------------------------------------------------------------------
+
+/// Shards of one process (10 bits of a message id).
+pub const SHARDS: usize = 1023;
+/// TCP connect, per address.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(PATH_BYTES >= LOCAL_PART_BYTES + 1, "a path holds a local part");
+const _: () = assert!(SESSION_TAIL_BYTES >= 4 * COMMAND_LINE_BYTES, "a pipelined group fits the tail");
+const _: () = assert!(SHARDS < 1024, "a message id has 10 bits for its shard");

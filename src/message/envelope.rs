@@ -1,0 +1,103 @@
+//! PURE. The envelope of one transaction: reverse-path, forward-paths and the parameters of MAIL.
+
+/// An envelope as the SMTP server machine collects it and the client machine sends it. Addresses are kept without
+/// angle brackets and source routes, one after the other in a single buffer that is reused from transaction to
+/// transaction, so that a command costs no allocation of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    text: Vec<u8>,
+    sender_len: u32,
+    /// End of each recipient's address in `text`, and where its domain begins.
+    recipients: Vec<(u32, u32)>,
+    /// `BODY=8BITMIME` was given (RFC 6152).
+    pub eight_bit: bool,
+    /// `SIZE=` as declared (RFC 1870), in octets; 0 if it was not.
+    pub declared_size: u64,
+}
+
+/// One forward-path of an [`Envelope`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient<'a> {
+    /// `local-part@domain`, as given, without angle brackets or source route.
+    pub address: &'a [u8],
+    /// The part behind the last `@`, as given (any case), or an address literal with its brackets. Empty for the bare
+    /// `Postmaster` of RFC 5321 §4.1.1.3.
+    pub domain: &'a [u8],
+}
+
+impl Envelope {
+    /// Forgets the transaction, keeps the memory.
+    pub fn clear(&mut self) {
+        self.text.clear();
+        self.recipients.clear();
+        self.sender_len = 0;
+        self.eight_bit = false;
+        self.declared_size = 0;
+    }
+
+    /// Begins a transaction; `sender` is empty for the null reverse-path.
+    pub fn set_sender(&mut self, sender: &[u8]) {
+        self.clear();
+        self.text.extend_from_slice(sender);
+        self.sender_len = u32::try_from(sender.len()).expect("limits.rs bounds a path to 256 octets");
+    }
+
+    /// Adds a forward-path whose domain begins at `domain_at` within `address`.
+    pub fn add_recipient(&mut self, address: &[u8], domain_at: usize) {
+        let start = self.text.len();
+        self.text.extend_from_slice(address);
+        let end = u32::try_from(self.text.len()).expect("limits.rs bounds recipients and paths well below 4 GiB");
+        self.recipients.push((end, u32::try_from(start + domain_at).expect("not larger than the end")));
+    }
+
+    /// The reverse-path; empty for the null sender.
+    pub fn sender(&self) -> &[u8] {
+        &self.text[..self.sender_len as usize]
+    }
+
+    /// The number of forward-paths.
+    pub fn recipient_count(&self) -> usize {
+        self.recipients.len()
+    }
+
+    /// The forward-path number `index` (from 0).
+    pub fn recipient(&self, index: usize) -> Recipient<'_> {
+        let start = if index == 0 { self.sender_len } else { self.recipients[index - 1].0 } as usize;
+        let (end, domain_at) = self.recipients[index];
+        Recipient { address: &self.text[start..end as usize], domain: &self.text[domain_at as usize..end as usize] }
+    }
+
+    /// All forward-paths in the order given.
+    pub fn recipients(&self) -> impl Iterator<Item = Recipient<'_>> {
+        (0..self.recipients.len()).map(|i| self.recipient(i))
+    }
+
+    /// Memory held, in bytes, for the session's budget.
+    pub fn capacity(&self) -> usize {
+        self.text.capacity() + self.recipients.capacity() * size_of::<(u32, u32)>()
+    }
+
+    /// Gives back memory above `text_bytes`, after an unusually large transaction.
+    pub fn shrink(&mut self, text_bytes: usize) {
+        self.text.shrink_to(text_bytes);
+        self.recipients.shrink_to(16);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collects_addresses_in_order() {
+        let mut e = Envelope::default();
+        e.set_sender(b"a@b.example");
+        e.add_recipient(b"x@y.example", 2);
+        e.add_recipient(b"postmaster", 10);
+        assert_eq!(e.sender(), b"a@b.example");
+        let all: Vec<_> = e.recipients().map(|r| (r.address, r.domain)).collect();
+        assert_eq!(all, [(&b"x@y.example"[..], &b"y.example"[..]), (b"postmaster", b"")]);
+        e.set_sender(b"");
+        assert_eq!((e.sender(), e.recipient_count()), (&b""[..], 0));
+    }
+}

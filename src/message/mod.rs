@@ -1,0 +1,8 @@
+//! PURE. What a message is between the two protocol machines: its id, its envelope, the headers Ringpost adds, and the
+//! notifications it writes about it.
+
+pub mod envelope;
+pub mod id;
+
+pub use envelope::{Envelope, Recipient};
+pub use id::MessageId;
