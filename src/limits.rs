@@ -57,6 +57,6 @@ pub const SHARDS: usize = 1023;
 /// TCP connect, per address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-const _: () = assert!(PATH_BYTES >= LOCAL_PART_BYTES + 1, "a path holds a local part");
+const _: () = assert!(PATH_BYTES > LOCAL_PART_BYTES, "a path holds a local part");
 const _: () = assert!(SESSION_TAIL_BYTES >= 4 * COMMAND_LINE_BYTES, "a pipelined group fits the tail");
 const _: () = assert!(SHARDS < 1024, "a message id has 10 bits for its shard");
