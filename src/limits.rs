@@ -60,3 +60,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const _: () = assert!(PATH_BYTES > LOCAL_PART_BYTES, "a path holds a local part");
 const _: () = assert!(SESSION_TAIL_BYTES >= 4 * COMMAND_LINE_BYTES, "a pipelined group fits the tail");
 const _: () = assert!(SHARDS < 1024, "a message id has 10 bits for its shard");
+
+// --- Between shards -----------------------------------------------------------------------------------------------
+
+/// Batches that wait in one mailbox. A batch is what one turn of one shard produced.
+pub const MAILBOX_BATCHES: usize = 4096;
+/// Items in an outbox above which the shard takes no new mail: its receiver has not looked for thousands of turns.
+pub const OUTBOX_ITEMS: usize = 20_000;

@@ -1,0 +1,243 @@
+//! What crosses cores: one enum, in batches, through one bounded queue per receiving shard.
+//!
+//! A sender never waits. It collects mail for each other shard in an outbox during its turn and pushes the outbox as one
+//! batch at the end; a full queue leaves the outbox where it is, to be tried again next turn. Nothing is dropped. The
+//! outboxes are bounded from the other end: while one is above [`limits::OUTBOX_ITEMS`] its shard takes no new mail
+//! ([`Post::is_congested`]).
+
+use crate::limits;
+use crate::message::MessageId;
+use crate::queue::RecipientSet;
+use crate::rt::buffer::Slice;
+use crate::time::{Moment, Wall};
+use crossbeam::queue::ArrayQueue;
+use std::sync::Arc;
+
+/// One item of mail between shards.
+#[derive(Debug)]
+pub enum Mail {
+    /// Home → owner: deliver these recipients.
+    Handoff(Handoff),
+    /// Owner → home: the final outcome of recipients. Never dropped.
+    Settled(Settled),
+    /// Owner → home: the record (part 0) or a chunk of the body (1..) is wanted; it is not in memory any more.
+    Fetch {
+        /// Of which message.
+        id: MessageId,
+        /// Which part.
+        part: u32,
+        /// Who asks.
+        owner: u16,
+    },
+    /// Home → owner: the answer to `Fetch`; `None` if it cannot be read (damage, I/O error) or the message is gone.
+    Fetched {
+        /// Of which message.
+        id: MessageId,
+        /// Which part.
+        part: u32,
+        /// The bytes.
+        record: Option<Slice>,
+    },
+    /// Control plane → shard.
+    Control(Control),
+}
+
+/// What the control plane asks of a shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Control {
+    /// No new mail; finish what is under way, then stop.
+    Drain,
+    /// Stop as soon as the log is synced.
+    Stop,
+}
+
+/// The recipients of one message that one destination gets.
+#[derive(Debug)]
+pub struct Handoff {
+    /// The message.
+    pub id: MessageId,
+    /// Its home shard, to which outcomes go.
+    pub home: u16,
+    /// When it was accepted: its age decides when it expires.
+    pub accepted: Wall,
+    /// The same on the monotonic clock, for stage times; `None` after a restart.
+    pub accepted_mono: Option<Moment>,
+    /// Octets on the wire.
+    pub size: u64,
+    /// The destination: the recipients' domain in lower case.
+    pub domain: Box<str>,
+    /// Which of the message's recipients.
+    pub recipients: RecipientSet,
+    /// The record, while it is in memory anyway.
+    pub record: Option<Slice>,
+}
+
+/// The final outcome of some recipients of one message.
+#[derive(Debug)]
+pub struct Settled {
+    /// The message.
+    pub id: MessageId,
+    /// Which of its recipients.
+    pub recipients: RecipientSet,
+    /// What became of them.
+    pub outcome: FinalOutcome,
+}
+
+/// How it ended for a recipient.
+#[derive(Debug)]
+pub enum FinalOutcome {
+    /// The next hop took responsibility.
+    Delivered,
+    /// It will never be: the sender is told.
+    Failed(Box<Failure>),
+}
+
+/// Why mail could not be delivered, for the notification to its sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Permanent by a reply or by the route, or given up after too long.
+    pub expired: bool,
+    /// The host that said so; empty if none did.
+    pub host: Box<str>,
+    /// Its reply code; 0 if no host replied.
+    pub code: u16,
+    /// RFC 3463 status.
+    pub status: (u8, u16, u16),
+    /// Its words, or ours.
+    pub text: Box<str>,
+}
+
+/// A batch as it lies in a mailbox.
+pub type Batch = Vec<Mail>;
+
+/// The mailboxes of all shards. Shared by all of them and by the control plane.
+#[derive(Clone, Debug)]
+pub struct Mailboxes(Arc<[ArrayQueue<Batch>]>);
+
+impl Mailboxes {
+    /// One for each of `shards` shards.
+    pub fn new(shards: usize) -> Self {
+        Mailboxes((0..shards).map(|_| ArrayQueue::new(limits::MAILBOX_BATCHES)).collect())
+    }
+
+    /// Puts a batch into `shard`'s mailbox, or hands it back if that is full. The caller wakes the shard.
+    pub fn push(&self, shard: usize, batch: Batch) -> Result<(), Batch> {
+        self.0[shard].push(batch)
+    }
+
+    fn pop(&self, shard: usize) -> Option<Batch> {
+        self.0[shard].pop()
+    }
+
+    /// Batches that wait for `shard`.
+    pub fn len(&self, shard: usize) -> usize {
+        self.0[shard].len()
+    }
+}
+
+/// One shard's end of the mailboxes. Lives on that shard.
+#[derive(Debug)]
+pub struct Post {
+    me: usize,
+    boxes: Mailboxes,
+    outboxes: Vec<Batch>,
+}
+
+impl Post {
+    /// The post of shard `me`.
+    pub fn new(me: usize, boxes: Mailboxes) -> Self {
+        let outboxes = boxes.0.iter().map(|_| Vec::new()).collect();
+        Post { me, boxes, outboxes }
+    }
+
+    /// Puts an item into the outbox for `to`.
+    pub fn send(&mut self, to: usize, mail: Mail) {
+        self.outboxes[to].push(mail);
+    }
+
+    /// Pushes every outbox that is not empty; `wake` is called for each shard that got something.
+    pub fn flush(&mut self, mut wake: impl FnMut(usize)) {
+        for (to, outbox) in self.outboxes.iter_mut().enumerate() {
+            if outbox.is_empty() {
+                continue;
+            }
+            match self.boxes.push(to, std::mem::take(outbox)) {
+                Ok(()) => wake(to),
+                Err(batch) => *outbox = batch,
+            }
+        }
+    }
+
+    /// The next batch that came.
+    pub fn receive(&mut self) -> Option<Batch> {
+        self.boxes.pop(self.me)
+    }
+
+    /// Whether something came.
+    pub fn has_mail(&self) -> bool {
+        self.boxes.len(self.me) > 0
+    }
+
+    /// Whether another shard cannot keep up, so that no new mail should be taken.
+    pub fn is_congested(&self) -> bool {
+        self.outboxes.iter().any(|o| o.len() > limits::OUTBOX_ITEMS)
+    }
+
+    /// Whether everything was handed over and nothing waits here.
+    pub fn is_empty(&self) -> bool {
+        self.outboxes.iter().all(Vec::is_empty) && !self.has_mail()
+    }
+
+    /// Items that wait in the outboxes.
+    pub fn backlog(&self) -> usize {
+        self.outboxes.iter().map(Vec::len).sum()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_loses_nothing_and_keeps_order() {
+        let boxes = Mailboxes::new(2);
+        let mut a = Post::new(0, boxes.clone());
+        let mut b = Post::new(1, boxes);
+        let items = limits::MAILBOX_BATCHES as u64 + 10;
+        let mut wakes = 0;
+        for i in 0..items {
+            a.send(1, Mail::Fetch { id: MessageId(i), part: 0, owner: 0 });
+            a.flush(|to| {
+                assert_eq!(to, 1);
+                wakes += 1;
+            });
+        }
+        assert_eq!((wakes, a.backlog()), (limits::MAILBOX_BATCHES, 10));
+        let mut seen = 0;
+        loop {
+            while let Some(batch) = b.receive() {
+                for mail in batch {
+                    let Mail::Fetch { id, .. } = mail else { unreachable!() };
+                    assert_eq!(id.0, seen);
+                    seen += 1;
+                }
+            }
+            if a.is_empty() {
+                break;
+            }
+            a.flush(|_| {});
+        }
+        assert_eq!(seen, items);
+    }
+
+    #[test]
+    fn a_slow_receiver_is_noticed() {
+        let mut a = Post::new(0, Mailboxes::new(2));
+        for i in 0..=limits::OUTBOX_ITEMS as u64 {
+            assert!(!a.is_congested());
+            a.send(1, Mail::Fetch { id: MessageId(i), part: 0, owner: 0 });
+        }
+        assert!(a.is_congested());
+    }
+}
