@@ -19,8 +19,15 @@
 pub mod limits;
 pub mod message;
 pub mod rt;
+pub mod smtp;
 pub mod time;
 
 /// mimalloc: blocks of message size freed on another core than allocated them are its strong case.
+#[cfg(not(test))]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The tests count allocations, to prove where there are none.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: rt::alloc::Counting = rt::alloc::Counting;

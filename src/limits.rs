@@ -67,3 +67,22 @@ const _: () = assert!(SHARDS < 1024, "a message id has 10 bits for its shard");
 pub const MAILBOX_BATCHES: usize = 4096;
 /// Items in an outbox above which the shard takes no new mail: its receiver has not looked for thousands of turns.
 pub const OUTBOX_ITEMS: usize = 20_000;
+// --- SMTP machines ------------------------------------------------------------------------------------------------
+
+/// One label of a domain. RFC 1035 §2.3.4.
+pub const LABEL_BYTES: usize = 63;
+/// Commands in a row that are no SMTP (unknown, malformed, out of order) before the client is hung up on with 421: it
+/// speaks another protocol or guesses, and each costs a reply. One command that works starts the count again.
+pub const SESSION_ERRORS: u8 = 50;
+/// Time a client may take for its message data as a whole before its rate counts.
+pub const SERVER_DATA_GRACE: Duration = Duration::from_secs(600);
+/// Least average rate of message data after the grace, octets per second: a 50 MiB message may take 29 hours, an
+/// attacker who sends an octet every few minutes has ten.
+pub const SERVER_DATA_BYTES_PER_SECOND: u64 = 512;
+/// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
+pub const SESSION_ENVELOPE_BYTES: usize = 2048;
+/// Command bytes a client connection keeps between transactions.
+pub const CLIENT_OUT_BYTES: usize = 4096;
+
+const _: () = assert!(REPLY_TEXT_BYTES >= REPLY_LINE_BYTES, "the longest line of a reply can be kept whole");
+const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a command line");

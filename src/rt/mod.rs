@@ -9,6 +9,8 @@
 //! [`Shard::handle`] returns; what a machine did not consume the connection itself keeps. Bytes to send are given to
 //! [`Io::write`], which takes what the socket takes; the rest stays with the caller until [`Event::Writable`].
 
+#[cfg(test)]
+pub mod alloc;
 pub mod buffer;
 pub mod uring;
 
@@ -114,3 +116,4 @@ pub trait Io {
     /// 64 unpredictable bits.
     fn random(&mut self) -> u64;
 }
+pub mod simd;

@@ -1,0 +1,243 @@
+//! PURE. The data phase of a transaction (RFC 5321 §4.1.1.4, §4.5.2): where message data ends, and what in it would let
+//! two implementations disagree about that.
+//!
+//! In: the bytes behind 354, in pieces of any size. Out: how many of them belong to the message, whether it ended, what
+//! is wrong with it. Runs on the shard that owns the session; allocates nothing. It refuses to take anything but
+//! CRLF `.` CRLF for the end, and it never changes a byte: data stays dot-stuffed.
+
+use crate::limits::RECEIVED_HEADERS;
+use crate::rt::simd;
+use memchr::memchr3;
+
+/// Why message data cannot be relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// LF without CR before it (RFC 5321 §2.3.8).
+    BareLf,
+    /// CR without LF behind it.
+    BareCr,
+    /// An octet of value zero (RFC 5322 §4 calls it obsolete, RFC 5321 §2.4 allows to refuse it).
+    Nul,
+    /// More octets than the policy allows.
+    TooBig,
+    /// More Received headers than `limits::RECEIVED_HEADERS` (RFC 5321 §6.3).
+    Loop,
+}
+
+/// What [`DataScanner::scan`] found in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// Bytes of the piece that belong to the data phase, the final dot's CRLF included.
+    pub consumed: usize,
+    /// The data phase is over; what follows is a command.
+    pub ended: bool,
+}
+
+/// Where in a line the next byte falls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Behind CRLF, or at the very start of the data.
+    LineStart,
+    /// Inside a line.
+    Inside,
+    /// Behind a CR.
+    Cr,
+    /// Behind a CR that came first in its line: a LF makes it the empty line that ends the headers.
+    CrOfEmptyLine,
+    /// Behind a dot that came first in its line.
+    Dot,
+    /// Behind such a dot and a CR: a LF ends the data.
+    DotCr,
+    /// Behind so many characters of `received:`.
+    Name(u8),
+}
+
+/// Follows message data through any split of its bytes.
+#[derive(Clone, Debug)]
+pub struct DataScanner {
+    place: Place,
+    in_headers: bool,
+    fault: Option<Fault>,
+    received: u32,
+    bytes: u64,
+    max_bytes: u64,
+}
+
+const RECEIVED: &[u8; 9] = b"received:";
+/// The terminator `.` CRLF, which does not count into the size of a message.
+const TERMINATOR_BYTES: u64 = 3;
+/// Bytes that are looked at together. Large enough that the test at its end costs little, small enough that the
+/// byte-exact path, taken when there is something to see, is short.
+const BLOCK: usize = 256;
+
+impl DataScanner {
+    /// A scanner at the start of message data of at most `max_bytes` octets (dot-stuffed, without the terminator).
+    pub fn new(max_bytes: u64) -> Self {
+        DataScanner { place: Place::LineStart, in_headers: true, fault: None, received: 0, bytes: 0, max_bytes }
+    }
+
+    /// The first fault seen, if any.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
+    /// Bytes seen so far, in wire form.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the next piece. After a fault it goes on looking for the end.
+    pub fn scan(&mut self, input: &[u8]) -> Scanned {
+        let end = self.find_end(input);
+        let consumed = end.unwrap_or(input.len());
+        self.bytes += consumed as u64;
+        if self.bytes > self.max_bytes.saturating_add(TERMINATOR_BYTES) {
+            self.found(Fault::TooBig);
+        }
+        Scanned { consumed, ended: end.is_some() }
+    }
+
+    /// The bytes up to and with the terminator, if `input` has it.
+    fn find_end(&mut self, input: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        // A block that has something to see is looked at once, then walked through a line at a time.
+        let mut next_block = 0;
+        while at < input.len() {
+            if self.place == Place::Inside {
+                if !self.in_headers && at >= next_block {
+                    at += self.skip_clean(&input[at..]);
+                    next_block = at + BLOCK;
+                    if self.place != Place::Inside {
+                        continue;
+                    }
+                }
+                match memchr3(b'\r', b'\n', 0, &input[at..]) {
+                    Some(distance) => at += distance,
+                    None => return None,
+                }
+            }
+            let byte = input[at];
+            at += 1;
+            if self.step(byte) {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Called inside a line, outside the headers: skips the whole blocks that hold nothing but proper lines, none of
+    /// which begins with a dot, and sets the place behind them. Returns the bytes skipped.
+    fn skip_clean(&mut self, input: &[u8]) -> usize {
+        if input.len() < BLOCK + 2 || input[0] == b'\n' {
+            return 0;
+        }
+        let skipped = simd::widest(
+            #[inline(always)]
+            || clean_blocks(input),
+        );
+        if skipped > 0 {
+            self.place = match input[skipped - 1] {
+                b'\n' => Place::LineStart,
+                // Its LF is the next byte, which the block's last comparison has seen. The line is not empty in the
+                // headers' sense, for there are none any more.
+                b'\r' => Place::Cr,
+                _ => Place::Inside,
+            };
+        }
+        skipped
+    }
+
+    /// One byte, exactly. Returns whether it ended the data.
+    #[inline]
+    fn step(&mut self, byte: u8) -> bool {
+        let after_cr = matches!(self.place, Place::Cr | Place::CrOfEmptyLine | Place::DotCr);
+        if after_cr {
+            if byte == b'\n' {
+                if self.place == Place::DotCr {
+                    return true;
+                }
+                if self.place == Place::CrOfEmptyLine {
+                    self.in_headers = false;
+                }
+                self.place = Place::LineStart;
+                return false;
+            }
+            self.found(Fault::BareCr);
+        }
+        self.place = match byte {
+            b'\r' => match self.place {
+                Place::LineStart => Place::CrOfEmptyLine,
+                Place::Dot => Place::DotCr,
+                _ => Place::Cr,
+            },
+            b'\n' => {
+                self.found(Fault::BareLf);
+                Place::Inside
+            }
+            0 => {
+                self.found(Fault::Nul);
+                Place::Inside
+            }
+            b'.' if self.place == Place::LineStart => Place::Dot,
+            _ if self.in_headers => self.header_name(byte),
+            _ => Place::Inside,
+        };
+        false
+    }
+
+    /// Counts lines that begin with `Received:`, in any case.
+    fn header_name(&mut self, byte: u8) -> Place {
+        let matched = match self.place {
+            Place::LineStart => 0,
+            Place::Name(matched) => matched,
+            _ => return Place::Inside,
+        };
+        if byte.to_ascii_lowercase() != RECEIVED[matched as usize] {
+            return Place::Inside;
+        }
+        if usize::from(matched) + 1 < RECEIVED.len() {
+            return Place::Name(matched + 1);
+        }
+        self.received += 1;
+        if self.received > RECEIVED_HEADERS {
+            self.found(Fault::Loop);
+        }
+        Place::Inside
+    }
+
+    #[cold]
+    fn found(&mut self, fault: Fault) {
+        self.fault.get_or_insert(fault);
+    }
+}
+
+/// Bytes in the leading whole blocks in which every CR is followed by LF, every LF preceded by CR, no byte is zero and
+/// no line begins with a dot. A block's last bytes are judged with the two bytes behind it; the first byte of `input`
+/// is not a LF.
+#[inline(always)]
+fn clean_blocks(input: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = input.get(at..at + BLOCK + 2) {
+        if !is_clean(block) {
+            break;
+        }
+        at += BLOCK;
+    }
+    at
+}
+
+#[inline(always)]
+fn is_clean(block: &[u8]) -> bool {
+    let (first, second, third) = (&block[..BLOCK], &block[1..BLOCK + 1], &block[2..BLOCK + 2]);
+    // Accumulated, not tested: the loop has no branch, so it becomes vector code.
+    let mut wrong = 0u8;
+    let mut least = u8::MAX;
+    for i in 0..BLOCK {
+        let cr = u8::from(first[i] == b'\r').wrapping_neg();
+        let lf = u8::from(second[i] == b'\n').wrapping_neg();
+        let dot = u8::from(third[i] == b'.').wrapping_neg();
+        wrong |= (cr ^ lf) | (lf & dot);
+        least = least.min(first[i]);
+    }
+    wrong == 0 && least != 0
+}

@@ -1,0 +1,18 @@
+//! PURE. SMTP (RFC 5321) as two protocol machines: [`server::Server`] takes mail in, [`client::Client`] sends it on.
+//!
+//! In: bytes a peer sent, the time, verdicts and orders of the driver. Out: bytes to send, what the driver must do next.
+//! A machine lives on the shard that owns its connection. It refuses to read a clock, to touch a socket, to decide
+//! about routing or storage, and to keep more memory than `limits.rs` allows, whatever a peer sends.
+//!
+//! Message data stays in wire form (dot-stuffed, CRLF, with its final `.` CRLF) from one machine to the other, so that
+//! the bytes received are the bytes sent.
+
+pub mod address;
+pub mod command;
+pub mod data;
+pub mod extensions;
+pub mod reply;
+pub mod server;
+
+#[cfg(test)]
+mod server_tests;
