@@ -16,6 +16,7 @@
 
 #![warn(missing_docs)]
 
+pub mod dns;
 pub mod limits;
 pub mod message;
 pub mod rt;

@@ -86,3 +86,56 @@ pub const CLIENT_OUT_BYTES: usize = 4096;
 
 const _: () = assert!(REPLY_TEXT_BYTES >= REPLY_LINE_BYTES, "the longest line of a reply can be kept whole");
 const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a command line");
+// --- DNS, per shard -----------------------------------------------------------------------------------------------
+
+/// Recursive servers a resolver talks to (resolv.conf(5) itself stops at 3); further ones are ignored.
+pub const DNS_SERVERS: usize = 8;
+/// Rounds over the servers for one question; what is configured above it is cut (resolv.conf(5) caps at 5).
+pub const DNS_ATTEMPTS: u32 = 5;
+/// Default time for one try at one server (as resolv.conf(5)).
+pub const DNS_TRY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// All tries of one question together, TCP and aliases included; then it failed. A domain asks at most two questions
+/// one after the other, so an answer is there within twice this.
+pub const DNS_QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Once one address of a domain is known, how long the answers still missing are waited for: a broken AAAA or a dead
+/// backup MX must not hold up mail.
+pub const DNS_REST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Exchanges under way, each with a socket of its own; further questions wait for a free one.
+pub const DNS_EXCHANGES: usize = 256;
+/// Domains being resolved; the next one is answered "temporary" at once.
+pub const DNS_PENDING_DOMAINS: usize = 4096;
+/// Size announced by EDNS: fits every path without fragments (DNS flag day 2020).
+pub const DNS_UDP_PAYLOAD_BYTES: u16 = 1232;
+/// Datagrams on one exchange that do not answer its query, before it goes on over TCP: somebody guesses ids.
+pub const DNS_MISMATCHES: u32 = 8;
+/// Aliases (CNAME) followed for one question (BIND and Unbound stop between 8 and 17).
+pub const DNS_ALIASES: usize = 12;
+/// MX hosts of one domain that are used, best preference first; what is above is dropped.
+pub const DNS_MX_HOSTS: usize = 16;
+/// Addresses of one MX host and one family that are used.
+pub const DNS_ADDRESSES_PER_FAMILY: usize = 16;
+/// Longest a record is kept, whatever its TTL.
+pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Shortest a record is kept: a TTL of 0 must not cost a query per message.
+pub const DNS_TTL_MIN: Duration = Duration::from_secs(5);
+/// Longest that "no such name" or "no such record" is kept (RFC 2308 §5 suggests 1 to 3 hours).
+pub const DNS_NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
+/// How long a failure is kept (RFC 2308 §7: 5 minutes at most).
+pub const DNS_FAILURE_TTL: Duration = Duration::from_secs(10);
+/// How long a resolution with hosts is kept that some answers are missing from: long enough that a name server that
+/// never answers AAAA costs next to nothing, short enough that a host missing by accident is soon used.
+pub const DNS_PARTIAL_TTL: Duration = Duration::from_secs(60);
+/// First time a server that did not answer is passed over; doubles with each failure in a row.
+pub const DNS_AVOID_MIN: Duration = Duration::from_secs(2);
+/// Longest time a server is passed over.
+pub const DNS_AVOID_MAX: Duration = Duration::from_secs(60);
+/// How long a server that rejected EDNS is asked without it.
+pub const DNS_PLAIN_TIME: Duration = Duration::from_secs(3600);
+/// Default number of domains a shard keeps resolutions of (about 400 bytes each).
+pub const DNS_CACHED_DOMAINS_DEFAULT: usize = 16 << 10;
+/// Default number of answers to single questions a shard keeps (about 200 bytes each).
+pub const DNS_CACHED_ANSWERS_DEFAULT: usize = 32 << 10;
+
+const _: () = assert!(DNS_SERVERS <= 32, "a round keeps the servers it tried in 32 bits");
+const _: () = assert!(DNS_EXCHANGES <= 1 << 16 && DNS_PENDING_DOMAINS <= 1 << 16, "slots in the low 16 bits of ids");
+const _: () = assert!(DNS_FAILURE_TTL.as_secs() <= 300, "RFC 2308 §7");

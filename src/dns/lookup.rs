@@ -1,0 +1,671 @@
+//! PURE. One question answered by some server: the machine under [`Resolver`](super::Resolver), one per shard.
+//!
+//! A question (name and type) is asked at one server at a time. Each try is an exchange: one query, one socket, one
+//! deadline. An exchange that fails moves the question to the next server; an answer that is cut moves it to TCP at
+//! the same server; an alias without its target's records makes it ask on for the target. Equal questions share one
+//! lookup, and answers, failures too, are cached.
+//!
+//! Methods, as on every machine: getters (`counters`, …), `handle_*`, one command (`ask`), `poll_*`.
+//!
+//! Against forged answers (RFC 5452): ids come out of ChaCha, keyed by the caller's seed, so those seen tell nothing
+//! about the next; each exchange has a socket and so a port of its own; equal questions are never under way twice; a
+//! socket that gets foreign datagrams is given up for TCP.
+
+use super::cache::Cache;
+use super::name;
+use super::settings::{DnsCounters, DnsSettings, ServerOrder};
+use super::wire::{self, Exchange as MxTarget, Kind, Reading, Records};
+use crate::limits;
+use crate::time::Moment;
+use chacha20::ChaCha12Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
+use foldhash::quality::FixedState;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use slab::Slab;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::fmt::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Names one exchange, and so one socket of the driver; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExchangeId(pub u64);
+
+/// What the driver is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// Open a new UDP socket with a random port, connect it to `server`, send `payload`.
+    Udp {
+        /// The new exchange.
+        exchange: ExchangeId,
+        /// Where to connect to.
+        server: SocketAddr,
+        /// The datagram.
+        payload: Vec<u8>,
+    },
+    /// Connect to `server` by TCP and send `payload`.
+    Tcp {
+        /// The new exchange.
+        exchange: ExchangeId,
+        /// Where to connect to.
+        server: SocketAddr,
+        /// The message behind its two octets of length (RFC 1035 §4.2.2).
+        payload: Vec<u8>,
+    },
+    /// Close the socket. Comes exactly once for each exchange, whatever became of it.
+    Close {
+        /// The exchange that ended.
+        exchange: ExchangeId,
+    },
+}
+
+/// A name and what is asked about it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Question {
+    pub(super) name: Rc<str>,
+    pub(super) kind: Kind,
+}
+
+/// What became of a question.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) expires: Moment,
+    pub(super) found: Found,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Ordered by preference, equals in random order, cut to what `limits.rs` allows.
+    Records(Records),
+    NoData,
+    NoSuchName,
+    /// For the operator.
+    Failed(String),
+}
+
+/// Who waits for a question: a job of the resolver, and which of its hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub(super) job: u64,
+    pub(super) host: Option<u16>,
+}
+
+/// A question that ended.
+pub(super) struct Finished {
+    pub(super) kind: Kind,
+    pub(super) outcome: Rc<Outcome>,
+    pub(super) waiters: Vec<Waiter>,
+}
+
+pub(super) struct Lookups {
+    servers: Vec<Server>,
+    try_timeout: Duration,
+    attempts: u32,
+    order: ServerOrder,
+    cache: Cache<Question, Rc<Outcome>>,
+    lookups: Slab<Lookup>,
+    by_question: HashMap<Question, usize, FixedState>,
+    exchanges: Slab<Exchange>,
+    exchanges_begun: u64,
+    lookups_begun: u64,
+    /// Lookups for which no exchange was free: key and serial number, the latter to recognise those that ended.
+    queue: VecDeque<(usize, u64)>,
+    timers: BTreeSet<(Moment, Timer)>,
+    transmits: VecDeque<Transmit>,
+    finished: VecDeque<Finished>,
+    random: ChaCha12Rng,
+    counters: DnsCounters,
+}
+
+/// At equal moments exchanges come first, so that a lookup's end names what its last server did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Exchange(usize),
+    Lookup(usize),
+}
+
+struct Server {
+    address: SocketAddr,
+    failures_in_a_row: u32,
+    avoid_until: Moment,
+    /// Asked without EDNS until then.
+    plain_until: Moment,
+}
+
+struct Lookup {
+    question: Question,
+    serial: u64,
+    deadline: Moment,
+    /// The name now asked for: the question's, or what it is an alias of.
+    name: Name,
+    /// Names that turned out to be aliases.
+    aliases: Vec<Name>,
+    /// Smallest TTL on the way, in seconds.
+    ttl: u32,
+    round: u32,
+    /// Servers tried in this round, and those that gave an answer that asking again will not change; bit by index.
+    tried: u32,
+    settled: u32,
+    failures: Vec<(usize, Failure)>,
+    exchange: Option<usize>,
+    waiters: Vec<Waiter>,
+}
+
+struct Exchange {
+    id: ExchangeId,
+    lookup: usize,
+    server: usize,
+    transport: Transport,
+    query_id: u16,
+    plain: bool,
+    deadline: Moment,
+    mismatches: u32,
+}
+
+enum Transport {
+    Udp,
+    /// What came of the stream.
+    Tcp(Vec<u8>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Try {
+    Udp,
+    Tcp,
+}
+
+/// How a server failed a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Timeout,
+    Network,
+    Code(ResponseCode),
+    Malformed,
+    Referral,
+    Mismatched,
+}
+
+impl Failure {
+    /// Another server is better for every question, not only for this one.
+    fn blames_server(self) -> bool {
+        !matches!(self, Failure::Code(ResponseCode::ServFail) | Failure::Malformed)
+    }
+
+    /// Asking again at once could end differently.
+    fn may_pass(self) -> bool {
+        matches!(self, Failure::Timeout | Failure::Network | Failure::Mismatched)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Timeout => f.write_str("no answer in time"),
+            Failure::Network => f.write_str("not reachable, or closed the connection"),
+            Failure::Code(ResponseCode::ServFail) => f.write_str("SERVFAIL"),
+            Failure::Code(ResponseCode::Refused) => f.write_str("REFUSED"),
+            Failure::Code(ResponseCode::FormErr) => f.write_str("FORMERR"),
+            Failure::Code(ResponseCode::NotImp) => f.write_str("NOTIMP"),
+            Failure::Code(code) => write!(f, "response code {}", u16::from(*code)),
+            Failure::Malformed => f.write_str("unreadable answer"),
+            Failure::Referral => f.write_str("lame: a referral instead of an answer (offers no recursion?)"),
+            Failure::Mismatched => f.write_str("answered another question"),
+        }
+    }
+}
+
+// --- Getters --------------------------------------------------------------------------------------------------------
+
+impl Lookups {
+    pub(super) fn new(settings: &DnsSettings, seed: u64) -> Self {
+        let mut random = ChaCha12Rng::seed_from_u64(seed);
+        let mut servers: Vec<Server> = Vec::new();
+        for &address in &settings.servers {
+            if servers.len() < limits::DNS_SERVERS && !servers.iter().any(|server| server.address == address) {
+                servers.push(Server { address, failures_in_a_row: 0, avoid_until: Moment(0), plain_until: Moment(0) });
+            }
+        }
+        Lookups {
+            servers,
+            try_timeout: settings.timeout.clamp(Duration::from_millis(1), limits::DNS_QUESTION_TIMEOUT),
+            attempts: settings.attempts.clamp(1, limits::DNS_ATTEMPTS),
+            order: settings.server_order,
+            cache: Cache::new(settings.cached_answers, random.next_u64()),
+            lookups: Slab::new(),
+            by_question: HashMap::with_hasher(FixedState::with_seed(random.next_u64())),
+            exchanges: Slab::new(),
+            exchanges_begun: 0,
+            lookups_begun: 0,
+            queue: VecDeque::new(),
+            timers: BTreeSet::new(),
+            transmits: VecDeque::new(),
+            finished: VecDeque::new(),
+            random,
+            counters: DnsCounters::default(),
+        }
+    }
+
+    pub(super) fn counters(&self) -> &DnsCounters {
+        &self.counters
+    }
+
+    pub(super) fn counters_mut(&mut self) -> &mut DnsCounters {
+        &mut self.counters
+    }
+
+    /// 64 bits nobody outside can guess.
+    pub(super) fn random(&mut self) -> u64 {
+        self.random.next_u64()
+    }
+
+    pub(super) fn cached_answers(&self) -> usize {
+        self.cache.len()
+    }
+
+    pub(super) fn exchanges(&self) -> usize {
+        self.exchanges.len()
+    }
+}
+
+// --- Commands and polls ---------------------------------------------------------------------------------------------
+
+impl Lookups {
+    /// The cached outcome, or none yet: then `waiter` is named by a later [`Finished`].
+    pub(super) fn ask(&mut self, question: Question, waiter: Waiter, now: Moment) -> Option<Rc<Outcome>> {
+        if let Some(outcome) = self.cache.get(&question, now) {
+            self.counters.answer_cache_hits += 1;
+            return Some(Rc::clone(outcome));
+        }
+        if let Some(&key) = self.by_question.get(&question) {
+            self.lookups[key].waiters.push(waiter);
+            return None;
+        }
+        let deadline = now + limits::DNS_QUESTION_TIMEOUT;
+        self.lookups_begun += 1;
+        let key = self.lookups.insert(Lookup {
+            name: name::to_wire(&question.name),
+            question: question.clone(),
+            serial: self.lookups_begun,
+            deadline,
+            aliases: Vec::new(),
+            ttl: u32::MAX,
+            round: 0,
+            tried: 0,
+            settled: 0,
+            failures: Vec::new(),
+            exchange: None,
+            waiters: vec![waiter],
+        });
+        self.by_question.insert(question, key);
+        self.timers.insert((deadline, Timer::Lookup(key)));
+        self.advance(key, now);
+        None
+    }
+
+    pub(super) fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        self.timers.first().map(|(moment, _)| *moment)
+    }
+
+    pub(super) fn poll_finished(&mut self) -> Option<Finished> {
+        self.finished.pop_front()
+    }
+}
+
+// --- Inputs ---------------------------------------------------------------------------------------------------------
+
+impl Lookups {
+    pub(super) fn handle_datagram(&mut self, id: ExchangeId, bytes: &[u8], now: Moment) {
+        let Some(at) = self.exchange(id) else { return };
+        if !matches!(self.exchanges[at].transport, Transport::Udp) {
+            return;
+        }
+        match self.read(at, bytes) {
+            Reading::Mismatched => {
+                self.counters.mismatched += 1;
+                let exchange = &mut self.exchanges[at];
+                exchange.mismatches += 1;
+                if exchange.mismatches >= limits::DNS_MISMATCHES {
+                    self.retry(at, Try::Tcp, now);
+                }
+            }
+            Reading::Truncated => {
+                self.counters.truncated += 1;
+                self.retry(at, Try::Tcp, now);
+            }
+            reading => self.conclude(at, Try::Udp, reading, now),
+        }
+        self.fill_exchanges(now);
+    }
+
+    pub(super) fn handle_stream(&mut self, id: ExchangeId, bytes: &[u8], now: Moment) {
+        let Some(at) = self.exchange(id) else { return };
+        let Transport::Tcp(received) = &mut self.exchanges[at].transport else { return };
+        // Bounded by what the length can say; only the first message counts.
+        let room = (2 + usize::from(u16::MAX)).saturating_sub(received.len());
+        received.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let Some((length, rest)) = received.split_first_chunk::<2>() else { return };
+        let length = usize::from(u16::from_be_bytes(*length));
+        if rest.len() < length {
+            return;
+        }
+        let message = rest[..length].to_vec();
+        match self.read(at, &message) {
+            // Nobody but the server writes into a stream.
+            Reading::Mismatched => {
+                self.counters.mismatched += 1;
+                self.fail(at, Failure::Mismatched, now);
+            }
+            Reading::Truncated => self.fail(at, Failure::Malformed, now),
+            reading => self.conclude(at, Try::Tcp, reading, now),
+        }
+        self.fill_exchanges(now);
+    }
+
+    pub(super) fn handle_failed(&mut self, id: ExchangeId, now: Moment) {
+        let Some(at) = self.exchange(id) else { return };
+        self.fail(at, Failure::Network, now);
+        self.fill_exchanges(now);
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Moment) {
+        while let Some(&(moment, timer)) = self.timers.first()
+            && moment <= now
+        {
+            match timer {
+                Timer::Exchange(at) => {
+                    self.counters.timeouts += 1;
+                    self.fail(at, Failure::Timeout, now);
+                }
+                Timer::Lookup(key) => {
+                    // The try under way was cut short; it says so in the reason.
+                    if let Some(at) = self.lookups[key].exchange {
+                        let server = self.exchanges[at].server;
+                        self.lookups[key].note(server, Failure::Timeout);
+                        self.close(at);
+                    }
+                    self.give_up(key, now);
+                }
+            }
+        }
+        self.fill_exchanges(now);
+    }
+
+    fn exchange(&self, id: ExchangeId) -> Option<usize> {
+        let at = (id.0 & 0xffff) as usize;
+        (self.exchanges.get(at)?.id == id).then_some(at)
+    }
+
+    fn read(&self, at: usize, bytes: &[u8]) -> Reading {
+        let exchange = &self.exchanges[at];
+        let lookup = &self.lookups[exchange.lookup];
+        wire::read(bytes, exchange.query_id, &lookup.name, lookup.question.kind)
+    }
+}
+
+// --- Transitions ----------------------------------------------------------------------------------------------------
+
+impl Lookups {
+    /// What an answer to the query makes of its lookup.
+    fn conclude(&mut self, at: usize, transport: Try, reading: Reading, now: Moment) {
+        let (key, server) = (self.exchanges[at].lookup, self.exchanges[at].server);
+        let (found, ttl) = match reading {
+            Reading::Mismatched | Reading::Truncated => unreachable!("the transports deal with these"),
+            Reading::Malformed => return self.fail(at, Failure::Malformed, now),
+            Reading::Referral => return self.fail(at, Failure::Referral, now),
+            // RFC 6891 §6.2.2 and §7: the server may not know EDNS.
+            Reading::Error(ResponseCode::FormErr | ResponseCode::NotImp) if !self.exchanges[at].plain => {
+                self.servers[server].plain_until = now + limits::DNS_PLAIN_TIME;
+                return self.retry(at, transport, now);
+            }
+            Reading::Error(code) => return self.fail(at, Failure::Code(code), now),
+            Reading::Alias { target, ttl } => {
+                self.answered(at);
+                return self.follow(key, target, ttl, now);
+            }
+            Reading::AliasLoop => {
+                self.answered(at);
+                return self.alias_loop(key, now);
+            }
+            Reading::Records { records, ttl } => (Found::Records(self.cut(records)), positive(ttl)),
+            Reading::NoData { ttl } => (Found::NoData, negative(ttl)),
+            Reading::NoSuchName { ttl } => (Found::NoSuchName, negative(ttl)),
+        };
+        self.answered(at);
+        let way = positive(self.lookups[key].ttl);
+        self.finish(key, found, now + ttl.min(way), now);
+    }
+
+    /// Ends an exchange whose server answered.
+    fn answered(&mut self, at: usize) {
+        let server = &mut self.servers[self.exchanges[at].server];
+        (server.failures_in_a_row, server.avoid_until) = (0, Moment(0));
+        self.close(at);
+    }
+
+    /// The name asked for is an alias and the answer stopped there: asks on for its target.
+    fn follow(&mut self, key: usize, target: Name, ttl: u32, now: Moment) {
+        let lookup = &mut self.lookups[key];
+        let from = std::mem::replace(&mut lookup.name, target);
+        lookup.aliases.push(from);
+        if lookup.aliases.len() > limits::DNS_ALIASES || lookup.aliases.contains(&lookup.name) {
+            return self.alias_loop(key, now);
+        }
+        lookup.ttl = lookup.ttl.min(ttl);
+        (lookup.round, lookup.tried, lookup.settled) = (0, 0, 0);
+        lookup.failures.clear();
+        self.advance(key, now);
+    }
+
+    /// Temporary: who made the loop will hear of it and may mend it before the mail expires.
+    fn alias_loop(&mut self, key: usize, now: Moment) {
+        let Question { name, kind } = &self.lookups[key].question;
+        let reason = format!("{} {name}: its aliases (CNAME) form a loop or are too many", kind.text());
+        self.counters.failures += 1;
+        self.finish(key, Found::Failed(reason), now + limits::DNS_FAILURE_TTL, now);
+    }
+
+    /// Orders and cuts what an answer holds to what `limits.rs` allows.
+    fn cut(&mut self, mut records: Records) -> Records {
+        match &mut records {
+            Records::Mx(list) => {
+                // A host listed twice counts once, by its best preference.
+                list.sort_by_key(|(preference, _)| *preference);
+                let mut seen = BTreeSet::new();
+                list.retain(|(_, target)| match target {
+                    MxTarget::Host(name) => seen.insert(Rc::clone(name)),
+                    MxTarget::Null | MxTarget::Unusable => true,
+                });
+                // RFC 7505 §3: a null MX stands alone; beside others it means nothing.
+                if list.iter().any(|(_, target)| *target != MxTarget::Null) {
+                    list.retain(|(_, target)| *target != MxTarget::Null);
+                }
+                for i in (1..list.len()).rev() {
+                    list.swap(i, below(&mut self.random, i + 1));
+                }
+                list.sort_by_key(|(preference, target)| (*preference, *target == MxTarget::Unusable));
+                list.truncate(limits::DNS_MX_HOSTS);
+            }
+            Records::Addresses(list) => {
+                let mut seen = BTreeSet::<IpAddr>::new();
+                list.retain(|address| seen.len() < limits::DNS_ADDRESSES_PER_FAMILY && seen.insert(*address));
+            }
+        }
+        records
+    }
+
+    /// Ends an exchange that got no answer and moves its lookup on.
+    fn fail(&mut self, at: usize, failure: Failure, now: Moment) {
+        if failure != Failure::Timeout {
+            self.counters.failures += 1;
+        }
+        let (key, index) = (self.exchanges[at].lookup, self.exchanges[at].server);
+        if failure.blames_server() {
+            let server = &mut self.servers[index];
+            let avoid = limits::DNS_AVOID_MIN * 2u32.pow(server.failures_in_a_row.min(10));
+            server.failures_in_a_row += 1;
+            server.avoid_until = now + avoid.min(limits::DNS_AVOID_MAX);
+        }
+        let lookup = &mut self.lookups[key];
+        lookup.note(index, failure);
+        if !failure.may_pass() {
+            lookup.settled |= 1 << index;
+        }
+        self.close(at);
+        self.advance(key, now);
+    }
+
+    /// Asks the same server again: over TCP, or without EDNS. Takes the place of the exchange, so never waits.
+    fn retry(&mut self, at: usize, transport: Try, now: Moment) {
+        let (key, server) = (self.exchanges[at].lookup, self.exchanges[at].server);
+        self.close(at);
+        self.send(key, server, transport, now);
+    }
+
+    /// Begins the next try of a lookup, now or once an exchange is free; gives up if no server is left.
+    fn advance(&mut self, key: usize, now: Moment) {
+        let Some(server) = self.choose(key, now) else { return self.give_up(key, now) };
+        if self.exchanges.len() < limits::DNS_EXCHANGES {
+            self.lookups[key].tried |= 1 << server;
+            self.send(key, server, Try::Udp, now);
+        } else {
+            self.queue.push_back((key, self.lookups[key].serial));
+        }
+    }
+
+    /// Gives free exchanges to the lookups that wait for one.
+    fn fill_exchanges(&mut self, now: Moment) {
+        while self.exchanges.len() < limits::DNS_EXCHANGES
+            && let Some((key, serial)) = self.queue.pop_front()
+        {
+            if self.lookups.get(key).is_some_and(|lookup| lookup.serial == serial && lookup.exchange.is_none()) {
+                self.advance(key, now);
+            }
+        }
+    }
+
+    /// The server for the next try: one not yet tried in this round, if possible one that works.
+    fn choose(&mut self, key: usize, now: Moment) -> Option<usize> {
+        let lookup = &mut self.lookups[key];
+        let all = (1u64 << self.servers.len()) as u32 - 1;
+        if (lookup.tried | lookup.settled) & all == all {
+            lookup.round += 1;
+            lookup.tried = lookup.settled;
+        }
+        if lookup.tried & all == all || lookup.round >= self.attempts {
+            return None;
+        }
+        let tried = lookup.tried;
+        let first = match self.order {
+            ServerOrder::Listed => 0,
+            ServerOrder::Random => below(&mut self.random, self.servers.len()),
+        };
+        (0..self.servers.len())
+            .map(|i| (first + i) % self.servers.len())
+            .filter(|i| tried & 1 << i == 0)
+            // The first of the smallest: works now before passed over, then whose time is over sooner.
+            .min_by_key(|i| match self.servers[*i].avoid_until {
+                until if until <= now => Moment(0),
+                until => until,
+            })
+    }
+
+    fn send(&mut self, key: usize, server: usize, transport: Try, now: Moment) {
+        let lookup = &mut self.lookups[key];
+        let Server { address, plain_until, .. } = self.servers[server];
+        let plain = now < plain_until;
+        let query_id = (self.random.next_u32() & 0xffff) as u16;
+        let query = wire::query(query_id, &lookup.name, lookup.question.kind, plain);
+        let deadline = now + self.try_timeout;
+        self.exchanges_begun += 1;
+        let entry = self.exchanges.vacant_entry();
+        // The slot in the low 16 bits, a number never used again above.
+        let id = ExchangeId(self.exchanges_begun << 16 | entry.key() as u64);
+        lookup.exchange = Some(entry.key());
+        self.timers.insert((deadline, Timer::Exchange(entry.key())));
+        entry.insert(Exchange {
+            id,
+            lookup: key,
+            server,
+            transport: if transport == Try::Tcp { Transport::Tcp(Vec::new()) } else { Transport::Udp },
+            query_id,
+            plain,
+            deadline,
+            mismatches: 0,
+        });
+        self.counters.queries += 1;
+        self.transmits.push_back(match transport {
+            Try::Udp => Transmit::Udp { exchange: id, server: address, payload: query },
+            Try::Tcp => {
+                let length = u16::try_from(query.len()).expect("a query is a few hundred octets");
+                let payload = [&length.to_be_bytes()[..], &query].concat();
+                Transmit::Tcp { exchange: id, server: address, payload }
+            }
+        });
+    }
+
+    fn close(&mut self, at: usize) {
+        let exchange = self.exchanges.remove(at);
+        self.timers.remove(&(exchange.deadline, Timer::Exchange(at)));
+        self.lookups[exchange.lookup].exchange = None;
+        self.transmits.push_back(Transmit::Close { exchange: exchange.id });
+    }
+
+    fn give_up(&mut self, key: usize, now: Moment) {
+        self.counters.unanswered += 1;
+        let lookup = &self.lookups[key];
+        let mut reason = format!("{} {}: ", lookup.question.kind.text(), lookup.question.name);
+        if let Some(last) = lookup.aliases.last() {
+            // The alias that led here, for who looks for the broken zone.
+            let _ = write!(reason, "alias of {} (by {last}): ", lookup.name);
+        }
+        match (&lookup.failures[..], self.servers.is_empty()) {
+            (_, true) => reason.push_str("no DNS servers are configured"),
+            ([], false) => reason.push_str("too many other questions were waiting"),
+            (failures, false) => {
+                for (i, (server, failure)) in failures.iter().enumerate() {
+                    let separator = if i == 0 { "" } else { "; " };
+                    let _ = write!(reason, "{separator}{} {failure}", self.servers[*server].address);
+                }
+            }
+        }
+        self.finish(key, Found::Failed(reason), now + limits::DNS_FAILURE_TTL, now);
+    }
+
+    /// Ends a lookup that has no exchange under way.
+    fn finish(&mut self, key: usize, found: Found, expires: Moment, now: Moment) {
+        let lookup = self.lookups.remove(key);
+        self.timers.remove(&(lookup.deadline, Timer::Lookup(key)));
+        self.by_question.remove(&lookup.question);
+        let outcome = Rc::new(Outcome { expires, found });
+        let kind = lookup.question.kind;
+        self.cache.insert(lookup.question, Rc::clone(&outcome), expires, now);
+        self.finished.push_back(Finished { kind, outcome, waiters: lookup.waiters });
+    }
+}
+
+impl Lookup {
+    /// Keeps how each server failed last.
+    fn note(&mut self, server: usize, failure: Failure) {
+        self.failures.retain(|(other, _)| *other != server);
+        self.failures.push((server, failure));
+    }
+}
+
+fn below(random: &mut ChaCha12Rng, bound: usize) -> usize {
+    ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
+}
+
+fn positive(ttl: u32) -> Duration {
+    Duration::from_secs(u64::from(ttl)).clamp(limits::DNS_TTL_MIN, limits::DNS_TTL_MAX)
+}
+
+/// Without a SOA RFC 2308 §5 asks not to cache; the floor keeps that from costing a query per message.
+fn negative(ttl: Option<u32>) -> Duration {
+    Duration::from_secs(u64::from(ttl.unwrap_or(0))).clamp(limits::DNS_TTL_MIN, limits::DNS_NEGATIVE_TTL_MAX)
+}

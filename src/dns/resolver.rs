@@ -1,0 +1,424 @@
+//! PURE. A domain's mail route from the answers to its questions: MX, then the addresses of each host. One per shard.
+
+use super::cache::Cache;
+use super::lookup::{ExchangeId, Found, Lookups, Outcome, Question, Transmit, Waiter};
+use super::name;
+use super::resolution::{MailHost, Resolution, Verdict};
+use super::settings::{AddressFamilies, DnsCounters, DnsSettings};
+use super::wire::{Exchange as MxTarget, Kind, Records};
+use crate::limits;
+use crate::time::Moment;
+use foldhash::quality::FixedState;
+use slab::Slab;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+
+/// Resolves domains to mail hosts; lives on one shard, touches nothing outside itself.
+///
+/// Four kinds of method:
+/// - getters: [`counters`](Self::counters), [`pending`](Self::pending), [`families`](Self::families), …
+/// - inputs: [`handle_datagram`](Self::handle_datagram), [`handle_stream`](Self::handle_stream),
+///   [`handle_failed`](Self::handle_failed), [`handle_timeout`](Self::handle_timeout);
+/// - one command: [`resolve`](Self::resolve);
+/// - polls, after any input or command until empty: [`poll_transmit`](Self::poll_transmit),
+///   [`poll_event`](Self::poll_event), then [`poll_timeout`](Self::poll_timeout).
+///
+/// A domain that was `Pending` is named by exactly one event, within twice [`limits::DNS_QUESTION_TIMEOUT`].
+pub struct Resolver {
+    lookups: Lookups,
+    families: AddressFamilies,
+    cache: Cache<Rc<str>, Rc<Resolution>>,
+    /// What every text gets that is no domain; made once.
+    bad_name: Rc<Resolution>,
+    jobs: Slab<Job>,
+    jobs_begun: u64,
+    by_domain: HashSet<Rc<str>, FixedState>,
+    /// When a job stops waiting for its last answers.
+    timers: BTreeSet<(Moment, u64)>,
+    events: VecDeque<Resolved>,
+}
+
+/// What [`Resolver::resolve`] says at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Known now; no event follows.
+    Ready(Rc<Resolution>),
+    /// An event follows, one for all who asked meanwhile.
+    Pending,
+}
+
+/// A domain that was pending is resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// In canonical form: see [`canonical`](super::canonical).
+    pub domain: Rc<str>,
+    /// Its route.
+    pub resolution: Rc<Resolution>,
+}
+
+/// A domain being resolved.
+struct Job {
+    /// The slot in the low 16 bits, a number never used again above.
+    id: u64,
+    domain: Rc<str>,
+    /// Whether the hosts come from MX records; otherwise the domain itself is the host.
+    explicit: bool,
+    hosts: Vec<Host>,
+    /// Questions not yet answered.
+    outstanding: usize,
+    /// Until when its MX answer holds.
+    expires: Moment,
+    /// When it stops waiting for the answers still missing; set once an address is known.
+    rest_at: Option<Moment>,
+}
+
+struct Host {
+    preference: u16,
+    name: Rc<str>,
+    v4: Option<Rc<Outcome>>,
+    v6: Option<Rc<Outcome>>,
+}
+
+// --- Getters --------------------------------------------------------------------------------------------------------
+
+impl Resolver {
+    /// A resolver without knowledge. `seed` decides everything that is random here, query ids too: in production it
+    /// comes from the operating system's generator, or answers can be forged.
+    pub fn new(settings: &DnsSettings, seed: u64) -> Self {
+        let mut lookups = Lookups::new(settings, seed);
+        Resolver {
+            families: settings.families,
+            cache: Cache::new(settings.cached_domains, lookups.random()),
+            bad_name: Rc::new(Resolution { expires: Moment::NEVER, verdict: Verdict::NoSuchDomain }),
+            jobs: Slab::new(),
+            jobs_begun: 0,
+            by_domain: HashSet::with_hasher(FixedState::with_seed(lookups.random())),
+            timers: BTreeSet::new(),
+            events: VecDeque::new(),
+            lookups,
+        }
+    }
+
+    /// Counters since the resolver was made.
+    pub fn counters(&self) -> &DnsCounters {
+        self.lookups.counters()
+    }
+
+    /// Domains being resolved.
+    pub fn pending(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Exchanges, and so sockets of the driver, in use.
+    pub fn exchanges(&self) -> usize {
+        self.lookups.exchanges()
+    }
+
+    /// Resolutions kept, expired ones not yet replaced too.
+    pub fn cached_domains(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Answers to single questions kept, expired ones not yet replaced too.
+    pub fn cached_answers(&self) -> usize {
+        self.lookups.cached_answers()
+    }
+
+    /// The families to order attempts by ([`Resolution::attempt_order`]).
+    pub fn families(&self) -> AddressFamilies {
+        self.families
+    }
+}
+
+// --- Command and polls ----------------------------------------------------------------------------------------------
+
+impl Resolver {
+    /// Asks for the mail route of `domain`, a domain in any case or an address literal with its brackets. A known
+    /// route costs no allocation. A text that is no domain is [`Verdict::NoSuchDomain`] without a query.
+    pub fn resolve(&mut self, domain: &str, now: Moment) -> Answer {
+        self.lookups.counters_mut().resolutions += 1;
+        let Ok(canonical) = name::canonical(domain) else { return Answer::Ready(Rc::clone(&self.bad_name)) };
+        let domain = canonical.as_str();
+        if let Some(resolution) = self.cache.get(domain, now) {
+            let answer = Answer::Ready(Rc::clone(resolution));
+            self.lookups.counters_mut().cache_hits += 1;
+            return answer;
+        }
+        if domain.starts_with('[') {
+            return Answer::Ready(self.literal(domain, now));
+        }
+        if self.by_domain.contains(domain) {
+            self.lookups.counters_mut().coalesced += 1;
+            return Answer::Pending;
+        }
+        if self.jobs.len() >= limits::DNS_PENDING_DOMAINS {
+            self.lookups.counters_mut().refused += 1;
+            let reason = "too many domains are being resolved".to_owned();
+            // Not cached: it says nothing about the domain.
+            let expires = now + limits::DNS_FAILURE_TTL;
+            return Answer::Ready(Rc::new(Resolution { expires, verdict: Verdict::Temporary { reason } }));
+        }
+        let events = self.events.len();
+        self.begin(domain.into(), now);
+        self.settle(now);
+        // Nothing but this domain can have ended in this call, and only by what the cache of answers holds.
+        match self.events.len() > events {
+            true => Answer::Ready(self.events.pop_back().expect("one more than before").resolution),
+            false => Answer::Pending,
+        }
+    }
+
+    /// What to send or close next.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.lookups.poll_transmit()
+    }
+
+    /// The next domain that was pending and is resolved.
+    pub fn poll_event(&mut self) -> Option<Resolved> {
+        self.events.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let rest = self.timers.first().map(|(moment, _)| *moment);
+        [self.lookups.poll_timeout(), rest].into_iter().flatten().min()
+    }
+
+    fn literal(&mut self, text: &str, now: Moment) -> Rc<Resolution> {
+        let Some(address) = parse_literal(text) else { return Rc::clone(&self.bad_name) };
+        let name: Rc<str> = text.into();
+        let host = MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address] };
+        let expires = now + limits::DNS_TTL_MAX;
+        let resolution = Rc::new(Resolution { expires, verdict: Verdict::Hosts(vec![host]) });
+        self.cache.insert(name, Rc::clone(&resolution), expires, now);
+        resolution
+    }
+}
+
+// --- Inputs ---------------------------------------------------------------------------------------------------------
+
+impl Resolver {
+    /// A datagram came on a UDP exchange. Ended exchanges are ignored, here and below.
+    pub fn handle_datagram(&mut self, exchange: ExchangeId, bytes: &[u8], now: Moment) {
+        self.lookups.handle_datagram(exchange, bytes, now);
+        self.settle(now);
+    }
+
+    /// Bytes came on a TCP exchange, cut anyhow.
+    pub fn handle_stream(&mut self, exchange: ExchangeId, bytes: &[u8], now: Moment) {
+        self.lookups.handle_stream(exchange, bytes, now);
+        self.settle(now);
+    }
+
+    /// The exchange's socket could not be opened, was refused (ICMP), reset, or closed by the server.
+    pub fn handle_failed(&mut self, exchange: ExchangeId, now: Moment) {
+        self.lookups.handle_failed(exchange, now);
+        self.settle(now);
+    }
+
+    /// Time has passed, to [`poll_timeout`](Self::poll_timeout) or beyond.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.lookups.handle_timeout(now);
+        self.settle(now);
+        while let Some(&(moment, id)) = self.timers.first()
+            && moment <= now
+        {
+            self.timers.pop_first();
+            let key = self.job(id).expect("a job takes its timer along when it ends");
+            self.jobs[key].rest_at = None;
+            self.conclude(key, now);
+        }
+    }
+}
+
+// --- Transitions ----------------------------------------------------------------------------------------------------
+
+impl Resolver {
+    fn begin(&mut self, domain: Rc<str>, now: Moment) {
+        self.jobs_begun += 1;
+        let entry = self.jobs.vacant_entry();
+        let (key, id) = (entry.key(), self.jobs_begun << 16 | entry.key() as u64);
+        entry.insert(Job {
+            id,
+            domain: Rc::clone(&domain),
+            explicit: true,
+            hosts: Vec::new(),
+            outstanding: 1,
+            expires: Moment::NEVER,
+            rest_at: None,
+        });
+        self.by_domain.insert(Rc::clone(&domain));
+        let question = Question { name: domain, kind: Kind::Mx };
+        if let Some(outcome) = self.lookups.ask(question, Waiter { job: id, host: None }, now) {
+            self.mx_answered(key, &outcome, now);
+        }
+    }
+
+    fn job(&self, id: u64) -> Option<usize> {
+        let key = (id & 0xffff) as usize;
+        (self.jobs.get(key)?.id == id).then_some(key)
+    }
+
+    /// Hands ended lookups to the jobs that wait for them.
+    fn settle(&mut self, now: Moment) {
+        while let Some(finished) = self.lookups.poll_finished() {
+            for waiter in finished.waiters {
+                // A job may have ended without its last answers.
+                let Some(key) = self.job(waiter.job) else { continue };
+                match waiter.host {
+                    None => self.mx_answered(key, &finished.outcome, now),
+                    Some(host) => {
+                        self.jobs[key].take(host, finished.kind, Rc::clone(&finished.outcome));
+                        self.proceed(key, now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn mx_answered(&mut self, key: usize, outcome: &Outcome, now: Moment) {
+        let job = &mut self.jobs[key];
+        job.outstanding -= 1;
+        job.expires = outcome.expires;
+        let host = |preference, name: &Rc<str>| Host { preference, name: Rc::clone(name), v4: None, v6: None };
+        let verdict = match &outcome.found {
+            Found::Records(Records::Mx(list)) if list.iter().any(|(_, target)| *target == MxTarget::Null) => {
+                Verdict::NullMx
+            }
+            Found::Records(Records::Mx(list)) => {
+                let hosts = list.iter().filter_map(|(preference, target)| match target {
+                    MxTarget::Host(name) => Some(host(*preference, name)),
+                    MxTarget::Null | MxTarget::Unusable => None,
+                });
+                job.hosts.extend(hosts);
+                return self.ask_addresses(key, now);
+            }
+            // RFC 5321 §5.1: the implicit MX, only if there is no MX record at all.
+            Found::NoData => {
+                job.explicit = false;
+                job.hosts.push(host(0, &job.domain));
+                return self.ask_addresses(key, now);
+            }
+            Found::NoSuchName => Verdict::NoSuchDomain,
+            Found::Failed(reason) => Verdict::Temporary { reason: reason.clone() },
+            Found::Records(Records::Addresses(_)) => unreachable!("a question for MX finds MX"),
+        };
+        self.end(key, verdict, outcome.expires, now);
+    }
+
+    fn ask_addresses(&mut self, key: usize, now: Moment) {
+        let kinds: &[Kind] =
+            if self.families == AddressFamilies::Ipv4Only { &[Kind::A] } else { &[Kind::A, Kind::Aaaa] };
+        let job = &mut self.jobs[key];
+        for host in 0..u16::try_from(job.hosts.len()).expect("limits.rs bounds the hosts of a domain") {
+            for &kind in kinds {
+                let question = Question { name: Rc::clone(&job.hosts[usize::from(host)].name), kind };
+                job.outstanding += 1;
+                let waiter = Waiter { job: job.id, host: Some(host) };
+                if let Some(outcome) = self.lookups.ask(question, waiter, now) {
+                    job.take(host, kind, outcome);
+                }
+            }
+        }
+        self.proceed(key, now);
+    }
+
+    /// Ends a job that has all its answers; one that has enough to send mail waits for the rest a little only.
+    fn proceed(&mut self, key: usize, now: Moment) {
+        let job = &mut self.jobs[key];
+        if job.outstanding == 0 {
+            self.conclude(key, now);
+        } else if job.rest_at.is_none() && job.hosts.iter().any(|host| host.addresses().next().is_some()) {
+            let rest_at = now + limits::DNS_REST_TIMEOUT;
+            job.rest_at = Some(rest_at);
+            self.timers.insert((rest_at, job.id));
+        }
+    }
+
+    /// Makes the verdict from the answers that are there.
+    fn conclude(&mut self, key: usize, now: Moment) {
+        let job = &self.jobs[key];
+        let mut expires = job.expires;
+        let mut reason = None;
+        let mut all_unknown = true;
+        for outcome in job.hosts.iter().flat_map(Host::outcomes) {
+            match &outcome.found {
+                Found::Failed(text) => reason = reason.or(Some(text)),
+                _ => expires = expires.min(outcome.expires),
+            }
+            all_unknown &= outcome.found == Found::NoSuchName;
+        }
+        let hosts: Vec<MailHost> = job.hosts.iter().filter_map(Host::mail_host).collect();
+        let verdict = match (hosts.is_empty(), reason) {
+            (false, None) if job.outstanding == 0 => Verdict::Hosts(hosts),
+            // Mail goes to what is known; what is missing is asked for again before long.
+            (false, _) => {
+                expires = expires.min(now + limits::DNS_PARTIAL_TTL);
+                Verdict::Hosts(hosts)
+            }
+            (true, Some(text)) => {
+                expires = now + limits::DNS_FAILURE_TTL;
+                Verdict::Temporary { reason: text.clone() }
+            }
+            (true, None) if !job.explicit && all_unknown => Verdict::NoSuchDomain,
+            (true, None) => Verdict::NoMailHost,
+        };
+        self.end(key, verdict, expires, now);
+    }
+
+    fn end(&mut self, key: usize, verdict: Verdict, expires: Moment, now: Moment) {
+        let job = self.jobs.remove(key);
+        if let Some(rest_at) = job.rest_at {
+            self.timers.remove(&(rest_at, job.id));
+        }
+        self.by_domain.remove(&job.domain);
+        // Answers that came early may have run out while the last one was waited for.
+        let expires = expires.max(now + limits::DNS_TTL_MIN);
+        let resolution = Rc::new(Resolution { expires, verdict });
+        self.cache.insert(Rc::clone(&job.domain), Rc::clone(&resolution), expires, now);
+        self.events.push_back(Resolved { domain: job.domain, resolution });
+    }
+}
+
+impl Job {
+    fn take(&mut self, host: u16, kind: Kind, outcome: Rc<Outcome>) {
+        self.outstanding -= 1;
+        let host = &mut self.hosts[usize::from(host)];
+        match kind {
+            Kind::A => host.v4 = Some(outcome),
+            Kind::Aaaa => host.v6 = Some(outcome),
+            Kind::Mx => unreachable!("no host is asked for its MX"),
+        }
+    }
+}
+
+impl Host {
+    fn outcomes(&self) -> impl Iterator<Item = &Rc<Outcome>> {
+        [&self.v4, &self.v6].into_iter().flatten()
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.outcomes()
+            .flat_map(|outcome| match &outcome.found {
+                Found::Records(Records::Addresses(list)) => list.as_slice(),
+                _ => &[],
+            })
+            .copied()
+    }
+
+    fn mail_host(&self) -> Option<MailHost> {
+        let addresses: Vec<IpAddr> = self.addresses().collect();
+        let host = || MailHost { preference: self.preference, name: Rc::clone(&self.name), addresses };
+        (self.addresses().next().is_some()).then(host)
+    }
+}
+
+/// `[192.0.2.1]` or `[ipv6:2001:db8::1]` (RFC 5321 §4.1.3), in lower case.
+fn parse_literal(text: &str) -> Option<IpAddr> {
+    let inside = text.strip_prefix('[')?.strip_suffix(']')?;
+    match inside.strip_prefix("ipv6:") {
+        Some(v6) => v6.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+        None => inside.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+    }
+}

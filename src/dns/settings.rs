@@ -1,0 +1,87 @@
+//! PURE. What an operator can set about name resolution, and the counters that tell how it goes.
+
+use crate::limits;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Settings of a [`Resolver`](super::Resolver). What is above a bound of `limits.rs` is cut to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// Recursive servers, best first; [`limits::DNS_SERVERS`] at most. With none, every answer is temporary.
+    pub servers: Vec<SocketAddr>,
+    /// Time for one try at one server.
+    pub timeout: Duration,
+    /// Rounds over the servers, 1 to [`limits::DNS_ATTEMPTS`].
+    pub attempts: u32,
+    /// Which server a question goes to first.
+    pub server_order: ServerOrder,
+    /// Address families mail is sent over.
+    pub families: AddressFamilies,
+    /// Domains whose resolution is kept, at least 1.
+    pub cached_domains: usize,
+    /// Answers to single questions that are kept, at least 1.
+    pub cached_answers: usize,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        DnsSettings {
+            servers: Vec::new(),
+            timeout: limits::DNS_TRY_TIMEOUT_DEFAULT,
+            attempts: 2,
+            server_order: ServerOrder::Listed,
+            families: AddressFamilies::Ipv6First,
+            cached_domains: limits::DNS_CACHED_DOMAINS_DEFAULT,
+            cached_answers: limits::DNS_CACHED_ANSWERS_DEFAULT,
+        }
+    }
+}
+
+/// The server a question goes to first. Servers that just failed are passed over either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ServerOrder {
+    /// The first listed that works, as resolv.conf(5) says.
+    #[default]
+    Listed,
+    /// Any of them (`options rotate`).
+    Random,
+}
+
+/// Address families mail is sent over, and which one comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum AddressFamilies {
+    /// A records only; no AAAA is asked for.
+    Ipv4Only,
+    /// Both; an IPv4 address of each host before its IPv6 addresses.
+    Ipv4First,
+    /// Both; an IPv6 address of each host first (RFC 6724).
+    #[default]
+    Ipv6First,
+}
+
+/// Counters since the resolver was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct DnsCounters {
+    /// Calls of `resolve`.
+    pub resolutions: u64,
+    /// Of these, answered from the cache of domains.
+    pub cache_hits: u64,
+    /// Of these, joined to the same domain already under way.
+    pub coalesced: u64,
+    /// Of these, refused because too many domains were under way.
+    pub refused: u64,
+    /// Messages sent to servers, over UDP and TCP.
+    pub queries: u64,
+    /// Questions answered from the cache of answers.
+    pub answer_cache_hits: u64,
+    /// Tries without an answer in time.
+    pub timeouts: u64,
+    /// Answers that did not fit a datagram, asked again over TCP.
+    pub truncated: u64,
+    /// Tries that a server answered with an error or with nonsense, or that the network refused.
+    pub failures: u64,
+    /// Datagrams and stream messages dropped because they do not answer the query they came for.
+    pub mismatched: u64,
+    /// Questions that no server answered.
+    pub unanswered: u64,
+}
