@@ -18,6 +18,8 @@
 
 pub mod limits;
 pub mod message;
+pub mod queue;
+pub mod route;
 pub mod rt;
 pub mod time;
 
