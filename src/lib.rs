@@ -19,6 +19,8 @@
 pub mod dns;
 pub mod limits;
 pub mod message;
+pub mod queue;
+pub mod route;
 pub mod rt;
 pub mod smtp;
 pub mod time;

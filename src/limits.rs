@@ -139,3 +139,33 @@ pub const DNS_CACHED_ANSWERS_DEFAULT: usize = 32 << 10;
 const _: () = assert!(DNS_SERVERS <= 32, "a round keeps the servers it tried in 32 bits");
 const _: () = assert!(DNS_EXCHANGES <= 1 << 16 && DNS_PENDING_DOMAINS <= 1 << 16, "slots in the low 16 bits of ids");
 const _: () = assert!(DNS_FAILURE_TTL.as_secs() <= 300, "RFC 2308 §7");
+// --- Destination queues -------------------------------------------------------------------------------------------
+
+/// First retry of a transient failure. RFC 5321 §4.5.4.1 asks for 30 minutes in general and allows shorter at the
+/// beginning; 5 minutes pass the usual greylisting.
+pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// Longest time between two attempts: above it back-off gains a receiver nothing and costs the sender hours.
+pub const RETRY_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
+/// RFC 5321 §4.5.4.1: the give-up time "generally needs to be at least 4-5 days".
+pub const RETRY_GIVE_UP_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
+/// How much longer than planned a retry may come, in percent: what failed together shall not come back together.
+pub const RETRY_JITTER_PERCENT_DEFAULT: u32 = 20;
+/// With fresh mail and retries both ready, every so many-th job taken is a retry: fresh mail goes first, but retries
+/// cannot starve.
+pub const QUEUE_RETRY_SHARE: u8 = 8;
+/// Retry timers served by one turn of the shard, some 0.5 ms; the rest are due in the next turn.
+pub const QUEUE_TIMERS_PER_TURN: usize = 4096;
+/// Jobs looked at for expiry by one turn of the shard, some 0.2 ms.
+pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
+/// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that
+/// the pool's connections are found again.
+pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);
+/// Empty destinations remembered per shard (some 250 bytes each). Destinations with mail are bounded by the mail.
+pub const QUEUE_IDLE_DESTINATIONS: usize = 20_000;
+/// Text of a job's last reply that is kept for its report, in bytes: a million deferred jobs may hold one each.
+pub const LAST_REPLY_TEXT_BYTES: usize = 256;
+/// The body of a ready job is let go after this: jobs refer into large shared receive buffers, which a few slow jobs
+/// would keep alive; the spool has the bytes.
+pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);
+
+const _: () = assert!(RECIPIENTS <= u16::MAX as usize, "a recipient's index is a u16");

@@ -3,6 +3,8 @@
 
 pub mod envelope;
 pub mod id;
+pub mod status;
 
 pub use envelope::{Envelope, Recipient};
 pub use id::MessageId;
+pub use status::Status;

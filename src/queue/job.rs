@@ -1,0 +1,114 @@
+//! PURE. What rests in a destination's queue: one message for the recipients of one domain.
+
+use crate::limits::LAST_REPLY_TEXT_BYTES;
+use crate::message::MessageId;
+use crate::message::status::Status;
+use crate::time::{Moment, Wall};
+
+/// One message for those of its recipients that share a destination. Millions may rest: at most 96 bytes (asserted).
+#[derive(Debug)]
+pub struct Job<B> {
+    /// The message.
+    pub id: MessageId,
+    /// When its home shard accepted it; it expires [`give_up`](super::RetryPolicy::give_up) later.
+    pub accepted: Wall,
+    /// Since when it is ready: when it was enqueued, or when its last retry fell due. Set by the queue.
+    pub enqueued: Moment,
+    /// The bytes to send, while they are in memory anyway. `None` means: read them from the spool.
+    pub body: Option<B>,
+    /// The reply or failure of the last attempt that deferred it.
+    pub last: Option<Box<LastReply>>,
+    /// Which recipients of the message are still to be served here.
+    pub recipients: RecipientSet,
+    /// Octets of the message in wire form.
+    pub size: u32,
+    /// The shard that wrote its spool record and is told the outcome.
+    pub home: u16,
+    /// Attempts that failed for the time being.
+    pub attempts: u16,
+}
+
+impl<B> Job<B> {
+    /// A job as handed over: never attempted, all `recipients` open.
+    pub fn new(
+        id: MessageId,
+        home: u16,
+        recipients: RecipientSet,
+        accepted: Wall,
+        size: u32,
+        body: Option<B>,
+    ) -> Job<B> {
+        Job { id, accepted, enqueued: Moment(0), body, last: None, recipients, size, home, attempts: 0 }
+    }
+}
+
+/// Indices into the recipients of a message, in ascending order as given. A single one, the common case, costs no
+/// allocation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecipientSet {
+    /// One recipient.
+    One(u16),
+    /// None or several.
+    Many(Box<[u16]>),
+}
+
+impl RecipientSet {
+    /// The set of these indices.
+    pub fn from_slice(indices: &[u16]) -> RecipientSet {
+        match indices {
+            [one] => RecipientSet::One(*one),
+            many => RecipientSet::Many(many.into()),
+        }
+    }
+
+    /// The indices, in order.
+    pub fn as_slice(&self) -> &[u16] {
+        match self {
+            RecipientSet::One(index) => std::slice::from_ref(index),
+            RecipientSet::Many(indices) => indices,
+        }
+    }
+}
+
+/// What a job last heard, or what kept it from being heard: for the report to the sender and for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastReply {
+    /// When.
+    pub at: Wall,
+    /// The next hop's name; empty if none was reached.
+    pub host: Box<str>,
+    /// The reply's text, or the failure in words. At most [`LAST_REPLY_TEXT_BYTES`], not yet safe to print.
+    pub text: Box<[u8]>,
+    /// The reply code; 0 if it was not a reply (connection lost, DNS failure).
+    pub code: u16,
+    /// The enhanced status code of the reply or of the failure.
+    pub status: Option<Status>,
+}
+
+impl LastReply {
+    /// Keeps the first [`LAST_REPLY_TEXT_BYTES`] of `text`.
+    pub fn new(at: Wall, host: &str, code: u16, status: Option<Status>, text: &[u8]) -> LastReply {
+        let text = &text[..text.len().min(LAST_REPLY_TEXT_BYTES)];
+        LastReply { at, host: host.into(), text: text.into(), code, status }
+    }
+}
+
+/// Names a job of one [`Queue`](super::Queue) until it is finished; a key kept longer names nothing, never another job.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct JobKey {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+/// Names a destination of one [`Queue`](super::Queue) until it is forgotten; kept longer it names nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DestinationId {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
+// 200,000 jobs within 300 MB of resident memory leave room for everything else only if each is small. A body is at
+// most a fat shared pointer and a range.
+const _: () = assert!(size_of::<RecipientSet>() == 16, "the index shares the box's two words");
+const _: () = assert!(size_of::<Job<std::rc::Rc<()>>>() <= 72, "a job with a thin shared body");
+const _: () = assert!(size_of::<Job<(std::rc::Rc<()>, u32, u32, u64)>>() <= 96, "a job with a large handle");

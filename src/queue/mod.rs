@@ -1,0 +1,583 @@
+//! PURE. The destination queues of one shard: which message goes next to which destination, what is tried again when,
+//! and what has become too old.
+//!
+//! **Inputs**: jobs handed over by their home shards, the outcome of each attempt, the time, random numbers.
+//! **Outputs**: destinations that have work ([`Queue::poll_touched`]), the next job of one ([`Queue::take`]), jobs too
+//! old to keep ([`Queue::poll_expired`]), the next deadline. **Core**: one queue per shard, on the shard that owns its
+//! destinations. **Refuses** to connect, to resolve, to read bodies, to write reports, and to bound the mail: a job
+//! stands for a message that was acknowledged, so it is never refused; intake is what has a limit.
+//!
+//! A job is *ready*, *waiting* for its retry, *held* by the driver, or *expired* and about to be held. A destination is
+//! *open*; or *suspended*, when none of its hosts could be reached: then its jobs cost nothing, no timers and no
+//! attempts of their own; or *probing*, after a suspension, until somebody answered.
+//!
+//! The kinds of method: getters; `handle_timeout`; commands (`enqueue`, `take`, and the outcomes `finished`, `deferred`,
+//! `put_back`, `unreachable`, `reachable`); `poll_touched`, `poll_expired`, `poll_timeout`. Every one costs O(1), a
+//! retry timer O(log n); long work is cut in slices, one a turn.
+
+mod destination;
+mod job;
+mod retry;
+mod slots;
+#[cfg(test)]
+mod tests;
+
+pub use job::{DestinationId, Job, JobKey, LastReply, RecipientSet};
+pub use retry::RetryPolicy;
+
+use crate::limits;
+use crate::time::{Moment, Now, Wall};
+use destination::{Access, Destinations, Sweep};
+use slots::{List, NONE, Slots, State};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+/// What became of a deferred job.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deferral {
+    /// It is ready again at this moment.
+    Until(Moment),
+    /// It is too old to be tried again. The driver still holds it: it reports to the sender, then calls
+    /// [`Queue::finished`].
+    Expired,
+}
+
+/// Numbers for the operator.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Jobs that could go at once, or could if their destination were not suspended.
+    pub ready: usize,
+    /// Jobs whose retry timer runs.
+    pub waiting: usize,
+    /// Jobs with the driver.
+    pub in_flight: usize,
+    /// Jobs that [`Queue::poll_expired`] is about to return.
+    pub expired: usize,
+    /// Destinations remembered, empty ones included.
+    pub destinations: usize,
+    /// Destinations of those that are suspended or probed.
+    pub suspended: usize,
+}
+
+/// The destination queues of one shard; lives on it. `B` is what a job keeps of its message's body.
+#[derive(Debug)]
+pub struct Queue<B> {
+    policy: RetryPolicy,
+    slots: Slots<B>,
+    destinations: Destinations,
+    /// Retry timers, earliest first. An entry whose job was finished meanwhile is skipped.
+    retries: BinaryHeap<Reverse<(Moment, u32, u32)>>,
+    /// Ends of suspensions, earliest first. An entry counts only while its destination is suspended until that moment.
+    suspensions: BinaryHeap<Reverse<(Moment, DestinationId)>>,
+    /// Destinations whose ready jobs are being looked through for expired ones.
+    sweeping: VecDeque<DestinationId>,
+    expired: List,
+    /// Ready jobs with a body, oldest first. Entries of jobs taken or finished meanwhile are skipped.
+    bodies: VecDeque<JobKey>,
+    ready: usize,
+    waiting: usize,
+    in_flight: usize,
+    /// The latest time heard: when a sweep goes on.
+    now: Now,
+}
+
+impl<B> Queue<B> {
+    /// An empty queue. `seed` seeds the hash of domain names; it influences speed only, never behaviour.
+    pub fn new(policy: RetryPolicy, seed: u64) -> Self {
+        Queue {
+            policy,
+            slots: Slots::new(),
+            destinations: Destinations::new(seed),
+            retries: BinaryHeap::new(),
+            suspensions: BinaryHeap::new(),
+            sweeping: VecDeque::new(),
+            expired: List::EMPTY,
+            bodies: VecDeque::new(),
+            ready: 0,
+            waiting: 0,
+            in_flight: 0,
+            now: Now::default(),
+        }
+    }
+
+    // --- getters --------------------------------------------------------------------------------------------------
+
+    /// The destination of that name, if it is remembered. Names are compared as they are: lower-case them first.
+    pub fn find(&self, domain: &str) -> Option<DestinationId> {
+        self.destinations.find(domain)
+    }
+
+    /// The name of a destination: the domain (lower case) or whatever it was enqueued for. `None`: forgotten.
+    pub fn name(&self, dest: DestinationId) -> Option<&str> {
+        self.destinations.get(dest).map(|d| &*d.name)
+    }
+
+    /// The number of ready jobs of a destination, were it suspended or not.
+    pub fn peek_len(&self, dest: DestinationId) -> usize {
+        self.destinations.get(dest).map_or(0, |d| d.ready() as usize)
+    }
+
+    /// The jobs of a destination that the driver holds.
+    pub fn in_flight(&self, dest: DestinationId) -> usize {
+        self.destinations.get(dest).map_or(0, |d| d.in_flight as usize)
+    }
+
+    /// How long the oldest ready job of a destination has been ready. `None`: none is.
+    pub fn oldest_ready_wait(&self, dest: DestinationId, now: Moment) -> Option<Duration> {
+        let d = self.destinations.get(dest)?;
+        let heads = [d.fresh.head, d.retry.head].into_iter().filter(|index| *index != NONE);
+        heads.map(|index| now.since(self.slots.get(index).job.enqueued)).max()
+    }
+
+    /// Whether the destination is suspended: nothing can be taken.
+    pub fn is_suspended(&self, dest: DestinationId) -> bool {
+        self.destinations.get(dest).is_some_and(|d| matches!(d.access, Access::Suspended(_)))
+    }
+
+    /// Whether a suspension has ended and nobody has answered since: one connection at most, please, until
+    /// [`reachable`](Self::reachable) or [`unreachable`](Self::unreachable).
+    pub fn is_probing(&self, dest: DestinationId) -> bool {
+        self.destinations.get(dest).is_some_and(|d| d.access == Access::Probing)
+    }
+
+    /// Why the destination was suspended last; `None` once it has been reached.
+    pub fn trouble(&self, dest: DestinationId) -> Option<&LastReply> {
+        self.destinations.get(dest)?.trouble.as_deref()
+    }
+
+    /// The job of that name. `None`: finished.
+    pub fn job(&self, key: JobKey) -> Option<&Job<B>> {
+        Some(&self.slots.get(self.slots.resolve(key)?).job)
+    }
+
+    /// The job of that name. A body put into it stays until the job is deferred or put back.
+    pub fn job_mut(&mut self, key: JobKey) -> Option<&mut Job<B>> {
+        let index = self.slots.resolve(key)?;
+        Some(&mut self.slots.get_mut(index).job)
+    }
+
+    /// The destination of a job.
+    pub fn destination_of(&self, key: JobKey) -> Option<DestinationId> {
+        Some(self.destinations.id(self.slots.get(self.slots.resolve(key)?).destination))
+    }
+
+    /// Whether [`poll_touched`](Self::poll_touched) or [`poll_expired`](Self::poll_expired) may have something: the
+    /// driver does not sleep then.
+    pub fn has_work(&self) -> bool {
+        self.destinations.any_touched() || self.expired.len > 0
+    }
+
+    /// Numbers for the operator.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            ready: self.ready,
+            waiting: self.waiting,
+            in_flight: self.in_flight,
+            expired: self.expired.len as usize,
+            destinations: self.destinations.len(),
+            suspended: self.destinations.suspended,
+        }
+    }
+
+    // --- commands -------------------------------------------------------------------------------------------------
+
+    /// Adds a job behind the fresh mail of `domain` (lower case, or any other name of a destination), which is created
+    /// on first use. `job.attempts` and `job.last` may come from before a restart.
+    pub fn enqueue(&mut self, domain: &str, mut job: Job<B>, now: Moment) -> DestinationId {
+        job.enqueued = now;
+        self.now.mono = self.now.mono.max(now);
+        let dest = self.destinations.find_or_create(domain);
+        if matches!(self.destinations.at(dest.index).access, Access::Suspended(_)) {
+            job.body = None;
+        }
+        let has_body = job.body.is_some();
+        let key = self.slots.insert(job, dest.index, State::Fresh);
+        self.make_ready(key.index, State::Fresh, End::Back);
+        if has_body {
+            self.watch_body(key);
+        }
+        dest
+    }
+
+    /// Takes the next ready job: the oldest fresh mail, else the oldest retry; with both ready every eighth is a retry
+    /// ([`limits::QUEUE_RETRY_SHARE`]). The driver holds it from now on and gives it back by [`finished`](Self::finished),
+    /// [`deferred`](Self::deferred) or [`put_back`](Self::put_back). `None`: nothing is ready, or the destination is
+    /// suspended or forgotten.
+    pub fn take(&mut self, dest: DestinationId) -> Option<JobKey> {
+        let d = self.destinations.get_mut(dest)?;
+        if matches!(d.access, Access::Suspended(_)) || d.ready() == 0 {
+            return None;
+        }
+        let retry_turn = d.retry.len > 0 && d.fresh_run + 1 >= limits::QUEUE_RETRY_SHARE;
+        let index = if d.fresh.len == 0 || retry_turn {
+            d.fresh_run = 0;
+            d.retry.head
+        } else {
+            d.fresh_run = if d.retry.len > 0 { d.fresh_run + 1 } else { 0 };
+            d.fresh.head
+        };
+        self.hold(index);
+        Some(self.slots.key(index))
+    }
+
+    /// Puts a destination on the list of [`poll_touched`](Self::poll_touched) again, for a driver that could not serve
+    /// it then (no connection to spare) and can now.
+    pub fn touch(&mut self, dest: DestinationId) {
+        if self.destinations.get(dest).is_some() {
+            self.destinations.touch(dest.index);
+        }
+    }
+
+    /// The job is over, delivered or given up: removes it, wherever it was.
+    ///
+    /// # Panics
+    /// If it was removed before.
+    pub fn finished(&mut self, key: JobKey) -> Job<B> {
+        let index = self.slots.resolve(key).expect("a job is finished once");
+        match self.slots.get(index).state {
+            State::InFlight => {}
+            State::Waiting => {
+                self.waiting -= 1;
+                let d = self.destinations.at_mut(self.slots.get(index).destination);
+                d.waiting -= 1;
+                d.in_flight += 1;
+                self.in_flight += 1;
+            }
+            State::Fresh | State::Retry => self.hold(index),
+            State::Expired => {
+                self.slots.unlink(&mut self.expired, index);
+                self.hold_expired(index);
+            }
+        }
+        let used = self.slots.remove(index);
+        self.in_flight -= 1;
+        self.destinations.at_mut(used.destination).in_flight -= 1;
+        self.destinations.note_if_empty(used.destination, self.now.mono);
+        used.job
+    }
+
+    /// The attempt failed for the time being, for `remaining` (what was delivered or refused for good is left out).
+    /// Counts the attempt, drops the body and sets the retry timer, unless the job has reached its give-up age.
+    /// `random`: any evenly distributed number, for the jitter.
+    ///
+    /// # Panics
+    /// If the driver does not hold the job.
+    pub fn deferred(
+        &mut self,
+        key: JobKey,
+        remaining: RecipientSet,
+        reply: LastReply,
+        now: Now,
+        random: u64,
+    ) -> Deferral {
+        self.now = now;
+        let index = self.held(key);
+        let used = self.slots.get_mut(index);
+        let job = &mut used.job;
+        job.attempts = job.attempts.saturating_add(1);
+        job.recipients = remaining;
+        job.last = Some(Box::new(reply));
+        job.body = None;
+        let Some(delay) = self.policy.next_attempt(job.attempts, job.accepted, now, random) else {
+            return Deferral::Expired;
+        };
+        let due = now.mono + delay;
+        used.state = State::Waiting;
+        let destination = used.destination;
+        if self.retries.len() == self.retries.capacity() {
+            // A quarter and not the double: 20 bytes a waiting job at most.
+            self.retries.reserve_exact(self.retries.len() / 4 + 1024);
+        }
+        self.retries.push(Reverse((due, key.index, key.generation)));
+        self.waiting += 1;
+        self.in_flight -= 1;
+        let d = self.destinations.at_mut(destination);
+        d.waiting += 1;
+        d.in_flight -= 1;
+        Deferral::Until(due)
+    }
+
+    /// The attempt never began (the connection was lost before it was used): the job is the first ready one again, and
+    /// no attempt is counted. Where the whole destination turned out unreachable, put its jobs back first and then
+    /// call [`unreachable`](Self::unreachable), which finds those too old to stay.
+    ///
+    /// # Panics
+    /// If the driver does not hold the job.
+    pub fn put_back(&mut self, key: JobKey) {
+        let index = self.held(key);
+        let used = self.slots.get_mut(index);
+        let destination = used.destination;
+        // A body that nobody watches (read from the spool, or watched too long) does not go back into the queue.
+        if !used.aging || matches!(self.destinations.at(destination).access, Access::Suspended(_)) {
+            used.job.body = None;
+        }
+        let state = if used.job.attempts == 0 { State::Fresh } else { State::Retry };
+        self.in_flight -= 1;
+        self.destinations.at_mut(destination).in_flight -= 1;
+        self.make_ready(index, state, End::Front);
+    }
+
+    /// No host of the destination could be reached, or its DNS failed for the time being: suspends the destination as
+    /// a whole, with the back-off of [`RetryPolicy`] over its consecutive failures. Its jobs stay ready, drop their
+    /// bodies, and count no attempt; those that have reached their give-up age expire ([`poll_expired`](Self::poll_expired)).
+    /// Returns when it is probed next. Of several failures at the same time the first counts.
+    pub fn unreachable(&mut self, dest: DestinationId, reason: LastReply, now: Now, random: u64) -> Moment {
+        self.now = now;
+        let Some(d) = self.destinations.get_mut(dest) else { return now.mono };
+        if let Access::Suspended(until) = d.access {
+            return until;
+        }
+        d.strikes = d.strikes.saturating_add(1);
+        d.trouble = Some(Box::new(reason));
+        let until = now.mono + self.policy.delay(d.strikes, random);
+        // Fresh mail came last and has bodies; what has none came before it.
+        let mut index = d.fresh.tail;
+        self.destinations.set_access(dest.index, Access::Suspended(until));
+        self.suspensions.push(Reverse((until, dest)));
+        while index != NONE && self.slots.get_mut(index).job.body.take().is_some() {
+            index = self.slots.prev(index);
+        }
+        let d = self.destinations.at_mut(dest.index);
+        if self.policy.is_expired(d.oldest, now.wall) {
+            d.oldest = Wall(u64::MAX);
+            d.sweep = Some(Sweep { list: State::Fresh, cursor: d.fresh.tail });
+            if !std::mem::replace(&mut d.sweep_queued, true) {
+                self.sweeping.push_back(dest);
+            }
+            self.sweep(limits::QUEUE_SWEEP_PER_TURN);
+        }
+        until
+    }
+
+    /// A host of the destination answered: it is open, its failures are forgotten.
+    pub fn reachable(&mut self, dest: DestinationId) {
+        let Some(d) = self.destinations.get_mut(dest) else { return };
+        if d.access == Access::Open {
+            return;
+        }
+        d.strikes = 0;
+        d.trouble = None;
+        d.abandon_sweep();
+        let ready = d.ready() > 0;
+        self.destinations.set_access(dest.index, Access::Open);
+        if ready {
+            self.destinations.touch(dest.index);
+        }
+    }
+
+    /// Drops the bodies of ready jobs that were enqueued more than `max_age` ago, and returns how many. To be called
+    /// once in a while: bodies are parts of large shared buffers, which a few slow jobs would keep. What the driver
+    /// holds, it keeps.
+    pub fn drop_stale_bodies(&mut self, now: Moment, max_age: Duration) -> usize {
+        let mut dropped = 0;
+        while let Some(key) = self.bodies.front() {
+            if let Some(index) = self.slots.resolve(*key) {
+                let used = self.slots.get_mut(index);
+                if now.since(used.job.enqueued) < max_age && used.job.body.is_some() {
+                    break;
+                }
+                used.aging = false;
+                if used.state != State::InFlight {
+                    dropped += usize::from(used.job.body.take().is_some());
+                }
+            }
+            self.bodies.pop_front();
+        }
+        dropped
+    }
+
+    // --- handle ---------------------------------------------------------------------------------------------------
+
+    /// Serves what is due: retries become ready, suspensions end, empty destinations are forgotten, the search for
+    /// expired jobs goes on. Bounded work; what is left is due at once ([`poll_timeout`](Self::poll_timeout)).
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        for _ in 0..limits::QUEUE_TIMERS_PER_TURN {
+            let Some(Reverse((due, index, generation))) = self.retries.peek().copied() else { break };
+            if due > now.mono {
+                break;
+            }
+            self.retries.pop();
+            if let Some(index) = self.slots.resolve(JobKey { index, generation }) {
+                let used = self.slots.get_mut(index);
+                used.job.enqueued = now.mono;
+                let destination = used.destination;
+                self.waiting -= 1;
+                self.destinations.at_mut(destination).waiting -= 1;
+                self.make_ready(index, State::Retry, End::Back);
+            }
+        }
+        if self.retries.capacity() > 8192 && self.retries.len() < self.retries.capacity() / 8 {
+            // An outage is over; its memory is for others. Copies an eighth at most, after seven eighths went.
+            self.retries.shrink_to(self.retries.len() * 2 + 1024);
+        }
+        while let Some(Reverse((until, dest))) = self.suspensions.peek().copied() {
+            if until > now.mono {
+                break;
+            }
+            self.suspensions.pop();
+            let Some(d) = self.destinations.get_mut(dest) else { continue };
+            if d.access == Access::Suspended(until) {
+                d.abandon_sweep();
+                let ready = d.ready() > 0;
+                self.destinations.set_access(dest.index, Access::Probing);
+                if ready {
+                    self.destinations.touch(dest.index);
+                }
+                self.destinations.note_if_empty(dest.index, now.mono);
+            }
+        }
+        self.sweep(limits::QUEUE_SWEEP_PER_TURN);
+        self.destinations.forget_idle(now.mono);
+    }
+
+    // --- poll -----------------------------------------------------------------------------------------------------
+
+    /// The next destination that has ready jobs and is not suspended, in the order they got them. Each is returned
+    /// once until something new happens to it: a job comes, falls due or is put back, a suspension ends, it is reached
+    /// again, or [`touch`](Self::touch). What is touched during a round (up to the `None`) comes in the next round.
+    pub fn poll_touched(&mut self) -> Option<DestinationId> {
+        self.destinations.poll_touched()
+    }
+
+    /// The next job that has reached its give-up age at a destination that cannot be reached. The driver holds it: it
+    /// reports to the sender, with [`trouble`](Self::trouble) or the job's own last reply, then calls
+    /// [`finished`](Self::finished).
+    ///
+    /// Nothing expires without a failed attempt at its age: until then it may still be delivered.
+    pub fn poll_expired(&mut self) -> Option<JobKey> {
+        let index = self.expired.head;
+        if index == NONE {
+            return None;
+        }
+        self.slots.unlink(&mut self.expired, index);
+        self.hold_expired(index);
+        Some(self.slots.key(index))
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) has something to do next; in the past if there was too much for
+    /// one turn. `None`: never.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let retry = self.retries.peek().map(|Reverse((due, ..))| *due);
+        let suspension = self.suspensions.peek().map(|Reverse((until, _))| *until);
+        let sweep = (!self.sweeping.is_empty()).then_some(self.now.mono);
+        [retry, suspension, sweep, self.destinations.next_idle()].into_iter().flatten().min()
+    }
+
+    // --- inside ---------------------------------------------------------------------------------------------------
+
+    fn held(&self, key: JobKey) -> u32 {
+        let index = self.slots.resolve(key).expect("the driver names jobs it holds");
+        assert!(self.slots.get(index).state == State::InFlight, "the driver gives back jobs it holds");
+        index
+    }
+
+    /// Puts a job that is in no list into a list of its destination.
+    fn make_ready(&mut self, index: u32, state: State, end: End) {
+        let used = self.slots.get_mut(index);
+        used.state = state;
+        let (destination, accepted) = (used.destination, used.job.accepted);
+        let d = self.destinations.at_mut(destination);
+        d.oldest = d.oldest.min(accepted);
+        let list = if state == State::Fresh { &mut d.fresh } else { &mut d.retry };
+        match end {
+            End::Front => self.slots.push_front(list, index),
+            End::Back => self.slots.push_back(list, index),
+        }
+        self.ready += 1;
+        if !matches!(d.access, Access::Suspended(_)) {
+            self.destinations.touch(destination);
+        }
+    }
+
+    /// Moves a ready job into the driver's hands.
+    fn hold(&mut self, index: u32) {
+        let destination = self.unlink_ready(index, State::InFlight);
+        self.destinations.at_mut(destination).in_flight += 1;
+        self.in_flight += 1;
+    }
+
+    /// Moves a job that was just unlinked from the expired ones into the driver's hands.
+    fn hold_expired(&mut self, index: u32) {
+        let used = self.slots.get_mut(index);
+        used.state = State::InFlight;
+        let d = self.destinations.at_mut(used.destination);
+        d.expired -= 1;
+        d.in_flight += 1;
+        self.in_flight += 1;
+    }
+
+    fn unlink_ready(&mut self, index: u32, to: State) -> u32 {
+        let prev = self.slots.prev(index);
+        let used = self.slots.get_mut(index);
+        let destination = used.destination;
+        let from = std::mem::replace(&mut used.state, to);
+        let d = self.destinations.at_mut(destination);
+        if let Some(sweep) = &mut d.sweep
+            && sweep.cursor == index
+        {
+            sweep.cursor = prev;
+        }
+        let list = if from == State::Fresh { &mut d.fresh } else { &mut d.retry };
+        self.slots.unlink(list, index);
+        self.ready -= 1;
+        if d.ready() == 0 {
+            d.oldest = Wall(u64::MAX);
+        }
+        destination
+    }
+
+    /// Looks at up to `budget` ready jobs of suspended destinations and sets aside those too old. From the last to the
+    /// first: what comes while it goes on is younger, or has been looked at.
+    fn sweep(&mut self, mut budget: usize) {
+        while let Some(dest) = self.sweeping.front().copied() {
+            let Some(d) = self.destinations.get_mut(dest) else {
+                self.sweeping.pop_front();
+                continue;
+            };
+            let Some(Sweep { list, cursor }) = d.sweep else {
+                d.sweep_queued = false;
+                self.sweeping.pop_front();
+                continue;
+            };
+            if cursor == NONE {
+                d.sweep = (list == State::Fresh).then_some(Sweep { list: State::Retry, cursor: d.retry.tail });
+                continue;
+            }
+            if budget == 0 {
+                return;
+            }
+            budget -= 1;
+            let accepted = self.slots.get(cursor).job.accepted;
+            if self.policy.is_expired(accepted, self.now.wall) {
+                // Moves the cursor on.
+                self.unlink_ready(cursor, State::Expired);
+                self.destinations.at_mut(dest.index).expired += 1;
+                self.slots.push_back(&mut self.expired, cursor);
+            } else {
+                d.oldest = d.oldest.min(accepted);
+                d.sweep = Some(Sweep { list, cursor: self.slots.prev(cursor) });
+            }
+        }
+    }
+
+    fn watch_body(&mut self, key: JobKey) {
+        self.slots.get_mut(key.index).aging = true;
+        // Two at most for one that comes: jobs that went quickly leave no tail of entries behind.
+        for _ in 0..2 {
+            match self.bodies.front() {
+                Some(front) if self.slots.resolve(*front).is_none() => self.bodies.pop_front(),
+                _ => break,
+            };
+        }
+        self.bodies.push_back(key);
+    }
+}
+
+/// Where a job joins a list.
+#[derive(Clone, Copy)]
+enum End {
+    Front,
+    Back,
+}

@@ -1,0 +1,124 @@
+//! PURE. When to try again: exponential back-off with jitter, and when to give up.
+
+use crate::limits;
+use crate::time::{Now, Wall};
+use std::time::Duration;
+
+/// How a transient failure is retried (RFC 5321 §4.5.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Delay after the first failure.
+    pub first: Duration,
+    /// Each later delay is this many times the one before; 1 for a steady pace.
+    pub factor: u32,
+    /// No delay is longer, jitter included.
+    pub max: Duration,
+    /// Age at which a message that failed once more is given up.
+    pub give_up: Duration,
+    /// Delays are spread evenly over this many percent of themselves.
+    pub jitter_percent: u32,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        RetryPolicy {
+            first: limits::RETRY_FIRST_DEFAULT,
+            factor: 2,
+            max: limits::RETRY_MAX_DEFAULT,
+            give_up: limits::RETRY_GIVE_UP_DEFAULT,
+            jitter_percent: limits::RETRY_JITTER_PERCENT_DEFAULT,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// The delay after the failure number `failures` (from 1). Let `d = first * factor^(failures - 1)`: the delay lies
+    /// in `[d, d * (1 + jitter)]`, the whole range moved down where its end would pass `max`. So the first retry never
+    /// comes early, none comes later than `max`, and at `max` retries are as spread as before.
+    ///
+    /// `random` is any evenly distributed number.
+    pub fn delay(&self, failures: u16, random: u64) -> Duration {
+        let exponent = u32::from(failures.max(1) - 1);
+        let factor = u128::from(self.factor.max(1)).checked_pow(exponent).unwrap_or(u128::MAX);
+        let max = self.max.as_nanos().min(u128::from(u64::MAX));
+        let planned = self.first.as_nanos().saturating_mul(factor).min(max);
+        let jitter = u128::from(self.jitter_percent);
+        let high = (planned + planned / 100 * jitter).min(max);
+        let low = planned.min(high * 100 / (100 + jitter));
+        let spread = ((high - low) * u128::from(random)) >> 64;
+        Duration::from_nanos(u64::try_from(low + spread).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a message accepted then is old enough to be given up, should it fail now.
+    pub fn is_expired(&self, accepted: Wall, now: Wall) -> bool {
+        now.since(accepted) >= self.give_up
+    }
+
+    /// The delay of a job's next attempt: as [`delay`](Self::delay), but cut so that the last attempt comes at the
+    /// give-up time and not up to `max` before it. `None`: it is that old already, or will be within a second (a
+    /// timer and the wall clock may differ by their rounding).
+    pub(super) fn next_attempt(&self, failures: u16, accepted: Wall, now: Now, random: u64) -> Option<Duration> {
+        let left = self.give_up.saturating_sub(now.wall.since(accepted));
+        (left >= Duration::from_secs(1)).then(|| self.delay(failures, random).min(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_from_first_to_max_within_their_bounds() {
+        let policy = RetryPolicy::default();
+        let minutes = |d: Duration| d.as_secs_f64() / 60.0;
+        for (failures, planned) in [(1, 5.0), (2, 10.0), (3, 20.0), (4, 40.0), (5, 80.0), (6, 160.0)] {
+            assert!((minutes(policy.delay(failures, 0)) - planned).abs() < 1e-6, "{failures}");
+            let latest = minutes(policy.delay(failures, u64::MAX));
+            assert!((latest - planned * 1.2).abs() < 1e-6, "{failures}: {latest}");
+        }
+        for failures in [7, 8, 100, u16::MAX] {
+            assert!((minutes(policy.delay(failures, 0)) - 200.0).abs() < 1e-6);
+            let latest = policy.delay(failures, u64::MAX);
+            assert!(latest <= policy.max && latest > policy.max - Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn jitter_is_spread_evenly() {
+        let policy = RetryPolicy::default();
+        let quarter = policy.delay(1, u64::MAX / 4);
+        assert!((quarter.as_secs_f64() - 315.0).abs() < 0.001, "{quarter:?}");
+    }
+
+    #[test]
+    fn odd_policies_do_not_overflow() {
+        let odd = RetryPolicy {
+            first: Duration::MAX,
+            factor: u32::MAX,
+            max: Duration::MAX,
+            give_up: Duration::MAX,
+            jitter_percent: u32::MAX,
+        };
+        for policy in [odd, RetryPolicy { first: Duration::ZERO, max: Duration::ZERO, factor: 0, ..odd }] {
+            for failures in [0, 1, 2, u16::MAX] {
+                for random in [0, 1, u64::MAX] {
+                    policy.delay(failures, random);
+                }
+            }
+        }
+        let steady = RetryPolicy { factor: 1, ..RetryPolicy::default() };
+        assert_eq!(steady.delay(1, 7), steady.delay(50, 7));
+    }
+
+    #[test]
+    fn the_last_attempt_is_at_the_give_up_time() {
+        let policy = RetryPolicy::default();
+        let day = 24 * 3_600_000;
+        let at = |ms| Now { wall: Wall(ms), ..Now::default() };
+        assert_eq!(policy.next_attempt(30, Wall(0), at(5 * day - 60_000), 0), Some(Duration::from_secs(60)));
+        assert_eq!(policy.next_attempt(30, Wall(0), at(5 * day), 0), None);
+        assert!(policy.is_expired(Wall(0), Wall(5 * day)) && !policy.is_expired(Wall(0), Wall(5 * day - 1)));
+        // The clock was set back behind the acceptance: not expired.
+        assert!(policy.next_attempt(1, Wall(day), at(0), 0).is_some());
+    }
+}
