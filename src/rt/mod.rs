@@ -52,6 +52,8 @@ pub enum Event<'a> {
     Failed { conn: ConnId, error: io::Error },
     /// [`Io::create_file`] is done; the file is open.
     FileReady { file: FileNo, result: io::Result<()> },
+    /// [`Io::remove_file`] is done.
+    FileRemoved { file: FileNo, result: io::Result<()> },
     /// [`Io::write_durable`] is done: on stable storage if `Ok`.
     Written { token: u64, result: io::Result<()> },
     /// [`Io::read_file`] is done; the buffer holds what was asked for.
@@ -103,14 +105,12 @@ pub trait Io {
     fn create_file(&mut self, file: FileNo, path: &Path, bytes: u64);
     /// Opens a file for reading and writing. Returns at once.
     fn open_file(&mut self, file: FileNo, path: &Path) -> io::Result<()>;
-    /// Writes the whole buffer at `offset`, then fdatasync. Both block-aligned. `Written` follows.
-    fn write_durable(&mut self, token: u64, file: FileNo, offset: u64, buffer: Arc<Buffer>);
+    /// Writes `buffer[start..]` at `offset`, then fdatasync. All of them block-aligned. `Written` follows.
+    fn write_durable(&mut self, token: u64, file: FileNo, offset: u64, buffer: Arc<Buffer>, start: usize);
     /// Fills `buffer` (its length) from `offset`, block-aligned. `Read` follows.
     fn read_file(&mut self, token: u64, file: FileNo, offset: u64, buffer: Buffer);
-    /// Forgets the file once nothing is under way on it.
-    fn close_file(&mut self, file: FileNo);
-    /// Removes a file; best effort.
-    fn remove_file(&mut self, path: &Path);
+    /// Forgets the file once nothing is under way on it, unlinks it and syncs its folder. `FileRemoved` follows.
+    fn remove_file(&mut self, file: FileNo, path: &Path);
     /// Tells another shard that its mailbox has something. Cheap if that shard is awake.
     fn wake(&mut self, shard: usize);
     /// 64 unpredictable bits.

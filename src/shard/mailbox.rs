@@ -7,7 +7,7 @@
 
 use crate::limits;
 use crate::message::MessageId;
-use crate::queue::RecipientSet;
+use crate::queue::{LastReply, RecipientSet};
 use crate::rt::buffer::Slice;
 use crate::time::{Moment, Wall};
 use crossbeam::queue::ArrayQueue;
@@ -89,22 +89,12 @@ pub enum FinalOutcome {
     /// The next hop took responsibility.
     Delivered,
     /// It will never be: the sender is told.
-    Failed(Box<Failure>),
-}
-
-/// Why mail could not be delivered, for the notification to its sender.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Permanent by a reply or by the route, or given up after too long.
-    pub expired: bool,
-    /// The host that said so; empty if none did.
-    pub host: Box<str>,
-    /// Its reply code; 0 if no host replied.
-    pub code: u16,
-    /// RFC 3463 status.
-    pub status: (u8, u16, u16),
-    /// Its words, or ours.
-    pub text: Box<str>,
+    Failed {
+        /// Given up after too long, rather than refused.
+        expired: bool,
+        /// Who said so, or what was tried last.
+        reply: Box<LastReply>,
+    },
 }
 
 /// A batch as it lies in a mailbox.
@@ -141,18 +131,20 @@ pub struct Post {
     me: usize,
     boxes: Mailboxes,
     outboxes: Vec<Batch>,
+    /// Mail to this shard itself: the same way, without the queue.
+    own: Batch,
 }
 
 impl Post {
     /// The post of shard `me`.
     pub fn new(me: usize, boxes: Mailboxes) -> Self {
         let outboxes = boxes.0.iter().map(|_| Vec::new()).collect();
-        Post { me, boxes, outboxes }
+        Post { me, boxes, outboxes, own: Vec::new() }
     }
 
     /// Puts an item into the outbox for `to`.
     pub fn send(&mut self, to: usize, mail: Mail) {
-        self.outboxes[to].push(mail);
+        if to == self.me { self.own.push(mail) } else { self.outboxes[to].push(mail) }
     }
 
     /// Pushes every outbox that is not empty; `wake` is called for each shard that got something.
@@ -170,12 +162,20 @@ impl Post {
 
     /// The next batch that came.
     pub fn receive(&mut self) -> Option<Batch> {
-        self.boxes.pop(self.me)
+        if self.own.is_empty() { self.boxes.pop(self.me) } else { Some(std::mem::take(&mut self.own)) }
+    }
+
+    /// Gives an emptied batch back, so that mail to oneself reuses its memory.
+    pub fn recycle(&mut self, batch: Batch) {
+        if self.own.capacity() == 0 {
+            self.own = batch;
+            self.own.clear();
+        }
     }
 
     /// Whether something came.
     pub fn has_mail(&self) -> bool {
-        self.boxes.len(self.me) > 0
+        !self.own.is_empty() || self.boxes.len(self.me) > 0
     }
 
     /// Whether another shard cannot keep up, so that no new mail should be taken.

@@ -186,8 +186,8 @@ impl Driver {
                 shard.handle(Event::Failed { conn, error }, now, &mut self.backend);
             }
         }
-        while let Some((file, result)) = self.backend.files.poll_created() {
-            shard.handle(Event::FileReady { file, result }, now, &mut self.backend);
+        while let Some(event) = self.backend.files.poll_cold() {
+            shard.handle(event, now, &mut self.backend);
         }
         if now.mono >= self.accept_again {
             self.accept_again = Moment::NEVER;
@@ -349,19 +349,14 @@ impl Io for Backend {
     fn open_file(&mut self, file: FileNo, path: &Path) -> io::Result<()> {
         self.files.open(file, path)
     }
-    fn write_durable(&mut self, token: u64, file: FileNo, offset: u64, buffer: Arc<Buffer>) {
-        self.files.write_durable(&mut self.ring, token, file, offset, buffer);
+    fn write_durable(&mut self, token: u64, file: FileNo, offset: u64, buffer: Arc<Buffer>, start: usize) {
+        self.files.write_durable(&mut self.ring, token, file, offset, buffer, start);
     }
     fn read_file(&mut self, token: u64, file: FileNo, offset: u64, buffer: Buffer) {
         self.files.read(&mut self.ring, token, file, offset, buffer);
     }
-    fn close_file(&mut self, file: FileNo) {
-        self.files.close(file);
-    }
-    fn remove_file(&mut self, path: &Path) {
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(path = %path.display(), %error, "a segment could not be removed");
-        }
+    fn remove_file(&mut self, file: FileNo, path: &Path) {
+        self.files.remove(file, path, self.doorbell);
     }
     fn wake(&mut self, shard: usize) {
         self.wakers.wake(shard);

@@ -56,7 +56,12 @@ enum Payload {
 #[derive(Default)]
 pub(super) struct Cold {
     running: Cell<usize>,
-    done: RefCell<VecDeque<(FileNo, PathBuf, io::Result<()>)>>,
+    done: RefCell<VecDeque<(FileNo, Work, PathBuf, io::Result<()>)>>,
+}
+
+enum Work {
+    Create,
+    Remove,
 }
 
 impl Files {
@@ -71,16 +76,48 @@ impl Files {
 
     /// Starts the task that makes a segment; `bell` is rung at its end.
     pub(super) fn create(&mut self, file: FileNo, path: &Path, bytes: u64, bell: RawFd) {
-        let (cold, path) = (Rc::clone(&self.cold), path.to_owned());
-        cold.running.set(cold.running.get() + 1);
-        let task = async move {
-            let result = make_zeroed(&path, bytes).await;
+        let path = path.to_owned();
+        let making = path.clone();
+        self.spawn(file, Work::Create, path, bell, async move {
+            let result = make_zeroed(&making, bytes).await;
             if result.is_err() {
                 // Half a segment is of no use, and its room may be what is missing. If this fails the file is found, and
                 // reused, at the next start.
-                drop(std::fs::remove_file(&path));
+                drop(std::fs::remove_file(&making));
             }
-            cold.done.borrow_mut().push_back((file, path, result));
+            result
+        });
+    }
+
+    /// Starts the task that removes a segment; `bell` is rung at its end.
+    pub(super) fn remove(&mut self, file: FileNo, path: &Path, bell: RawFd) {
+        if let Some(open) = self.open.get_mut(&file) {
+            open.closing = true;
+            open.in_kernel += 1;
+            self.ended(file);
+        }
+        let path = path.to_owned();
+        let removing = path.clone();
+        self.spawn(file, Work::Remove, path, bell, async move {
+            // The extents of a file are given back within unlink: milliseconds, so not on the shard's own thread.
+            let remove = move || std::fs::remove_file(&removing).and_then(|()| sync_folder(&removing));
+            glommio::executor().spawn_blocking(remove).await
+        });
+    }
+
+    fn spawn(
+        &mut self,
+        file: FileNo,
+        work: Work,
+        path: PathBuf,
+        bell: RawFd,
+        task: impl Future<Output = io::Result<()>> + 'static,
+    ) {
+        let cold = Rc::clone(&self.cold);
+        cold.running.set(cold.running.get() + 1);
+        let task = async move {
+            let result = task.await;
+            cold.done.borrow_mut().push_back((file, work, path, result));
             cold.running.set(cold.running.get() - 1);
             wake::ring(bell);
         };
@@ -90,10 +127,13 @@ impl Files {
         }
     }
 
-    /// Files whose making has ended since the last call.
-    pub(super) fn poll_created(&mut self) -> Option<(FileNo, io::Result<()>)> {
-        let (file, path, made) = self.cold.done.borrow_mut().pop_front()?;
-        Some((file, made.and_then(|()| self.open(file, &path))))
+    /// What glommio tasks have ended since the last call.
+    pub(super) fn poll_cold(&mut self) -> Option<Event<'static>> {
+        let (file, work, path, result) = self.cold.done.borrow_mut().pop_front()?;
+        Some(match work {
+            Work::Create => Event::FileReady { file, result: result.and_then(|()| self.open(file, &path)) },
+            Work::Remove => Event::FileRemoved { file, result },
+        })
     }
 
     pub(super) fn open(&mut self, file: FileNo, path: &Path) -> io::Result<()> {
@@ -121,15 +161,17 @@ impl Files {
         file: FileNo,
         offset: u64,
         buffer: Arc<Buffer>,
+        start: usize,
     ) {
+        let bytes = &buffer[start..];
         assert!(
-            buffer.len().is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64),
+            start.is_multiple_of(BLOCK) && bytes.len().is_multiple_of(BLOCK) && offset.is_multiple_of(BLOCK as u64),
             "O_DIRECT writes whole blocks"
         );
+        let (address, len) = (bytes.as_ptr(), u32::try_from(bytes.len()).expect("commits are below 4 GiB"));
         let open = self.open.get_mut(&file).expect("the spool writes to files that are ready");
         open.in_kernel += 1;
         let fd = types::Fd(open.file.as_raw_fd());
-        let (address, len) = (buffer.as_ptr(), buffer.len() as u32);
         let operation = Operation { token, file, payload: Payload::Write(buffer), failed: None };
         let number = self.operations.insert(operation) as u32;
         let write = opcode::Write::new(fd, address, len)
@@ -195,14 +237,6 @@ impl Files {
         }
     }
 
-    pub(super) fn close(&mut self, file: FileNo) {
-        if let Some(open) = self.open.get_mut(&file) {
-            open.closing = true;
-            open.in_kernel += 1;
-            self.ended(file);
-        }
-    }
-
     fn ended(&mut self, file: FileNo) {
         if let Some(open) = self.open.get_mut(&file) {
             open.in_kernel -= 1;
@@ -244,7 +278,12 @@ async fn make_zeroed(path: &Path, bytes: u64) -> io::Result<()> {
     .await;
     file.close().await.map_err(io::Error::from)?;
     made.map_err(io::Error::from)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    // The entry of the new name must survive a power cut too. One call in thousands of messages.
+    let path = path.to_owned();
+    glommio::executor().spawn_blocking(move || sync_folder(&path)).await
+}
+
+/// Makes the folder's entry for `path`, or its absence, survive a power cut.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }

@@ -5,7 +5,7 @@ use crate::rt::buffer::Buffer;
 use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
 use io_uring::{IoUring, squeue};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -45,10 +45,6 @@ impl Ring {
             other => other?,
         };
         Ok(Ring { uring })
-    }
-
-    pub(super) fn descriptor(&self) -> RawFd {
-        self.uring.as_raw_fd()
     }
 
     /// Has the ring signal `eventfd` at each completion, while enabled by `signal`.

@@ -72,7 +72,7 @@ impl Shard for Echo {
                 let conn = self.commit.take().unwrap();
                 self.send(io, conn, b"durable\n");
             }
-            Event::Connected { .. } => unreachable!(),
+            Event::Connected { .. } | Event::FileRemoved { .. } => unreachable!(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Shard for Echo {
             let mut buffer = Buffer::new(4096);
             buffer.extend(b"committed");
             buffer.pad_to_block();
-            io.write_durable(7, 1, 8192, Arc::new(buffer));
+            io.write_durable(7, 1, 8192, Arc::new(buffer), 0);
         }
         Wait::Until(self.deadline.unwrap_or(Moment::NEVER))
     }
