@@ -169,3 +169,12 @@ pub const LAST_REPLY_TEXT_BYTES: usize = 256;
 pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);
 
 const _: () = assert!(RECIPIENTS <= u16::MAX as usize, "a recipient's index is a u16");
+
+// --- Sessions and the log -----------------------------------------------------------------------------------------
+
+/// A body longer than this goes to the log in chunks of this size while it comes; until then it is collected.
+pub const STREAM_CHUNK_BYTES: usize = 256 << 10;
+/// While the log has more than this to write, sessions that stream a large body are not read.
+pub const STREAM_PRESSURE_BYTES: usize = 4 << 20;
+/// Recipients of one transaction with a next hop: RFC 5321 §4.5.3.1.8 obliges every server to take 100.
+pub const TRANSACTION_RECIPIENTS: usize = 100;

@@ -1,0 +1,351 @@
+//! One inbound connection: the SMTP server machine and the bytes it has not consumed, or has said and not yet sent.
+//!
+//! The driver's loop is [`feed`]: it hands the machine its input until it wants no more, and carries out each step. The
+//! replies of one event leave in one write. Lives on the shard that accepted the connection.
+
+use super::Turn;
+use super::event::{self, Event, Rejected, Stage};
+use crate::limits;
+use crate::message::MessageId;
+use crate::message::trace::{DateCache, Received};
+use crate::rt::ConnId;
+use crate::smtp::server::{Refusal, Server, Step, Verdict};
+use crate::spool::{self, Body, Log, NewMessage};
+use crate::time::Moment;
+use std::io::IoSlice;
+
+/// See the module.
+pub(super) struct Session {
+    pub(super) conn: ConnId,
+    pub(super) server: Server,
+    /// Input not consumed yet: the start of a line, or commands behind a message that is being made durable.
+    tail: Vec<u8>,
+    /// Replies the socket has not taken.
+    unsent: Vec<u8>,
+    body: Vec<u8>,
+    stream: Stream,
+    began: Moment,
+    pub(super) commit: Option<Commit>,
+    /// The machine wants the connection closed once all replies are out.
+    closing: bool,
+    /// The client has closed its direction.
+    ended: bool,
+    paused: bool,
+}
+
+/// A message between its last byte and stable storage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Commit {
+    /// When its data began.
+    pub(super) began: Moment,
+    /// When its last byte came.
+    pub(super) ended: Moment,
+}
+
+/// A body too large for one record goes to the log in chunks while it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stream {
+    /// It is all in `body` so far.
+    No,
+    /// Under this id.
+    Yes(MessageId),
+    /// The log refused a chunk: the rest is read and dropped.
+    Failed(spool::Refusal),
+}
+
+/// What a session needs of its shard.
+pub(super) struct Context<'a> {
+    pub(super) log: &'a mut Log,
+    pub(super) dates: &'a mut DateCache,
+    pub(super) trace: &'a mut Vec<u8>,
+    pub(super) hostname: &'a str,
+    /// No new mail now: 452 to MAIL.
+    pub(super) busy: bool,
+}
+
+/// Whether the session lives on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Open,
+    /// Everything is said: close and forget it.
+    Over,
+}
+
+impl Session {
+    pub(super) fn new(conn: ConnId, server: Server) -> Self {
+        Session {
+            conn,
+            server,
+            tail: Vec::new(),
+            unsent: Vec::new(),
+            body: Vec::new(),
+            stream: Stream::No,
+            began: Moment(0),
+            commit: None,
+            closing: false,
+            ended: false,
+            paused: false,
+        }
+    }
+
+    /// Takes bytes from the client. `out` is the shard's scratch for replies, empty.
+    pub(super) fn received(&mut self, bytes: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+        if self.closing {
+            // The last reply is on its way; whatever the client still says is not wanted.
+            return Fate::Open;
+        }
+        if self.tail.is_empty() {
+            let consumed = self.feed(bytes, turn, context, out);
+            self.tail.extend_from_slice(&bytes[consumed..]);
+        } else {
+            self.tail.extend_from_slice(bytes);
+            self.feed_tail(turn, context, out);
+        }
+        self.settle_input(turn, context);
+        self.flush(turn, out)
+    }
+
+    /// Goes on with what was pipelined behind a message, after its verdict is in `out`.
+    pub(super) fn proceed(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+        self.feed_tail(turn, context, out);
+        self.settle_input(turn, context);
+        if self.ended && self.commit.is_none() {
+            self.closing = true;
+        }
+        self.flush(turn, out)
+    }
+
+    /// The client has closed its direction. A message that is complete is still answered.
+    pub(super) fn ended(&mut self, turn: &mut Turn<'_>) -> Fate {
+        self.ended = true;
+        if self.commit.is_some() {
+            return Fate::Open;
+        }
+        self.closing = true;
+        self.flush(turn, &mut Vec::new())
+    }
+
+    /// Frees what the log holds for a message that will not be completed.
+    pub(super) fn abandon(&mut self, log: &mut Log) {
+        if let Stream::Yes(id) = std::mem::replace(&mut self.stream, Stream::No)
+            && self.commit.is_none()
+        {
+            log.stream_abort(id);
+        }
+    }
+
+    /// The machine has put its last words into `out`.
+    pub(super) fn hang_up(&mut self, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Fate {
+        self.closing = true;
+        self.flush(turn, out)
+    }
+
+    /// The socket takes more, or there is something to say.
+    pub(super) fn flush(&mut self, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Fate {
+        if !self.unsent.is_empty() {
+            self.unsent.append(out);
+            // More than the client takes: `Writable` goes on with it.
+            return if self.closing && self.unsent.len() > limits::SESSION_OUT_BYTES { Fate::Over } else { Fate::Open };
+        }
+        if !out.is_empty() {
+            let taken = turn.io.write(self.conn, &[IoSlice::new(out)]);
+            self.unsent.extend_from_slice(&out[taken..]);
+            out.clear();
+        }
+        if self.closing && self.unsent.is_empty() { Fate::Over } else { Fate::Open }
+    }
+
+    /// The socket has room again.
+    pub(super) fn writable(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+        let mut unsent = std::mem::take(&mut self.unsent);
+        let taken = turn.io.write(self.conn, &[IoSlice::new(&unsent)]);
+        unsent.drain(..taken);
+        self.unsent = unsent;
+        if !self.unsent.is_empty() {
+            return Fate::Open;
+        }
+        self.unsent = Vec::new();
+        // Commands may wait that were not answered for want of room.
+        if self.closing { Fate::Over } else { self.proceed(turn, context, out) }
+    }
+
+    fn feed_tail(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
+        let mut tail = std::mem::take(&mut self.tail);
+        let consumed = self.feed(&tail, turn, context, out);
+        tail.drain(..consumed);
+        if !tail.is_empty() {
+            self.tail = tail;
+        }
+    }
+
+    /// Pauses a client that sends faster than its mail can be stored or its replies be sent, and lets it go on later.
+    fn settle_input(&mut self, turn: &mut Turn<'_>, context: &Context<'_>) {
+        let wants_pause = self.tail.len() > limits::SESSION_TAIL_BYTES
+            || self.unsent.len() > limits::SESSION_OUT_BYTES
+            || (self.stream != Stream::No && context.log.pressure() > limits::STREAM_PRESSURE_BYTES);
+        if wants_pause != self.paused {
+            self.paused = wants_pause;
+            if wants_pause { turn.io.pause(self.conn) } else { turn.io.resume(self.conn) }
+        }
+    }
+
+    /// Whether it waits for the log to take more of its body.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The machine's loop. Returns how much of `input` it consumed.
+    fn feed(&mut self, input: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> usize {
+        self.server.set_busy(context.busy);
+        let mut at = 0;
+        // A message that comes in one piece is committed from where it was received.
+        let mut whole: Option<&[u8]> = None;
+        loop {
+            let (consumed, step) = self.server.step(&input[at..], turn.now.mono, out);
+            at += consumed;
+            match step {
+                Step::NeedInput | Step::Blocked => break,
+                Step::Close => {
+                    self.closing = true;
+                    break;
+                }
+                Step::Body(piece) => {
+                    if self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
+                        self.began = turn.now.mono;
+                        whole = Some(piece);
+                    } else {
+                        if let Some(first) = whole.take() {
+                            self.collect(first, turn, context);
+                        }
+                        self.collect(piece, turn, context);
+                    }
+                }
+                Step::Message => self.complete(whole.take(), turn, context, out),
+                Step::Discarded(_) => {
+                    whole = None;
+                    self.abandon(context.log);
+                    self.body = Vec::new();
+                    turn.report.stats.rejected.add(1);
+                    self.tell_refused(turn, Stage::Data, b"", out);
+                }
+                Step::Refused(Refusal { line, reply }) => {
+                    turn.report.stats.rejected.add(1);
+                    let stage = if line.first().is_some_and(|b| b.eq_ignore_ascii_case(&b'M')) { Stage::Mail } else { Stage::Rcpt };
+                    self.tell_refused(turn, stage, line, reply);
+                }
+            }
+        }
+        if let Some(first) = whole {
+            self.collect(first, turn, context);
+        }
+        at
+    }
+
+    fn tell_refused(&self, turn: &mut Turn<'_>, stage: Stage, line: &[u8], reply: &[u8]) {
+        if turn.report.events.wants_mail_events() {
+            let text = Rejected::texts(self.server.envelope().sender(), line, self.server.helo(), reply);
+            turn.report.events.push(Event::Rejected(Rejected {
+                at: turn.now.wall,
+                peer: self.server.peer().address,
+                stage,
+                code: event::Code::of_reply(reply),
+                text,
+            }));
+        }
+    }
+
+    /// Keeps a piece of a body that comes in several.
+    fn collect(&mut self, piece: &[u8], turn: &Turn<'_>, context: &mut Context<'_>) {
+        if let Stream::Failed(_) = self.stream {
+            return;
+        }
+        self.body.extend_from_slice(piece);
+        while self.body.len() > limits::STREAM_CHUNK_BYTES {
+            let id = match self.stream {
+                Stream::Yes(id) => id,
+                _ => context.log.next_id(turn.now.wall),
+            };
+            self.stream = Stream::Yes(id);
+            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..limits::STREAM_CHUNK_BYTES]) {
+                context.log.stream_abort(id);
+                self.stream = Stream::Failed(refusal);
+                self.body = Vec::new();
+                return;
+            }
+            self.body.drain(..limits::STREAM_CHUNK_BYTES);
+        }
+    }
+
+    /// All of the message is here: gives it to the log. The verdict comes with its commit, or at once if it is no.
+    fn complete(&mut self, whole: Option<&[u8]>, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
+        let now = turn.now;
+        let stream = std::mem::replace(&mut self.stream, Stream::No);
+        let outcome = match stream {
+            Stream::Failed(refusal) => Err(refusal),
+            Stream::No => {
+                let id = context.log.next_id(now.wall);
+                self.accept(id, Body::Whole(whole.unwrap_or(&self.body)), turn, context)
+            }
+            Stream::Yes(id) => context
+                .log
+                .stream_chunk(id, &self.body)
+                .and_then(|()| self.accept(id, Body::Streamed, turn, context))
+                .inspect_err(|_| context.log.stream_abort(id)),
+        };
+        if self.body.capacity() > limits::SESSION_TAIL_BYTES {
+            // A large message does not leave its room to an idle session.
+            self.body = Vec::new();
+        } else {
+            self.body.clear();
+        }
+        match outcome {
+            Ok(()) => self.commit = Some(Commit { began: self.began, ended: now.mono }),
+            Err(refusal) => {
+                turn.report.stats.rejected.add(1);
+                self.server.handle_verdict(verdict(refusal), now.mono, out);
+            }
+        }
+    }
+
+    fn accept(&self, id: MessageId, body: Body<'_>, turn: &Turn<'_>, context: &mut Context<'_>) -> Result<(), spool::Refusal> {
+        let peer = self.server.peer().address;
+        context.trace.clear();
+        let received = Received {
+            helo: self.server.helo(),
+            peer,
+            host: context.hostname,
+            extended: self.server.is_esmtp(),
+            id,
+            date: context.dates.text(turn.now.wall),
+        };
+        received.write(context.trace);
+        let message = NewMessage {
+            id,
+            envelope: self.server.envelope(),
+            accepted: turn.now.wall,
+            peer,
+            trace: context.trace,
+            body,
+        };
+        context.log.accept(&message, waiter(self.conn))
+    }
+}
+
+/// The reply to a message that the log does not take.
+pub(super) fn verdict(refusal: spool::Refusal) -> Verdict {
+    match refusal {
+        spool::Refusal::Full => Verdict::Full,
+        spool::Refusal::Busy => Verdict::Busy,
+        spool::Refusal::Fault | spool::Refusal::TooLarge => Verdict::LocalError,
+    }
+}
+
+/// A session as the log names who waits for a commit.
+pub(super) fn waiter(conn: ConnId) -> u64 {
+    u64::from(conn.generation) << 32 | u64::from(conn.slot)
+}
+
+/// The session that waits.
+pub(super) fn waiting(waiter: u64) -> ConnId {
+    ConnId { slot: waiter as u32, generation: (waiter >> 32) as u32 }
+}
