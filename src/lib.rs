@@ -16,9 +16,13 @@
 
 #![warn(missing_docs)]
 
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod limits;
 pub mod message;
 pub mod rt;
+pub mod shard;
 pub mod time;
 
 /// mimalloc: blocks of message size freed on another core than allocated them are its strong case.
