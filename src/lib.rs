@@ -17,12 +17,16 @@
 #![warn(missing_docs)]
 
 pub mod dns;
+pub mod cli;
+pub mod config;
+pub mod control;
 pub mod limits;
 pub mod message;
 pub mod queue;
 pub mod route;
 pub mod rt;
 pub mod smtp;
+pub mod shard;
 pub mod time;
 
 /// mimalloc: blocks of message size freed on another core than allocated them are its strong case.

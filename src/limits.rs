@@ -178,3 +178,80 @@ pub const STREAM_CHUNK_BYTES: usize = 256 << 10;
 pub const STREAM_PRESSURE_BYTES: usize = 4 << 20;
 /// Recipients of one transaction with a next hop: RFC 5321 §4.5.3.1.8 obliges every server to take 100.
 pub const TRANSACTION_RECIPIENTS: usize = 100;
+// --- Configuration: defaults and ranges; config/ringpost.toml documents each, and a test compares the two -----------
+
+/// Time a drain may take after SIGTERM before what is left is cut off. All queued mail stays in the spool.
+pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Smallest and largest of the configured message size, octets: RFC 5321 §4.5.3.1.7 asks for 64 KiB at least; a body's
+/// length is kept in 32 bits here and there.
+pub const MESSAGE_BYTES_RANGE: (u64, u64) = (64 << 10, 1 << 30);
+/// Smallest spool bound: room for a few segments a shard and the largest message by default.
+pub const SPOOL_MAX_BYTES_LEAST: u64 = 256 << 20;
+/// Inbound sessions of one shard; the next gets 421 4.3.2. Each costs a descriptor and at most 16 KiB when idle.
+pub const SESSIONS_PER_SHARD_DEFAULT: u32 = 20_000;
+/// Time to wait for one DNS answer before the next server is asked.
+pub const DNS_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
+/// Rounds over all servers before a lookup counts as failed (the delivery is deferred).
+pub const DNS_ATTEMPTS_DEFAULT: u32 = 3;
+/// DNS servers that can be configured; resolv.conf(5) knows three.
+pub const DNS_SERVERS: usize = 8;
+/// Connections to one destination, over all shards.
+pub const CONNECTIONS_PER_DESTINATION_DEFAULT: u32 = 20;
+/// Messages over one connection before it is closed: receivers dislike endless ones, and load balancers need turns.
+pub const MESSAGES_PER_CONNECTION_DEFAULT: u32 = 100;
+/// Idle outbound connections close after this; receivers commonly hang up after 5 s to 5 min.
+pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// First retry after a transient failure.
+pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// Longest interval between two attempts.
+pub const RETRY_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
+/// Age at which a message is bounced. RFC 5321 §4.5.4.1: at least 4 to 5 days.
+pub const RETRY_GIVE_UP_DEFAULT: Duration = Duration::from_secs(5 * 86_400);
+/// Each interval is the one before times this.
+pub const RETRY_FACTOR_DEFAULT: f64 = 2.0;
+/// Part of the interval, up or down, that is random, so that what failed together does not come back together.
+pub const RETRY_JITTER_DEFAULT: f64 = 0.2;
+/// Longest time any key takes: no relation between keys can overflow, and a typo ("5000d") is caught.
+pub const CONFIG_DURATION_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// A configuration file above this is a mistake (a log, a device), not a configuration.
+pub const CONFIG_FILE_BYTES: u64 = 1 << 20;
+/// Listeners of one process: each is a socket on every shard.
+pub const LISTENERS: usize = 64;
+/// Networks of `from_networks`: they are searched in order, once a session.
+pub const RELAY_NETWORKS: usize = 1024;
+
+// --- Events, statistics, control plane -----------------------------------------------------------------------------
+
+/// Events of one batch on their way to the control thread: large enough to pay for the queue's atomics.
+pub const EVENT_BATCH: usize = 64;
+/// Batches waiting for the control thread, per shard; 512 of 64 events are 32,768, more than a second of one core's
+/// events. Beyond it events are dropped and counted.
+pub const EVENT_BATCHES_PER_SHARD: usize = 512;
+/// Octets kept of one text field of an event (a reply may have 4 KiB); an address fits whole.
+pub const EVENT_TEXT_BYTES: usize = 512;
+/// Size at which the event log rotates by default.
+pub const EVENT_LOG_ROTATE_BYTES_DEFAULT: u64 = 100 << 20;
+/// Smallest size at which it can rotate: a batch of lines must fit.
+pub const EVENT_LOG_ROTATE_BYTES_LEAST: u64 = 1 << 20;
+/// Rotated event logs kept by default, beside the one being written.
+pub const EVENT_LOG_KEEP_DEFAULT: u32 = 10;
+/// Encoded events in the control thread's hands before it leaves the rest in the queues.
+pub const EVENT_WRITE_BYTES: usize = 4 << 20;
+/// How often the control thread looks into the event queues. Shards never wake it.
+pub const CONTROL_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the end of the process waits for the last events to reach the log.
+pub const CONTROL_FINISH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Latency quantiles on /metrics cover this long, in slots of `STAGE_WINDOW_SLOT`.
+pub const STAGE_WINDOW_SLOTS: usize = 6;
+/// One slot of the sliding window of latencies.
+pub const STAGE_WINDOW_SLOT: Duration = Duration::from_secs(10);
+/// Connections to the admin address at a time; the next waits in the kernel's backlog.
+pub const ADMIN_CONNECTIONS: usize = 32;
+/// An admin connection is closed after this, whatever it does.
+pub const ADMIN_CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+const _: () = assert!(EVENT_TEXT_BYTES > PATH_BYTES, "an address fits an event whole");
+const _: () = assert!(EVENT_TEXT_BYTES <= u16::MAX as usize / 8, "offsets of an event's texts fit 16 bits");
+const _: () = assert!(MESSAGE_BYTES_DEFAULT >= MESSAGE_BYTES_RANGE.0 && MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_RANGE.1);
+const _: () = assert!(RETRY_FIRST_DEFAULT.as_secs() <= RETRY_MAX_DEFAULT.as_secs());
+const _: () = assert!(RETRY_MAX_DEFAULT.as_secs() <= RETRY_GIVE_UP_DEFAULT.as_secs());

@@ -1,2 +1,7 @@
-//! The `ringpost` binary.
-fn main() {}
+//! The `ringpost` binary: everything is in the library, where tests reach it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringpost::cli::main()
+}

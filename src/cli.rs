@@ -1,0 +1,253 @@
+//! The command line: arguments to one match over the subcommands.
+//!
+//! Inputs: the arguments. Outputs: an exit code (0 good, 1 failed, 2 wrong usage), text on stdout for what was asked, on
+//! stderr for what went wrong. Lives on the thread that starts the process.
+
+use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
+use clap::{Args, Parser, Subcommand};
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// An outbound SMTP relay: takes mail, makes it durable, delivers it by MX, on every core.
+#[derive(Parser, Debug)]
+#[command(version, propagate_version = false, disable_help_subcommand = true)]
+#[command(after_help = "\
+Examples:
+  ringpost run                                   try it: listens on 127.0.0.1:2525, relays for this machine only,
+                                                 keeps mail in ./ringpost-spool
+  ringpost check --config /etc/ringpost.toml     is this configuration right? what does it mean?
+  ringpost run --config /etc/ringpost.toml       serve
+
+A configuration in which every key is explained: config/ringpost.toml")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the relay until SIGTERM or SIGINT.
+    #[command(after_help = "\
+Signals:
+  SIGTERM, SIGINT   drain: no new mail, transactions in progress finish, exit 0 (the second one: at once)
+  SIGHUP            open the event log anew, after it was moved away
+
+Examples:
+  ringpost run
+  ringpost run --config /etc/ringpost.toml")]
+    Run(RunArgs),
+    /// Check a configuration: print what it means, exit 0; or what is wrong with it, exit 1.
+    #[command(after_help = "\
+Example:
+  ringpost check --config /etc/ringpost.toml && systemctl restart ringpost")]
+    Check(CheckArgs),
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// The configuration; without it: 127.0.0.1:2525, relaying for loopback, spool in ./ringpost-spool.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    /// The configuration to check.
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Does what the arguments say.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Check(args) => check(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringpost: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn run(args: &RunArgs) -> Outcome {
+    let loaded = config::load(args.config.as_deref(), &Machine::this())?;
+    operator_log(loaded.config.log.level);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let Loaded { config, origin, .. } = loaded;
+    tracing::info!("ringpost {}, {origin}: {}", env!("CARGO_PKG_VERSION"), one_line(&config));
+    serve(Arc::new(config))
+}
+
+/// The one place where the command line meets the server.
+fn serve(_config: Arc<Config>) -> Outcome {
+    Err("this build has no server".into())
+}
+
+fn check(args: &CheckArgs) -> Outcome {
+    let loaded = config::load(Some(&args.config), &Machine::this())?;
+    print!("{}", summary(&loaded.config));
+    for warning in &loaded.warnings {
+        println!("warning: {warning}");
+    }
+    println!("{}: good{}", loaded.origin, if loaded.warnings.is_empty() { "" } else { ", with warnings" });
+    Ok(())
+}
+
+/// The operator's log: lines on stderr, which systemd takes into the journal. Events about mail go elsewhere.
+fn operator_log(level: Level) {
+    let level = match level {
+        Level::Error => tracing::Level::ERROR,
+        Level::Warn => tracing::Level::WARN,
+        Level::Info => tracing::Level::INFO,
+        Level::Debug => tracing::Level::DEBUG,
+    };
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    // Fails only if something set one before, which then stays.
+    drop(subscriber.try_init());
+}
+
+fn one_line(config: &Config) -> String {
+    let listeners: Vec<_> = config.listeners.iter().map(|listener| listener.address.to_string()).collect();
+    format!(
+        "{} on {}, {} shard{}, spool {}",
+        config.hostname,
+        listeners.join(" "),
+        config.shards,
+        if config.shards == 1 { "" } else { "s" },
+        config.spool.path.display()
+    )
+}
+
+/// The resolved configuration, a line for each thing an operator looks for.
+fn summary(config: &Config) -> String {
+    let list = |items: Vec<String>, none: &str| if items.is_empty() { none.to_owned() } else { items.join(" ") };
+    let delivery = &config.delivery;
+    let retry = &delivery.retry;
+    let lines = [
+        ("hostname", config.hostname.clone()),
+        ("shards", config.shards.to_string()),
+        ("drain timeout", Span(config.drain_timeout).to_string()),
+        (
+            "spool",
+            format!(
+                "{}, {}",
+                config.spool.path.display(),
+                config
+                    .spool
+                    .max_bytes
+                    .map_or("as large as the disk".to_owned(), |max| format!("at most {}", Size(max)))
+            ),
+        ),
+        ("listeners", list(config.listeners.iter().map(|l| l.address.to_string()).collect(), "none")),
+        ("relays for", list(config.relay.from_networks.iter().map(ToString::to_string).collect(), "nobody")),
+        (
+            "messages",
+            format!("up to {}, {} recipients", Size(config.smtp.max_message_bytes), config.smtp.max_recipients),
+        ),
+        (
+            "sessions",
+            format!(
+                "{} a shard, {} for a command, {} for data",
+                config.smtp.max_sessions_per_shard,
+                Span(config.smtp.command_timeout),
+                Span(config.smtp.data_timeout)
+            ),
+        ),
+        (
+            "dns",
+            format!(
+                "{}, {} each, {} rounds",
+                list(config.dns.servers.iter().map(ToString::to_string).collect(), "none"),
+                Span(config.dns.timeout),
+                config.dns.attempts
+            ),
+        ),
+        (
+            "delivers to",
+            match &delivery.smart_host {
+                Some(host) => format!("smart host {host}"),
+                None => format!("mail exchangers, port {}", delivery.port),
+            },
+        ),
+        (
+            "as",
+            format!(
+                "{} from {}, IPv6 {}",
+                delivery.ehlo_name,
+                list(delivery.source_addresses.iter().map(ToString::to_string).collect(), "any address"),
+                if delivery.ipv6 { "on" } else { "off" }
+            ),
+        ),
+        (
+            "connections",
+            format!(
+                "{} a destination, {} messages each, {} to connect, idle for {}",
+                delivery.connections_per_destination,
+                delivery.messages_per_connection,
+                Span(delivery.connect_timeout),
+                Span(delivery.idle_timeout)
+            ),
+        ),
+        (
+            "retries",
+            format!(
+                "after {}, then times {} up to {}, \u{b1}{:.0} %, given up after {}",
+                Span(retry.first),
+                retry.factor,
+                Span(retry.max),
+                retry.jitter * 100.0,
+                Span(retry.give_up)
+            ),
+        ),
+        ("admin", config.admin.map_or("none".to_owned(), |address| format!("http://{address}/"))),
+        (
+            "events",
+            match &config.log.events {
+                Events::Off => "off".to_owned(),
+                Events::Stdout => "standard output".to_owned(),
+                Events::File(path) => format!(
+                    "{}, rotated at {}, {} kept",
+                    path.display(),
+                    Size(config.log.rotate_bytes),
+                    config.log.keep
+                ),
+            },
+        ),
+    ];
+    let mut text = String::new();
+    for (name, value) in lines {
+        writeln!(text, "{name:<14} {value}").expect("a String takes everything");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_summary_tells_what_the_defaults_mean() {
+        let loaded = config::load(None, &Machine { cores: 2, ..Machine::default() }).expect("the embedded default");
+        let text = summary(&loaded.config);
+        for part in ["127.0.0.1:2525", "127.0.0.0/8 ::1/128", "up to 50MiB", "after 5m", "given up after 5d", "port 25"]
+        {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Configuration: TOML text becomes a [`Config`], resolved, validated and immutable.
+//!
+//! Inputs: a file or the embedded default, and what the machine says about itself ([`Machine`]). Outputs: a `Config`,
+//! plain data that every shard and the control thread share by `Arc`, and warnings; or all the problems found, each with
+//! file, line and key. It refuses unknown keys, values out of their range, and an open relay. Lives on the thread that
+//! starts the process; nothing reads a file or the environment later.
+
+mod raw;
+mod resolve;
+mod source;
+mod value;
+
+pub use source::Problem;
+pub use value::{Size, Span};
+
+use ipnet::IpNet;
+use std::fmt;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The configuration used without `--config`: the documented sample, in which every key has its default.
+pub const EMBEDDED: &str = include_str!("../../config/ringpost.toml");
+
+/// Everything Ringpost was told, checked. Immutable; shared by `Arc` between all threads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Our name in the greeting, in Received headers and in notifications: a domain name.
+    pub hostname: String,
+    /// How many, 1 to [`crate::limits::SHARDS`]; already one per usable core if the file says 0.
+    pub shards: usize,
+    /// After SIGTERM, the longest time until the process ends.
+    pub drain_timeout: Duration,
+    /// Where mail is kept.
+    pub spool: Spool,
+    /// At least one, all addresses distinct.
+    pub listeners: Vec<Listener>,
+    /// Who may relay.
+    pub relay: Relay,
+    /// The server side of SMTP.
+    pub smtp: Smtp,
+    /// Name resolution.
+    pub dns: Dns,
+    /// The client side.
+    pub delivery: Delivery,
+    /// The admin HTTP address, if there is one.
+    pub admin: Option<SocketAddr>,
+    /// Events and the operator's log.
+    pub log: Log,
+}
+
+/// `[spool]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spool {
+    /// Absolute directory.
+    pub path: PathBuf,
+    /// Octets all segments of all shards may have on disk before new mail gets 452; nothing: as much as the disk has.
+    pub max_bytes: Option<u64>,
+}
+
+/// `[[listener]]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Address and port, not 0. Every shard binds it.
+    pub address: SocketAddr,
+    /// What it is for.
+    pub kind: ListenerKind,
+}
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// Takes mail from `from_networks` to anywhere.
+    Relay,
+}
+
+/// `[relay]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relay {
+    /// Clients of these may relay; others get 550 5.7.1.
+    pub from_networks: Vec<IpNet>,
+}
+
+impl Relay {
+    /// Whether a client at `peer` may relay. An IPv4 client of an IPv6 socket (`::ffff:192.0.2.1`) counts as IPv4.
+    pub fn allows(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.from_networks.iter().any(|network| network.contains(&peer))
+    }
+}
+
+/// `[smtp]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smtp {
+    /// Largest message, octets as received; announced by SIZE.
+    pub max_message_bytes: u64,
+    /// Most recipients of one transaction.
+    pub max_recipients: usize,
+    /// Most inbound sessions of one shard.
+    pub max_sessions_per_shard: usize,
+    /// Time a client may take for its next command.
+    pub command_timeout: Duration,
+    /// Time a client may take between two pieces of message data.
+    pub data_timeout: Duration,
+}
+
+/// `[dns]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// In order of preference; at least one.
+    pub servers: Vec<SocketAddr>,
+    /// Time to wait for one answer.
+    pub timeout: Duration,
+    /// Rounds over all servers.
+    pub attempts: u32,
+}
+
+/// `[delivery]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// TCP port of mail exchangers; 25 but in tests.
+    pub port: u16,
+    /// Where all mail goes, instead of the mail exchangers.
+    pub smart_host: Option<SmartHost>,
+    /// Our name in EHLO.
+    pub ehlo_name: String,
+    /// Local addresses to connect from: at most one of each family is used for a connection. Empty: the kernel chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// Whether to connect to IPv6 addresses.
+    pub ipv6: bool,
+    /// Most connections to one destination, over all shards.
+    pub connections_per_destination: u32,
+    /// Most messages over one connection.
+    pub messages_per_connection: u32,
+    /// An idle connection is closed after this.
+    pub idle_timeout: Duration,
+    /// TCP connect, per address.
+    pub connect_timeout: Duration,
+    /// When to try again.
+    pub retry: Retry,
+}
+
+/// `[delivery] smart_host`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmartHost {
+    /// Name (its A and AAAA are looked up, not its MX) or address.
+    pub host: Host,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl fmt::Display for SmartHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+            Host::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
+        }
+    }
+}
+
+/// A name or an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A domain name, lower case.
+    Name(String),
+    /// An IP address.
+    Address(IpAddr),
+}
+
+/// `[delivery] retry`: attempt n+1 comes `first * factor^n`, at most `max`, after attempt n, give or take `jitter` of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// After the first failure.
+    pub first: Duration,
+    /// 1.0 to 10.0.
+    pub factor: f64,
+    /// Longest interval, not below `first`.
+    pub max: Duration,
+    /// Age at which the message is bounced, not below `max`.
+    pub give_up: Duration,
+    /// 0.0 to 0.5: the part of an interval that is random.
+    pub jitter: f64,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Of the operator's log on stderr.
+    pub level: Level,
+    /// Where events go.
+    pub events: Events,
+    /// An event log file rotates before it grows above this.
+    pub rotate_bytes: u64,
+    /// Rotated files kept.
+    pub keep: u32,
+}
+
+/// `[log] level`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Only what stops service.
+    Error,
+    /// And what needs a look.
+    Warn,
+    /// And start, stop, listeners.
+    Info,
+    /// And what a developer asks for.
+    Debug,
+}
+
+/// `[log] events`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Events {
+    /// Not at all.
+    Off,
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines in this file (absolute), rotated.
+    File(PathBuf),
+}
+
+/// What the machine says, as far as defaults depend on it.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// The kernel's host name.
+    pub hostname: Option<String>,
+    /// Cores this process may use.
+    pub cores: usize,
+    /// Relative paths begin here.
+    pub directory: PathBuf,
+    /// The text of /etc/resolv.conf.
+    pub resolv_conf: String,
+}
+
+impl Machine {
+    /// This one.
+    pub fn this() -> Machine {
+        Machine {
+            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+        }
+    }
+}
+
+/// A valid configuration and what is suspicious about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// For the operator's eyes; none of them stops the start.
+    pub warnings: Vec<Problem>,
+    /// The file's name, or `built-in configuration`.
+    pub origin: String,
+}
+
+/// Everything wrong with a configuration; never empty.
+#[derive(Clone, Debug, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.0.iter().enumerate() {
+            write!(f, "{}{problem}", if i == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads `file`, or takes the embedded default.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn load(file: Option<&Path>, machine: &Machine) -> Result<Loaded, Problems> {
+    match file {
+        None => parse("built-in configuration", EMBEDDED, machine),
+        Some(path) => {
+            let name = path.display().to_string();
+            let text = read(path).map_err(|message| {
+                Problems(vec![Problem { file: name.clone(), place: None, key: String::new(), message }])
+            })?;
+            parse(&name, &text, machine)
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let limit = crate::limits::CONFIG_FILE_BYTES;
+    let mut text = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit + 1).read_to_end(&mut text))
+        .map_err(|error| format!("cannot read it: {error}"))?;
+    if text.len() as u64 > limit {
+        return Err(format!("larger than {}: not a configuration", Size(limit)));
+    }
+    String::from_utf8(text).map_err(|error| {
+        let (line, _) = source::place(&String::from_utf8_lossy(error.as_bytes()), error.utf8_error().valid_up_to());
+        format!("line {line} is not UTF-8; TOML has to be")
+    })
+}
+
+/// Parses and resolves `text`; `origin` is how problems call it.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn parse(origin: &str, text: &str, machine: &Machine) -> Result<Loaded, Problems> {
+    let index = source::Index::new(text);
+    let raw: raw::Raw = toml::from_str(text).map_err(|error| {
+        let span = error.span();
+        Problems(vec![Problem {
+            file: origin.to_owned(),
+            place: span.as_ref().map(|span| source::place(text, span.start)),
+            key: span.and_then(|span| index.key_at(&span)).unwrap_or_default().to_owned(),
+            message: error.message().replace('\n', "; "),
+        }])
+    })?;
+    let mut resolver = resolve::Resolver::new(origin, text, &index, machine);
+    let config = resolver.resolve(raw);
+    if resolver.errors.is_empty() {
+        Ok(Loaded { config, warnings: resolver.warnings, origin: origin.to_owned() })
+    } else {
+        Err(Problems(resolver.errors))
+    }
+}
+
+#[cfg(test)]
+mod tests;

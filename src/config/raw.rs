@@ -1,0 +1,163 @@
+//! What the TOML says, before anything is checked but its shape. Every key of the file is a field here and nowhere else;
+//! `config/ringpost.toml` documents each (a test compares the two). Unknown keys are refused.
+
+use super::value::{Size, Span};
+use serde::Deserialize;
+
+#[cfg(test)]
+pub(super) use keys::all as all_keys;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "config/ringpost.toml documents the keys")]
+pub struct Raw {
+    pub hostname: Option<String>,
+    pub shards: Option<i64>,
+    pub drain_timeout: Option<Span>,
+    pub spool: RawSpool,
+    pub listener: Vec<RawListener>,
+    pub relay: RawRelay,
+    pub smtp: RawSmtp,
+    pub dns: RawDns,
+    pub delivery: RawDelivery,
+    pub admin: RawAdmin,
+    pub log: RawLog,
+}
+
+macro_rules! section {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[cfg_attr(test, derive(serde::Serialize))]
+        #[serde(deny_unknown_fields, default)]
+        #[allow(missing_docs, reason = "config/ringpost.toml documents the keys")]
+        pub struct $name { $(pub $field: $type,)* }
+    };
+}
+
+section! {
+    /// `[spool]`
+    RawSpool {
+        path: Option<String>,
+        max_bytes: Option<Size>,
+    }
+}
+
+section! {
+    /// `[[listener]]`
+    RawListener {
+        address: Option<String>,
+        kind: Option<String>,
+    }
+}
+
+section! {
+    /// `[relay]`
+    RawRelay {
+        from_networks: Option<Vec<String>>,
+    }
+}
+
+section! {
+    /// `[smtp]`
+    RawSmtp {
+        max_message_bytes: Option<Size>,
+        max_recipients: Option<i64>,
+        max_sessions_per_shard: Option<i64>,
+        command_timeout: Option<Span>,
+        data_timeout: Option<Span>,
+    }
+}
+
+section! {
+    /// `[dns]`
+    RawDns {
+        servers: Option<Vec<String>>,
+        timeout: Option<Span>,
+        attempts: Option<i64>,
+    }
+}
+
+section! {
+    /// `[delivery]`
+    RawDelivery {
+        port: Option<i64>,
+        smart_host: Option<String>,
+        ehlo_name: Option<String>,
+        source_addresses: Option<Vec<String>>,
+        ipv6: Option<bool>,
+        connections_per_destination: Option<i64>,
+        messages_per_connection: Option<i64>,
+        idle_timeout: Option<Span>,
+        connect_timeout: Option<Span>,
+        retry: RawRetry,
+    }
+}
+
+section! {
+    /// `[delivery] retry = { … }`
+    RawRetry {
+        first: Option<Span>,
+        factor: Option<f64>,
+        max: Option<Span>,
+        give_up: Option<Span>,
+        jitter: Option<f64>,
+    }
+}
+
+section! {
+    /// `[admin]`
+    RawAdmin {
+        address: Option<String>,
+    }
+}
+
+section! {
+    /// `[log]`
+    RawLog {
+        level: Option<String>,
+        events: Option<String>,
+        rotate_bytes: Option<Size>,
+        keep: Option<i64>,
+    }
+}
+
+#[cfg(test)]
+mod keys {
+    use super::*;
+
+    impl serde::Serialize for Span {
+        fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+            s.collect_str(self)
+        }
+    }
+
+    impl serde::Serialize for Size {
+        fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+            s.serialize_u64(self.0)
+        }
+    }
+
+    /// Every key as a dotted path, read off the types above.
+    pub(in crate::config) fn all() -> Vec<String> {
+        fn walk(value: &serde_json::Value, path: &str, into: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(map) => {
+                    for (key, value) in map {
+                        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                        walk(value, &path, into);
+                    }
+                }
+                serde_json::Value::Array(list) => list.iter().for_each(|item| walk(item, path, into)),
+                _ => into.push(path.to_owned()),
+            }
+        }
+        let raw = Raw { listener: vec![RawListener::default()], ..Raw::default() };
+        let value = serde_json::to_value(raw).expect("plain data");
+        let mut into = Vec::new();
+        walk(&value, "", &mut into);
+        into
+    }
+}

@@ -1,0 +1,322 @@
+//! The control plane: ONE ordinary thread with tokio beside the shards. Signals, the event log, metrics, admin HTTP.
+//!
+//! Inputs: the shards' event queues, statistics and histograms ([`ShardLink`]); signals; HTTP requests. Outputs: event
+//! lines, pages, and [`Command`]s to whoever runs the shards. It polls the queues every
+//! [`CONTROL_POLL_INTERVAL`]: a shard never wakes it, waits for it or knows whether it lives. A disk that hangs under the
+//! event log holds up a helper thread, not signals and not HTTP; then the queues fill, and events are dropped and counted.
+//!
+//! It refuses to touch mail: no message passes through here.
+
+pub mod admin;
+pub mod json;
+pub mod log;
+pub mod metrics;
+
+use crate::config::{Config, Events};
+use crate::limits::{CONTROL_FINISH_TIMEOUT, CONTROL_POLL_INTERVAL, EVENT_WRITE_BYTES};
+use crate::shard::event::{self, Event, EventSink, EventSource};
+use crate::shard::stats::{HistogramSource, ShardStats, StageHistograms, stage_histograms};
+use json::Encoder;
+use log::EventLog;
+use metrics::Metrics;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// What the control plane asks of whoever runs the shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Take no new mail, finish transactions in progress, end.
+    Drain,
+    /// End now; what is in progress is cut off, nothing acknowledged is lost.
+    DrainNow,
+}
+
+/// One shard's ends of everything between it and the control thread. Lives on that shard.
+pub struct ShardSide {
+    /// Counters and gauges.
+    pub stats: Arc<ShardStats>,
+    /// Facts about mail.
+    pub events: EventSink,
+    /// Latencies per stage.
+    pub histograms: StageHistograms,
+}
+
+/// The control thread's ends of the same.
+pub struct ShardLink {
+    stats: Arc<ShardStats>,
+    events: EventSource,
+    histograms: HistogramSource,
+}
+
+/// Makes both sides for one shard. The order of the links given to [`start`] is the shards' numbering on /metrics.
+pub fn link(config: &Config) -> (ShardSide, ShardLink) {
+    let stats = Arc::new(ShardStats::default());
+    let (sink, source) = event::channel(config.log.events != Events::Off);
+    let (histograms, taken) = stage_histograms();
+    let shard = ShardSide { stats: Arc::clone(&stats), events: sink, histograms };
+    (shard, ShardLink { stats, events: source, histograms: taken })
+}
+
+/// The running control thread.
+pub struct ControlThread {
+    admin: Option<SocketAddr>,
+    finish: oneshot::Sender<()>,
+    ended: mpsc::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Starts the control thread. On return the event log is open, the admin address bound and the signals are taken.
+///
+/// # Errors
+/// The event log cannot be opened, the admin address cannot be bound, or the runtime or thread cannot be made; the text
+/// says which.
+pub fn start(
+    config: Arc<Config>,
+    shards: Vec<ShardLink>,
+    command: Box<dyn Fn(Command) + Send>,
+) -> io::Result<ControlThread> {
+    let log = EventLog::open(&config.log)?;
+    let listener = config.admin.map(bind_admin).transpose()?;
+    let admin = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let (finish, finished) = oneshot::channel();
+    let (ready, started) = mpsc::channel();
+    let (end, ended) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        runtime.block_on(async {
+            match Control::new(log, shards, command, listener) {
+                Ok(control) => {
+                    drop(ready.send(Ok(())));
+                    control.run(finished).await;
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        });
+        // Does not wait for a write that hangs.
+        runtime.shutdown_background();
+        drop(end);
+    })?;
+    started.recv().unwrap_or_else(|_| Err(io::Error::other("the control thread ended while it started")))?;
+    if let Some(address) = admin {
+        tracing::info!("admin HTTP on http://{address}/");
+    }
+    Ok(ControlThread { admin, finish, ended, thread })
+}
+
+fn bind_admin(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let bind = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("the admin address {address} (admin.address) cannot be bound: {error}"))
+    })
+}
+
+impl ControlThread {
+    /// The admin address as bound.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// After the shards have ended: writes their remaining events and ends the thread. False if it did not end in
+    /// [`CONTROL_FINISH_TIMEOUT`] (its disk hangs) or had died; then it is left behind.
+    pub fn finish(self) -> bool {
+        let asked = self.finish.send(()).is_ok();
+        // The sender is dropped at the thread's end, whatever ended it.
+        match self.ended.recv_timeout(CONTROL_FINISH_TIMEOUT) {
+            Err(mpsc::RecvTimeoutError::Timeout) => false,
+            _ => self.thread.join().is_ok() && asked,
+        }
+    }
+}
+
+/// Everything that lives on the control thread.
+struct Control {
+    metrics: admin::Shared,
+    events: Vec<EventSource>,
+    encoder: Encoder,
+    writer: Writer,
+    command: Box<dyn Fn(Command) + Send>,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    drains: u32,
+}
+
+impl Control {
+    fn new(
+        log: EventLog,
+        shards: Vec<ShardLink>,
+        command: Box<dyn Fn(Command) + Send>,
+        listener: Option<std::net::TcpListener>,
+    ) -> io::Result<Control> {
+        let (mut events, mut measured) = (Vec::new(), Vec::new());
+        for shard in shards {
+            events.push(shard.events);
+            measured.push((shard.stats, shard.histograms));
+        }
+        let metrics = Arc::new(Mutex::new(Metrics::new(measured)));
+        if let Some(listener) = listener {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            drop(tokio::spawn(admin::serve(listener, Arc::clone(&metrics))));
+        }
+        Ok(Control {
+            metrics,
+            events,
+            encoder: Encoder::default(),
+            writer: Writer::Idle(Box::new((log, Vec::new()))),
+            command,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            drains: 0,
+        })
+    }
+
+    async fn run(mut self, mut finished: oneshot::Receiver<()>) {
+        let mut poll = interval(CONTROL_POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut collect = interval(Duration::from_secs(1));
+        collect.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reopen = false;
+        loop {
+            tokio::select! {
+                _ = poll.tick() => self.turn(&mut reopen).await,
+                _ = collect.tick() => self.metrics().collect(),
+                _ = self.terminate.recv() => self.drain("SIGTERM"),
+                _ = self.interrupt.recv() => self.drain("SIGINT"),
+                _ = self.hangup.recv() => reopen = true,
+                // Also if the ControlThread was dropped: the process ends without asking.
+                _ = &mut finished => break,
+            }
+        }
+        self.last_turns(&mut reopen).await;
+    }
+
+    fn metrics(&self) -> MutexGuard<'_, Metrics> {
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drain(&mut self, signal: &str) {
+        self.drains += 1;
+        self.metrics().own().draining.store(1, Ordering::Relaxed);
+        if self.drains == 1 {
+            tracing::info!("{signal}: draining; a second one ends at once");
+            (self.command)(Command::Drain);
+        } else {
+            tracing::warn!("{signal} again: ending at once");
+            (self.command)(Command::DrainNow);
+        }
+    }
+
+    /// Encodes what the shards have sent and hands it to the writer; if that still has the last lot, leaves it in the
+    /// queues.
+    async fn turn(&mut self, reopen: &mut bool) {
+        let Some((mut log, mut lines)) = self.writer.take_if_idle().await.map(|idle| *idle) else { return };
+        lines.clear();
+        let (mut count, mut dropped) = (0, 0);
+        for source in &mut self.events {
+            dropped += source.dropped();
+            while lines.len() < EVENT_WRITE_BYTES
+                && source.take_batch(|event| {
+                    if let Event::Notice(notice) = event {
+                        tell(notice);
+                    }
+                    self.encoder.encode(event, &mut lines);
+                    count += 1;
+                })
+            {}
+        }
+        let metrics = self.metrics();
+        let own = metrics.own();
+        own.event_lines.fetch_add(count, Ordering::Relaxed);
+        own.events_dropped.store(dropped, Ordering::Relaxed);
+        own.event_bytes.store(log.bytes, Ordering::Relaxed);
+        own.event_lines_lost.store(log.lines_lost, Ordering::Relaxed);
+        own.event_write_errors.store(log.errors, Ordering::Relaxed);
+        drop(metrics);
+        let reopen_now = std::mem::take(reopen);
+        self.writer = if lines.is_empty() && !reopen_now {
+            Writer::Idle(Box::new((log, lines)))
+        } else {
+            Writer::Busy(tokio::task::spawn_blocking(move || {
+                if reopen_now {
+                    log.reopen();
+                }
+                log.write(&lines);
+                lines.shrink_to(EVENT_WRITE_BYTES);
+                Box::new((log, lines))
+            }))
+        };
+    }
+
+    /// Until the queues are empty and the last write has ended, or time is up.
+    async fn last_turns(&mut self, reopen: &mut bool) {
+        let deadline = Instant::now() + CONTROL_FINISH_TIMEOUT / 2;
+        while Instant::now() < deadline {
+            self.turn(reopen).await;
+            if matches!(self.writer, Writer::Idle(_)) && self.events.iter().all(EventSource::is_empty) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tracing::error!("event log: the last events could not be written in time");
+    }
+}
+
+type Hand = Box<(EventLog, Vec<u8>)>;
+
+/// The event log, here or with the helper thread that is writing to it.
+enum Writer {
+    Idle(Hand),
+    Busy(JoinHandle<Hand>),
+    /// The helper died: no more event log.
+    Gone,
+}
+
+impl Writer {
+    /// The log and its buffer, if no write is under way; leaves `Gone`, to be replaced.
+    async fn take_if_idle(&mut self) -> Option<Hand> {
+        match std::mem::replace(self, Writer::Gone) {
+            Writer::Idle(hand) => Some(hand),
+            Writer::Gone => None,
+            Writer::Busy(mut task) => match timeout(Duration::ZERO, &mut task).await {
+                Ok(Ok(hand)) => Some(hand),
+                Ok(Err(error)) => {
+                    tracing::error!("event log: its writer has died: {error}");
+                    None
+                }
+                Err(_) => {
+                    *self = Writer::Busy(task);
+                    None
+                }
+            },
+        }
+    }
+}
+
+/// A shard's notice in the operator's log.
+fn tell(notice: &event::Notice) {
+    let details = String::from_utf8_lossy(notice.text.get(0)).replace(char::is_control, " ");
+    let (shard, name) = (notice.shard, notice.kind.name());
+    if notice.kind.is_trouble() {
+        tracing::error!("shard {shard}: {name}: {details}");
+    } else {
+        tracing::info!("shard {shard}: {name}: {details}");
+    }
+}
+
+#[cfg(test)]
+mod tests;
