@@ -1,6 +1,8 @@
 //! The destination queues: enqueue, take and finish a job, with 10,000 and 1,000,000 jobs at rest over 1,000
 //! destinations. The cost of a job must not grow with the jobs at rest.
 
+#![allow(missing_docs)] // what criterion_group! makes has none
+
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::message::MessageId;
 use ringpost::queue::{Job, Queue, RecipientSet, RetryPolicy};

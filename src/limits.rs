@@ -255,3 +255,17 @@ const _: () = assert!(EVENT_TEXT_BYTES <= u16::MAX as usize / 8, "offsets of an 
 const _: () = assert!(MESSAGE_BYTES_DEFAULT >= MESSAGE_BYTES_RANGE.0 && MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_RANGE.1);
 const _: () = assert!(RETRY_FIRST_DEFAULT.as_secs() <= RETRY_MAX_DEFAULT.as_secs());
 const _: () = assert!(RETRY_MAX_DEFAULT.as_secs() <= RETRY_GIVE_UP_DEFAULT.as_secs());
+// --- Headers and notifications that Ringpost writes ------------------------------------------------------------------
+
+/// A name (HELO argument, host name) within a Received header; longer ones are cut.
+pub const TRACE_NAME_BYTES: usize = DOMAIN_BYTES;
+/// A Received header: two names, an address, an id, a date and the words between them, with room to spare.
+pub const RECEIVED_HEADER_BYTES: usize = 2 * TRACE_NAME_BYTES + 256;
+/// Original headers returned in a delivery status notification, in octets as received; the rest is left out.
+pub const DSN_HEADERS_BYTES: usize = 16 << 10;
+/// Text of one reply within a notification; the rest is left out.
+pub const DSN_REPLY_BYTES: usize = 512;
+/// Longest line Ringpost writes into a message, without CRLF (RFC 5322 §2.1.1).
+pub const MESSAGE_LINE_BYTES: usize = 998;
+
+const _: () = assert!(PATH_BYTES + 64 < MESSAGE_LINE_BYTES, "an address fits a header line");

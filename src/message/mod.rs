@@ -1,9 +1,11 @@
 //! PURE. What a message is between the two protocol machines: its id, its envelope, the headers Ringpost adds, and the
 //! notifications it writes about it.
 
+pub mod dsn;
 pub mod envelope;
 pub mod id;
 pub mod status;
+pub mod trace;
 
 pub use envelope::{Envelope, Recipient};
 pub use id::MessageId;
