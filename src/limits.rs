@@ -269,3 +269,9 @@ pub const DSN_REPLY_BYTES: usize = 512;
 pub const MESSAGE_LINE_BYTES: usize = 998;
 
 const _: () = assert!(PATH_BYTES + 64 < MESSAGE_LINE_BYTES, "an address fits a header line");
+/// Messages of one shard that are not settled. At it MAIL is answered 452: some 300 bytes of memory each.
+pub const LIVE_MESSAGES_PER_SHARD: usize = 4_000_000;
+/// Records read at once to tell their senders of a failure.
+pub const BOUNCES_READING: usize = 16;
+/// A notification that the log did not take is tried again after this.
+pub const BOUNCE_RETRY: Duration = Duration::from_secs(5);

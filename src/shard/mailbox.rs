@@ -9,7 +9,7 @@ use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{LastReply, RecipientSet};
 use crate::rt::buffer::Slice;
-use crate::time::{Moment, Wall};
+use crate::time::Wall;
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
 
@@ -60,10 +60,8 @@ pub struct Handoff {
     pub home: u16,
     /// When it was accepted: its age decides when it expires.
     pub accepted: Wall,
-    /// The same on the monotonic clock, for stage times; `None` after a restart.
-    pub accepted_mono: Option<Moment>,
     /// Octets on the wire.
-    pub size: u64,
+    pub size: u32,
     /// The destination: the recipients' domain in lower case.
     pub domain: Box<str>,
     /// Which of the message's recipients.

@@ -1,0 +1,277 @@
+//! One outbound connection: the SMTP client machine, the messages it carries, and what the socket has not taken yet.
+//! Lives on the shard that owns the destination.
+
+use super::Turn;
+use crate::dns::Attempt;
+use crate::limits;
+use crate::message::MessageId;
+use crate::queue::{DestinationId, JobKey, LastReply};
+use crate::rt::ConnId;
+use crate::rt::buffer::Slice;
+use crate::smtp::client::{Client, Transmit};
+use crate::spool::{RecordView, chunk_data};
+use crate::time::Moment;
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// See the module.
+pub(super) struct Connection {
+    pub(super) conn: ConnId,
+    pub(super) destination: DestinationId,
+    /// `None` while TCP connects.
+    pub(super) client: Option<Client>,
+    pub(super) remote: SocketAddr,
+    pub(super) host: Rc<str>,
+    /// Addresses to try if this one fails, the next one last.
+    pub(super) others: Vec<Attempt>,
+    pub(super) began: Moment,
+    /// TCP and greeting, in µs, for the first message's event.
+    pub(super) connect_us: u64,
+    /// Transactions that were answered; a connection lost before one is not reused but broken.
+    pub(super) done: u32,
+    /// Transactions begun.
+    pub(super) begun: u32,
+    pub(super) transactions: Vec<Transaction>,
+    /// When it fell idle.
+    pub(super) idle_since: Option<Moment>,
+    unsent: VecDeque<Piece>,
+    /// A large body that is being sent in chunks.
+    stream: Option<BodyStream>,
+}
+
+/// One message on its way over a connection.
+pub(super) struct Transaction {
+    pub(super) token: u64,
+    pub(super) job: JobKey,
+    pub(super) record: Slice,
+    pub(super) began: Moment,
+    /// Recipients refused by themselves: their place in the job's set.
+    pub(super) refused: Vec<(u32, Box<LastReply>)>,
+    /// Something of the next hop's was heard about it.
+    pub(super) answered: bool,
+}
+
+/// Bytes the socket has not taken.
+enum Piece {
+    Bytes(Vec<u8>, usize),
+    Shared(Slice, Range<usize>),
+}
+
+/// A body of more than one record: its next chunk is asked for when little is left to send.
+struct BodyStream {
+    token: u64,
+    id: MessageId,
+    /// The part to be sent next.
+    next: u32,
+    parts: u32,
+    /// A chunk was asked for and has not come.
+    waiting: bool,
+}
+
+/// What the connection's owner must do after a flush.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Want {
+    Nothing,
+    /// This part of this message's body.
+    Chunk(MessageId, u32),
+}
+
+impl Connection {
+    pub(super) fn new(
+        conn: ConnId,
+        destination: DestinationId,
+        remote: SocketAddr,
+        host: Rc<str>,
+        others: Vec<Attempt>,
+        now: Moment,
+    ) -> Self {
+        Connection {
+            conn,
+            destination,
+            client: None,
+            remote,
+            host,
+            others,
+            began: now,
+            connect_us: 0,
+            done: 0,
+            begun: 0,
+            transactions: Vec::new(),
+            idle_since: None,
+            unsent: VecDeque::new(),
+            stream: None,
+        }
+    }
+
+    /// TCP stands: the machine waits for the greeting.
+    pub(super) fn established(&mut self, ehlo_name: Arc<str>, timeouts: crate::smtp::client::ClientTimeouts, now: Moment) {
+        self.client = Some(Client::new(ehlo_name, timeouts, now));
+    }
+
+    pub(super) fn can_start(&self, messages_per_connection: u32) -> bool {
+        self.begun < messages_per_connection && self.client.as_ref().is_some_and(Client::can_start)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.client.as_ref().is_some_and(Client::is_idle) && self.transactions.is_empty()
+    }
+
+    pub(super) fn transaction(&mut self, token: u64) -> Option<&mut Transaction> {
+        self.transactions.iter_mut().find(|t| t.token == token)
+    }
+
+    pub(super) fn take_transaction(&mut self, token: u64) -> Option<Transaction> {
+        let at = self.transactions.iter().position(|t| t.token == token)?;
+        self.done += 1;
+        if self.stream.as_ref().is_some_and(|s| s.token == token) {
+            self.stream = None;
+        }
+        Some(self.transactions.remove(at))
+    }
+
+    /// Sends what the machine wants sent, as far as the socket takes it: commands, body and the next envelope in one
+    /// write.
+    pub(super) fn flush(&mut self, turn: &mut Turn<'_>) -> Want {
+        loop {
+            let Some(client) = &mut self.client else { return Want::Nothing };
+            if !self.unsent.is_empty() || self.stream.is_some() {
+                // In order: what the machine says now goes behind what waits. It says nothing behind a body before
+                // `body_sent`.
+                break;
+            }
+            // At most: the rest of one envelope, a body, the next envelope.
+            let mut pieces: [Option<Transmit>; 4] = [None, None, None, None];
+            let mut count = 0;
+            while count < pieces.len() {
+                let Some(transmit) = client.poll_transmit() else { break };
+                if let Transmit::Body { token } = transmit {
+                    let transaction = self.transactions.iter().find(|t| t.token == token);
+                    let view = transaction.and_then(|t| RecordView::parse(&t.record));
+                    match view {
+                        Some(view) if view.chunk_count() > 0 => {
+                            self.stream = Some(BodyStream {
+                                token,
+                                id: view.id(),
+                                next: 1,
+                                parts: view.chunk_count(),
+                                waiting: false,
+                            });
+                        }
+                        _ => client.body_sent(token, turn.now.mono),
+                    }
+                }
+                pieces[count] = Some(transmit);
+                count += 1;
+                if self.stream.is_some() {
+                    break;
+                }
+            }
+            if count == 0 {
+                return Want::Nothing;
+            }
+            let empty: &[u8] = &[];
+            let mut slices = [IoSlice::new(empty); 4];
+            let mut shared: [Option<(&Slice, Range<usize>)>; 4] = [None, None, None, None];
+            let mut total = 0;
+            for (at, piece) in pieces.iter().flatten().enumerate() {
+                let bytes = match piece {
+                    Transmit::Commands(range) => client.commands(range.clone()),
+                    Transmit::Body { token } => {
+                        let record = self.transactions.iter().find(|t| t.token == *token).map(|t| &t.record);
+                        let record = record.expect("a transaction keeps its record until it is finished");
+                        let range = RecordView::parse(record).expect("it was parsed when it was begun").data_range();
+                        shared[at] = Some((record, range.clone()));
+                        &record[range]
+                    }
+                };
+                total += bytes.len();
+                slices[at] = IoSlice::new(bytes);
+            }
+            let taken = turn.io.write(self.conn, &slices[..count]);
+            if taken < total {
+                let mut skip = taken;
+                for (slice, shared) in slices[..count].iter().zip(&shared) {
+                    if skip >= slice.len() {
+                        skip -= slice.len();
+                        continue;
+                    }
+                    self.unsent.push_back(match shared {
+                        Some((record, range)) => Piece::Shared((*record).clone(), range.start + skip..range.end),
+                        None => Piece::Bytes(slice.to_vec(), skip),
+                    });
+                    skip = 0;
+                }
+            }
+            client.transmitted();
+        }
+        self.want_chunk()
+    }
+
+    fn want_chunk(&mut self) -> Want {
+        // One chunk is being sent while the next is read: two in memory.
+        match &mut self.stream {
+            Some(stream) if !stream.waiting && stream.next <= stream.parts && self.unsent.len() < 2 => {
+                stream.waiting = true;
+                Want::Chunk(stream.id, stream.next)
+            }
+            _ => Want::Nothing,
+        }
+    }
+
+    /// The chunk that was wanted.
+    pub(super) fn chunk(&mut self, id: MessageId, part: u32, record: &Slice, turn: &mut Turn<'_>) -> Want {
+        let Some(stream) = &mut self.stream else { return Want::Nothing };
+        let Some(data) = chunk_data(record) else { return Want::Nothing };
+        if stream.id != id || stream.next != part {
+            return Want::Nothing;
+        }
+        let start = data.as_ptr() as usize - record.as_ptr() as usize;
+        stream.waiting = false;
+        stream.next += 1;
+        self.unsent.push_back(Piece::Shared(record.clone(), start..start + data.len()));
+        self.writable(turn)
+    }
+
+    /// The socket has room: goes on with what it did not take.
+    pub(super) fn writable(&mut self, turn: &mut Turn<'_>) -> Want {
+        while let Some(piece) = self.unsent.front_mut() {
+            let rest = match piece {
+                Piece::Bytes(bytes, at) => &bytes[*at..],
+                Piece::Shared(slice, range) => &slice[range.clone()],
+            };
+            let (len, taken) = (rest.len(), turn.io.write(self.conn, &[IoSlice::new(rest)]));
+            if let (Some(client), true) = (&mut self.client, self.stream.is_some()) {
+                client.body_progress(turn.now.mono);
+            }
+            if taken < len {
+                match piece {
+                    Piece::Bytes(_, at) => *at += taken,
+                    Piece::Shared(_, range) => range.start += taken,
+                }
+                return self.want_chunk();
+            }
+            self.unsent.pop_front();
+        }
+        if let Some(stream) = &self.stream
+            && stream.next > stream.parts
+            && let Some(client) = &mut self.client
+        {
+            client.body_sent(stream.token, turn.now.mono);
+            self.stream = None;
+        }
+        if self.stream.is_some() { self.want_chunk() } else { self.flush(turn) }
+    }
+
+    /// When the connection must be looked at: the machine's timer, or the end of the connect or of idleness.
+    pub(super) fn deadline(&self, connect_timeout: std::time::Duration, idle_timeout: std::time::Duration) -> Option<Moment> {
+        match (&self.client, self.idle_since) {
+            (None, _) => Some(self.began + connect_timeout.min(limits::CONNECT_TIMEOUT)),
+            (Some(_), Some(since)) => Some(since + idle_timeout),
+            (Some(client), None) => client.poll_timeout(),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The delivering half of a shard: from a destination's queue to the reply of its mail exchanger.
+//!
+//! Inputs: `Handoff` and `Fetched` from home shards, events of outbound connections and DNS sockets, time. Outputs:
+//! connections and bytes, questions to DNS, `Settled` and `Fetch` to home shards, events. Lives on the shard that owns
+//! its destinations. It refuses to write the spool, and to decide a retry: that is `queue`'s.
+//!
+//! For each destination a [`Pool`]: its connections, and the jobs whose records are in memory and may go. The one place
+//! where mail meets connections is [`Deliverer::pump`]; everything that could change its answer calls it.
+
+mod connection;
+mod outcome;
+
+use crate::config::Config;
+use crate::dns::{Answer, Attempt, DnsSettings, ExchangeId, Resolution, Resolver, Transmit, Verdict};
+use crate::limits;
+use crate::message::{MessageId, Status};
+use crate::queue::{DestinationId, Job, JobKey, LastReply, Queue, RecipientSet, RetryPolicy};
+use crate::route::{NextHop, Routes};
+use crate::rt::buffer::Slice;
+use crate::rt::{ConnId, Event as RtEvent};
+use crate::shard::mailbox::{FinalOutcome, Handoff, Mail, Settled};
+use crate::shard::table::ConnTable;
+use crate::shard::{Turn, micros};
+use crate::smtp::client::{Client, ClientEvent, ClientTimeouts, MailParams};
+use crate::spool::RecordView;
+use crate::time::{Moment, Now};
+use connection::{Connection, Transaction, Want};
+use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+type Map<K, V> = HashMap<K, V, foldhash::quality::FixedState>;
+
+/// See the module.
+pub struct Deliverer {
+    me: u16,
+    config: Arc<Config>,
+    routes: Arc<Routes>,
+    ehlo_name: Arc<str>,
+    timeouts: ClientTimeouts,
+    queue: Queue<Slice>,
+    resolver: Resolver,
+    pools: Map<DestinationId, Pool>,
+    /// Destinations that wait for a DNS answer, by the name that was asked.
+    resolving: Map<Rc<str>, Vec<DestinationId>>,
+    connections: ConnTable<Box<Connection>>,
+    questions: ConnTable<Question>,
+    exchanges: Map<ExchangeId, ConnId>,
+    /// Who waits for a record or a chunk from its home.
+    fetches: Map<(MessageId, u32), Vec<Fetch>>,
+    /// Connections that fell idle, longest ago first; entries of those that are busy again are skipped.
+    idle: VecDeque<ConnId>,
+    /// Destinations that could not connect because all connections of the shard were in use.
+    starved: VecDeque<DestinationId>,
+    max_connections: usize,
+    next_token: u64,
+    order: Vec<Attempt>,
+    due: Vec<ConnId>,
+    draining: bool,
+}
+
+/// A destination's connections.
+#[derive(Default)]
+struct Pool {
+    connections: Vec<ConnId>,
+    connecting: usize,
+    /// Jobs held for sending whose record is in memory.
+    loaded: VecDeque<JobKey>,
+    /// Jobs held for sending whose record was asked for.
+    fetching: usize,
+    route: Option<Rc<Resolution>>,
+    resolving: bool,
+}
+
+struct Question {
+    exchange: ExchangeId,
+    stream: bool,
+    /// What TCP is to send once it is connected.
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum Fetch {
+    /// The record, for a job that is to be sent.
+    Job(DestinationId, JobKey),
+    /// A chunk, for a body that is being sent.
+    Chunk(ConnId),
+}
+
+impl Deliverer {
+    /// `seed` must be unpredictable: DNS ids come from it. `max_connections` is this shard's share of descriptors.
+    pub fn new(me: u16, config: Arc<Config>, routes: Arc<Routes>, dns: &DnsSettings, max_connections: usize, seed: u64) -> Self {
+        let retry = &config.delivery.retry;
+        let policy = RetryPolicy {
+            first: retry.first,
+            factor: retry.factor,
+            max: retry.max,
+            give_up: retry.give_up,
+            jitter: retry.jitter,
+        };
+        Deliverer {
+            me,
+            ehlo_name: config.delivery.ehlo_name.as_str().into(),
+            timeouts: ClientTimeouts::default(),
+            queue: Queue::new(policy, seed),
+            resolver: Resolver::new(dns, seed),
+            pools: Map::default(),
+            resolving: Map::default(),
+            connections: ConnTable::default(),
+            questions: ConnTable::default(),
+            exchanges: Map::default(),
+            fetches: Map::default(),
+            idle: VecDeque::new(),
+            starved: VecDeque::new(),
+            max_connections,
+            next_token: 0,
+            order: Vec::new(),
+            due: Vec::new(),
+            draining: false,
+            config,
+            routes,
+        }
+    }
+
+    // --- mail from home shards ------------------------------------------------------------------------------------
+
+    /// Takes a job.
+    pub fn handoff(&mut self, handoff: Handoff, now: Now) {
+        let Handoff { id, home, accepted, size, domain, recipients, record } = handoff;
+        self.queue.enqueue(&domain, Job::new(id, home, recipients, accepted, size, record), now.mono);
+    }
+
+    /// Takes a record or chunk that was asked for.
+    pub fn fetched(&mut self, id: MessageId, part: u32, record: Option<Slice>, turn: &mut Turn<'_>) {
+        for fetch in self.fetches.remove(&(id, part)).unwrap_or_default() {
+            match fetch {
+                Fetch::Job(destination, key) => {
+                    let Some(pool) = self.pools.get_mut(&destination) else { continue };
+                    pool.fetching -= 1;
+                    match (&record, self.queue.job_mut(key)) {
+                        (Some(record), Some(job)) => {
+                            job.body = Some(record.clone());
+                            pool.loaded.push_back(key);
+                        }
+                        (None, Some(_)) => {
+                            // Settled meanwhile is impossible, so it cannot be read: later, perhaps.
+                            let status = Some(Status::new(4, 3, 0));
+                            let text = b"the message cannot be read from the spool just now";
+                            self.defer_job(key, LastReply::new(turn.now.wall, "", 0, status, text), turn);
+                        }
+                        (_, None) => {}
+                    }
+                    self.pump(destination, turn);
+                }
+                Fetch::Chunk(conn) => {
+                    let Some(connection) = self.connections.get_mut(conn) else { continue };
+                    match &record {
+                        Some(record) => {
+                            let want = connection.chunk(id, part, record, turn);
+                            self.after_flush(conn, want, turn);
+                        }
+                        // The body cannot be finished, and half of one must not look like a whole: the peer drops what
+                        // does not end.
+                        None => self.broken(conn, "the message cannot be read from the spool just now", turn),
+                    }
+                }
+            }
+        }
+    }
+
+    // --- events ---------------------------------------------------------------------------------------------------
+
+    /// Whether `conn` belongs to this half.
+    pub fn owns(&self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some() || self.questions.get(conn).is_some()
+    }
+
+    /// An event of a connection that `owns` names.
+    pub fn handle(&mut self, conn: ConnId, event: RtEvent<'_>, turn: &mut Turn<'_>) {
+        if self.questions.get(conn).is_some() {
+            self.handle_question(conn, event, turn);
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        match event {
+            RtEvent::Connected { .. } => {
+                connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
+                self.arm(conn);
+            }
+            RtEvent::Received { bytes, .. } => {
+                if let Some(client) = &mut connection.client {
+                    client.handle_input(bytes, turn.now.mono);
+                    self.progress(conn, turn);
+                }
+            }
+            RtEvent::Writable { .. } => {
+                let want = connection.writable(turn);
+                self.after_flush(conn, want, turn);
+            }
+            RtEvent::Failed { error, .. } if connection.client.is_none() => {
+                self.connect_failed(conn, &format!("cannot connect: {error}"), turn);
+            }
+            RtEvent::Failed { .. } | RtEvent::Ended { .. } => {
+                if let Some(client) = &mut connection.client {
+                    client.handle_closed();
+                    self.progress(conn, turn);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes in what the client machine has to say, gives it more to do, and sends.
+    fn progress(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let destination = connection.destination;
+        let mut closed = None;
+        while let Some(connection) = self.connections.get_mut(conn)
+            && let Some(mut client) = connection.client.take()
+        {
+            // The machine is out of the table while its event borrows it.
+            let mut ready = false;
+            let more = match client.poll_event() {
+                None => false,
+                Some(ClientEvent::Ready) => {
+                    ready = true;
+                    true
+                }
+                Some(ClientEvent::Closed(reason)) => {
+                    closed = Some(outcome::describe(&reason, turn.now.wall, &connection.host));
+                    true
+                }
+                Some(ClientEvent::Recipient { token, index, reply }) => {
+                    let reply = outcome::last_reply(&reply, turn.now.wall, &connection.host);
+                    if let Some(transaction) = connection.transaction(token) {
+                        transaction.answered = true;
+                        transaction.refused.push((index, Box::new(reply)));
+                    }
+                    true
+                }
+                Some(ClientEvent::Finished { token, outcome }) => {
+                    self.finished(conn, token, &outcome, turn);
+                    true
+                }
+            };
+            let Some(connection) = self.connections.get_mut(conn) else { return };
+            connection.client = Some(client);
+            if ready {
+                self.ready(conn, turn);
+            }
+            if !more {
+                break;
+            }
+        }
+        match closed {
+            Some(end) => self.closed(conn, end, turn),
+            None => {
+                self.pump(destination, turn);
+                self.flush(conn, turn);
+            }
+        }
+    }
+
+    /// The peer has greeted and answered EHLO.
+    fn ready(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.connect_us = micros(turn.now.mono, connection.began);
+        connection.others = Vec::new();
+        turn.report.histograms.record(crate::shard::stats::LatencyStage::Connect, connection.connect_us);
+        let destination = connection.destination;
+        if let Some(pool) = self.pools.get_mut(&destination) {
+            pool.connecting -= 1;
+        }
+        self.queue.reachable(destination);
+    }
+
+    fn flush(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let want = connection.flush(turn);
+        self.after_flush(conn, want, turn);
+    }
+
+    fn after_flush(&mut self, conn: ConnId, want: Want, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if let Want::Chunk(id, part) = want {
+            let home = connection.transactions.first().and_then(|t| self.queue.job(t.job)).map(|job| job.home);
+            if let Some(home) = home {
+                self.fetch(id, part, home, Fetch::Chunk(conn), turn);
+            }
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if connection.is_idle() {
+            if connection.idle_since.is_none() {
+                connection.idle_since = Some(turn.now.mono);
+                self.idle.push_back(conn);
+            }
+            if self.draining || connection.begun >= self.config.delivery.messages_per_connection {
+                self.quit(conn, turn);
+            }
+        }
+        self.arm(conn);
+    }
+
+    fn arm(&mut self, conn: ConnId) {
+        let delivery = &self.config.delivery;
+        let deadline =
+            self.connections.get(conn).and_then(|c| c.deadline(delivery.connect_timeout, delivery.idle_timeout));
+        self.connections.set_deadline(conn, deadline);
+    }
+
+    fn quit(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        // Not idle any more for the pool; the machine gives the peer its time to answer.
+        connection.idle_since = None;
+        if let Some(client) = &mut connection.client {
+            client.quit(turn.now.mono);
+            let _ = connection.flush(turn);
+        }
+        let destination = connection.destination;
+        if let Some(pool) = self.pools.get_mut(&destination) {
+            pool.connections.retain(|c| *c != conn);
+        }
+        self.arm(conn);
+    }
+
+    /// Connections whose time is up.
+    pub fn handle_deadlines(&mut self, turn: &mut Turn<'_>) {
+        let mut due = std::mem::take(&mut self.due);
+        self.connections.due(turn.now.mono, &mut due);
+        for &conn in &due {
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            match &mut connection.client {
+                None => self.connect_failed(conn, "no answer to the connection attempt in time", turn),
+                Some(_) if connection.idle_since.is_some() => self.quit(conn, turn),
+                Some(client) => {
+                    client.handle_timeout(turn.now.mono);
+                    self.progress(conn, turn);
+                }
+            }
+        }
+        self.due = due;
+    }
+
+    // --- pump -----------------------------------------------------------------------------------------------------
+
+    /// Brings the mail of a destination and its connections together, as far as both are there.
+    fn pump(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        if self.draining {
+            return;
+        }
+        let limit = self.config.delivery.messages_per_connection;
+        let pool = self.pools.entry(destination).or_default();
+        loop {
+            // An idle connection before one that can take an envelope behind its final dot.
+            let mut free = None;
+            for &conn in &pool.connections {
+                if let Some(connection) = self.connections.get(conn)
+                    && connection.can_start(limit)
+                {
+                    free = Some(conn);
+                    if connection.is_idle() {
+                        break;
+                    }
+                }
+            }
+            let Some(conn) = free else { break };
+            let key = match pool.loaded.pop_front() {
+                Some(key) => key,
+                None => match self.queue.take(destination) {
+                    None => break,
+                    Some(key) => key,
+                },
+            };
+            if self.queue.job(key).is_some_and(|job| job.body.is_some()) {
+                self.begin(conn, key, turn);
+            } else {
+                self.fetch_job(destination, key, turn);
+                if self.pools.get(&destination).is_some_and(|p| p.fetching >= limits::FETCH_AHEAD) {
+                    break;
+                }
+            }
+            let Some(again) = self.pools.get_mut(&destination) else { return };
+            return self.pump_on(destination, again as *const _ as usize, turn);
+        }
+        self.open_more(destination, turn);
+    }
+}

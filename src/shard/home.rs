@@ -1,0 +1,562 @@
+//! The accepting half of a shard: inbound sessions, and the log that makes their mail durable and remembers what became
+//! of it.
+//!
+//! Inputs: bytes and ends of inbound connections, completions of files, `Settled` and `Fetch` from owners. Outputs:
+//! replies, file operations, `Handoff` and `Fetched` to owners, notifications to senders (as mail of its own). It
+//! refuses to deliver anything.
+
+use super::event::{self, Event, Notice, NoticeKind};
+use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
+use super::session::{self, Context, Fate, Session};
+use super::stats::LatencyStage;
+use super::table::ConnTable;
+use super::{Turn, micros};
+use crate::config::Config;
+use crate::limits;
+use crate::message::dsn::{self, Cause, DsnFacts, RecipientReport, Reply};
+use crate::message::trace::DateCache;
+use crate::message::{Envelope, MessageId};
+use crate::queue::{LastReply, RecipientSet};
+use crate::route::{Routes, Splitter};
+use crate::rt::buffer::Slice;
+use crate::rt::{ConnId, Event as RtEvent};
+use crate::smtp::server::{PeerFacts, Server, ServerPolicy, Verdict};
+use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, RecordView};
+use crate::time::{Moment, Now};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Waits for a commit, but no session does: a notification of our own.
+const NOBODY: u64 = u64::MAX;
+
+/// See the module. Lives on its shard.
+pub(super) struct Home {
+    me: u16,
+    shards: u16,
+    config: Arc<Config>,
+    policy: Arc<ServerPolicy>,
+    routes: Arc<Routes>,
+    sessions: ConnTable<Box<Session>>,
+    log: Log,
+    folder: PathBuf,
+    dates: DateCache,
+    trace: Vec<u8>,
+    out: Vec<u8>,
+    splitter: Splitter,
+    reads: Slab<ReadFor>,
+    /// Failures whose senders are still to be told.
+    bounces: VecDeque<Bounce>,
+    bounces_reading: usize,
+    /// A refused notification is tried again then.
+    bounces_after: Moment,
+    /// Sessions that wait for the log to take more of a large body.
+    paused: Vec<ConnId>,
+    due: Vec<ConnId>,
+    storage_full: bool,
+    draining: bool,
+    /// Commits wait this long for sessions that are about to finish a message too.
+    commit_since: Option<Moment>,
+}
+
+/// Whom a read of the log is for.
+enum ReadFor {
+    Owner { id: MessageId, part: u32, owner: u16 },
+    Bounce(Bounce),
+}
+
+/// Recipients that failed for good, for one reason.
+struct Bounce {
+    id: MessageId,
+    recipients: RecipientSet,
+    expired: bool,
+    reply: Box<LastReply>,
+}
+
+impl Home {
+    pub(super) fn new(me: u16, shards: u16, config: Arc<Config>, routes: Arc<Routes>, log: Log) -> Self {
+        let mut policy = ServerPolicy::new(&config.hostname, config.smtp.max_message_bytes, config.smtp.max_recipients);
+        policy.command_timeout = config.smtp.command_timeout;
+        policy.data_timeout = config.smtp.data_timeout;
+        Home {
+            me,
+            shards,
+            folder: config.spool.path.clone(),
+            config,
+            policy: Arc::new(policy),
+            routes,
+            sessions: ConnTable::default(),
+            log,
+            dates: DateCache::default(),
+            trace: Vec::new(),
+            out: Vec::new(),
+            splitter: Splitter::default(),
+            reads: Slab::new(),
+            bounces: VecDeque::new(),
+            bounces_reading: 0,
+            bounces_after: Moment(0),
+            paused: Vec::new(),
+            due: Vec::new(),
+            storage_full: false,
+            draining: false,
+            commit_since: None,
+        }
+    }
+
+    // --- inbound connections --------------------------------------------------------------------------------------
+
+    /// A client connected.
+    pub(super) fn accepted(&mut self, conn: ConnId, peer: std::net::SocketAddr, turn: &mut Turn<'_>) {
+        turn.report.stats.inbound_connections.add(1);
+        let mut out = std::mem::take(&mut self.out);
+        if self.draining || self.sessions.len() >= self.config.smtp.max_sessions_per_shard {
+            out.extend_from_slice(b"421 4.3.2 ");
+            out.extend_from_slice(self.config.hostname.as_bytes());
+            out.extend_from_slice(b" too many connections or shutting down, try again later\r\n");
+            // A new socket takes one line, or the peer is none.
+            turn.io.write(conn, &[io::IoSlice::new(&out)]);
+            turn.io.close(conn);
+        } else {
+            let facts = PeerFacts { address: peer.ip().to_canonical(), may_relay: self.config.relay.allows(peer.ip()) };
+            let server = Server::new(Arc::clone(&self.policy), facts, turn.now.mono, &mut out);
+            let mut session = Box::new(Session::new(conn, server));
+            let fate = session.flush(turn, &mut out);
+            self.sessions.insert(conn, session);
+            self.end_event(conn, fate, turn);
+        }
+        out.clear();
+        self.out = out;
+    }
+
+    /// Whether `conn` is a session of this shard.
+    pub(super) fn owns(&self, conn: ConnId) -> bool {
+        self.sessions.get(conn).is_some()
+    }
+
+    /// An event of a connection that `owns` names.
+    pub(super) fn handle(&mut self, event: RtEvent<'_>, turn: &mut Turn<'_>) {
+        let conn = match &event {
+            RtEvent::Received { conn, .. }
+            | RtEvent::Writable { conn }
+            | RtEvent::Ended { conn }
+            | RtEvent::Failed { conn, .. } => *conn,
+            _ => return,
+        };
+        let fate = self.with_session(conn, turn, |session, turn, context, out| match event {
+            RtEvent::Received { bytes, .. } => session.received(bytes, turn, context, out),
+            RtEvent::Writable { .. } => session.writable(turn, context, out),
+            RtEvent::Ended { .. } => session.ended(turn),
+            _ => Fate::Over,
+        });
+        self.end_event(conn, fate, turn);
+    }
+
+    fn with_session(
+        &mut self,
+        conn: ConnId,
+        turn: &mut Turn<'_>,
+        act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Context<'_>, &mut Vec<u8>) -> Fate,
+    ) -> Fate {
+        let busy = self.is_busy(turn);
+        let Some(session) = self.sessions.get_mut(conn) else { return Fate::Open };
+        let mut context = Context {
+            log: &mut self.log,
+            dates: &mut self.dates,
+            trace: &mut self.trace,
+            hostname: &self.config.hostname,
+            busy,
+        };
+        let fate = act(session, turn, &mut context, &mut self.out);
+        self.out.clear();
+        if session.is_paused() {
+            self.paused.push(conn);
+        }
+        fate
+    }
+
+    /// Whether new mail must wait: another shard cannot keep up, or there is more queued than this shard may hold.
+    fn is_busy(&self, turn: &Turn<'_>) -> bool {
+        turn.post.is_congested() || self.log.live_messages() >= limits::LIVE_MESSAGES_PER_SHARD
+    }
+
+    fn end_event(&mut self, conn: ConnId, fate: Fate, turn: &mut Turn<'_>) {
+        match fate {
+            Fate::Open => {
+                let deadline = self.sessions.get(conn).and_then(|s| s.server.poll_timeout());
+                self.sessions.set_deadline(conn, deadline);
+            }
+            Fate::Over => {
+                if let Some(mut session) = self.sessions.remove(conn) {
+                    session.abandon(&mut self.log);
+                }
+                turn.io.close(conn);
+            }
+        }
+    }
+
+    /// Sessions whose time is up.
+    pub(super) fn handle_deadlines(&mut self, turn: &mut Turn<'_>) {
+        let mut due = std::mem::take(&mut self.due);
+        self.sessions.due(turn.now.mono, &mut due);
+        for &conn in &due {
+            let fate = self.with_session(conn, turn, |session, turn, _, out| {
+                if session.server.handle_timeout(turn.now.mono, out) { session.hang_up(turn, out) } else { Fate::Open }
+            });
+            // A client that does not read its 421 either is not waited for.
+            let gone = if self.sessions.get(conn).is_some_and(|s| s.server.poll_timeout().is_none_or(|d| d <= turn.now.mono)) {
+                Fate::Over
+            } else {
+                fate
+            };
+            self.end_event(conn, gone, turn);
+        }
+        self.due = due;
+    }
+
+    /// No new mail: 421 to idle clients, the others finish their transaction first.
+    pub(super) fn drain(&mut self, turn: &mut Turn<'_>) {
+        self.draining = true;
+        for conn in self.sessions.ids().collect::<Vec<_>>() {
+            let fate = self.with_session(conn, turn, |session, turn, _, out| {
+                let idle = !session.server.in_transaction();
+                session.server.shutdown(out);
+                if idle { session.hang_up(turn, out) } else { session.flush(turn, out) }
+            });
+            self.end_event(conn, fate, turn);
+        }
+    }
+
+    pub(super) fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether nothing of this half is under way: no session, no commit, no outcome unwritten.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.sessions.is_empty() && self.log.is_idle() && self.bounces.is_empty() && self.reads.is_empty()
+    }
+
+    /// Outcomes go to stable storage without waiting for company.
+    pub(super) fn flush_log(&mut self) {
+        self.log.flush();
+    }
+
+    // --- the log --------------------------------------------------------------------------------------------------
+
+    /// A completion of a file.
+    pub(super) fn handle_file(&mut self, event: RtEvent<'_>, turn: &mut Turn<'_>) {
+        let failed = |error: io::Error| FileError::from_io(&error);
+        match event {
+            RtEvent::Written { token, result } => {
+                if let Err(error) = &result {
+                    turn.report.stats.sync_errors.add(1);
+                    tracing::error!(shard = self.me, %error, "a commit failed: its segment takes no more mail");
+                }
+                self.log.handle_written(token, result.map_err(failed));
+            }
+            RtEvent::Read { token, result } => self.log.handle_read(token, result.map_err(failed)),
+            RtEvent::FileReady { file, result } => self.log.handle_created(FileNo(file), result.map_err(failed)),
+            RtEvent::FileRemoved { file, result } => self.log.handle_removed(FileNo(file), result.map_err(failed)),
+            _ => {}
+        }
+        self.log_events(turn);
+    }
+
+    /// What the log has to say.
+    fn log_events(&mut self, turn: &mut Turn<'_>) {
+        while let Some(event) = self.log.poll_event() {
+            match event {
+                spool::Event::Durable { waiter, id, record } => self.durable(waiter, id, record, turn),
+                spool::Event::Refused { waiter, why, .. } => self.refused(waiter, why, turn),
+                spool::Event::Read { token, result } => self.read_done(token, result.ok(), turn),
+                spool::Event::StorageFull { error } => {
+                    self.storage_full = true;
+                    turn.report.stats.storage_ok.set(0);
+                    tracing::error!(shard = self.me, %error, "no new segment: mail is refused with 452 once the present one is full");
+                    self.notice(NoticeKind::StorageFull, &error.to_string(), turn);
+                }
+                spool::Event::StorageRecovered => {
+                    self.storage_full = false;
+                    turn.report.stats.storage_ok.set(1);
+                    tracing::info!(shard = self.me, "there is room again: mail is accepted");
+                    self.notice(NoticeKind::StorageRestored, "", turn);
+                }
+                spool::Event::SegmentFailed { number, error } => {
+                    tracing::error!(shard = self.me, segment = number, %error, "this segment takes no more mail; what it holds stays readable");
+                    self.notice(NoticeKind::StorageError, &format!("segment {number:08x}: {error}"), turn);
+                }
+                spool::Event::Damaged { id, number } => {
+                    tracing::error!(shard = self.me, segment = number, %id, "a record cannot be read: see `ringpost spool verify`");
+                    self.notice(NoticeKind::StorageError, &format!("segment {number:08x}: message {id} is damaged"), turn);
+                }
+            }
+        }
+    }
+
+    fn notice(&self, kind: NoticeKind, details: &str, turn: &mut Turn<'_>) {
+        turn.report.events.push(Notice::new(turn.now.wall, self.me, kind, details.as_bytes()));
+    }
+
+    /// A message is ours: 250 to its client, and on to the owners of its destinations.
+    fn durable(&mut self, waiter: u64, id: MessageId, record: Slice, turn: &mut Turn<'_>) {
+        let view = RecordView::parse(&record).expect("the log hands out records that it has checked");
+        let stats = &turn.report.stats;
+        stats.accepted_messages.add(1);
+        stats.accepted_bytes.add(view.total_size());
+        stats.accepted_recipients.add(view.recipient_count() as u64);
+        self.hand_off(id, &view, Some(&record), turn);
+        if waiter == NOBODY {
+            return;
+        }
+        let conn = session::waiting(waiter);
+        let fate = self.with_session(conn, turn, |session, turn, context, out| {
+            let now = turn.now;
+            session.server.handle_verdict(Verdict::Accepted(id), now.mono, out);
+            if let Some(commit) = session.commit.take() {
+                let (receive_us, commit_us) = (micros(commit.ended, commit.began), micros(now.mono, commit.ended));
+                turn.report.histograms.record(LatencyStage::Receive, receive_us);
+                turn.report.histograms.record(LatencyStage::Commit, commit_us);
+                if turn.report.events.wants_mail_events() {
+                    turn.report.events.push(Event::Accepted(event::Accepted {
+                        at: now.wall,
+                        id,
+                        peer: view.peer(),
+                        size_bytes: view.total_size(),
+                        recipients: u32::try_from(view.recipient_count()).expect("limits.rs bounds recipients"),
+                        receive_us,
+                        commit_us,
+                        text: event::Accepted::texts(view.sender(), session.server.helo()),
+                    }));
+                }
+            }
+            session.proceed(turn, context, out)
+        });
+        self.end_event(conn, fate, turn);
+    }
+
+    /// The log could not keep a message: its client keeps it.
+    fn refused(&mut self, waiter: u64, why: spool::Refusal, turn: &mut Turn<'_>) {
+        turn.report.stats.rejected.add(1);
+        if waiter == NOBODY {
+            // A notification; its message is still unsettled and fails again after the next attempt or restart.
+            return;
+        }
+        let conn = session::waiting(waiter);
+        let fate = self.with_session(conn, turn, |session, turn, context, out| {
+            session.commit = None;
+            session.server.handle_verdict(session::verdict(why), turn.now.mono, out);
+            session.proceed(turn, context, out)
+        });
+        self.end_event(conn, fate, turn);
+    }
+
+    /// Gives the recipients of a message to the owners of their destinations.
+    pub(super) fn hand_off(
+        &mut self,
+        id: MessageId,
+        view: &RecordView<'_>,
+        record: Option<&Slice>,
+        turn: &mut Turn<'_>,
+    ) {
+        let (me, shards, routes) = (self.me, self.shards, &self.routes);
+        let (accepted, size) = (view.accepted(), u32::try_from(view.total_size()).unwrap_or(u32::MAX));
+        let open = |r: &spool::RecipientView<'_>| r.done.is_none();
+        // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
+        let all_open = view.recipients().all(|r| open(&r));
+        let indices: Vec<u16> =
+            if all_open { Vec::new() } else { view.recipients().filter(open).map(|r| r.index).collect() };
+        let domains = view.recipients().filter(open).map(|r| r.domain);
+        routes.split(&mut self.splitter, domains, |destination, group| {
+            let owner = routes.owner(destination, me, shards);
+            for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
+                let recipients = if all_open {
+                    RecipientSet::from_slice(part)
+                } else {
+                    RecipientSet::from_slice(&part.iter().map(|i| indices[usize::from(*i)]).collect::<Vec<_>>())
+                };
+                let handoff = Handoff {
+                    id,
+                    home: me,
+                    accepted,
+                    size,
+                    domain: destination.into(),
+                    recipients,
+                    record: record.cloned(),
+                };
+                turn.post.send(usize::from(owner), Mail::Handoff(handoff));
+            }
+        });
+    }
+
+    /// What an owner has to say.
+    pub(super) fn mail(&mut self, mail: Mail, turn: &mut Turn<'_>) {
+        match mail {
+            Mail::Settled(Settled { id, recipients, outcome }) => match outcome {
+                FinalOutcome::Delivered => {
+                    for &index in recipients.as_slice() {
+                        self.log.settle(id, index, Outcome::Delivered);
+                    }
+                }
+                FinalOutcome::Failed { expired, reply } => {
+                    self.bounces.push_back(Bounce { id, recipients, expired, reply });
+                }
+            },
+            Mail::Fetch { id, part, owner } => {
+                let token = self.reads.insert(ReadFor::Owner { id, part, owner });
+                self.log.read(id, part, token as u64);
+            }
+            Mail::Handoff(_) | Mail::Fetched { .. } | Mail::Control(_) => {}
+        }
+    }
+
+    fn read_done(&mut self, token: u64, record: Option<Slice>, turn: &mut Turn<'_>) {
+        match self.reads.try_remove(token as usize) {
+            Some(ReadFor::Owner { id, part, owner }) => {
+                turn.post.send(usize::from(owner), Mail::Fetched { id, part, record });
+            }
+            Some(ReadFor::Bounce(bounce)) => {
+                self.bounces_reading -= 1;
+                self.bounce(bounce, record.as_ref(), turn);
+            }
+            None => {}
+        }
+    }
+
+    // --- failures -------------------------------------------------------------------------------------------------
+
+    /// Starts to tell senders of failures: their records are read first, a few at a time.
+    fn start_bounces(&mut self, now: Now) {
+        while self.bounces_reading < limits::BOUNCES_READING && now.mono >= self.bounces_after {
+            let Some(bounce) = self.bounces.pop_front() else { break };
+            self.bounces_reading += 1;
+            let id = bounce.id;
+            let token = self.reads.insert(ReadFor::Bounce(bounce));
+            self.log.read(id, 0, token as u64);
+        }
+    }
+
+    /// Writes the notification of a failure, and settles the recipients with it: both go with one commit.
+    fn bounce(&mut self, bounce: Bounce, record: Option<&Slice>, turn: &mut Turn<'_>) {
+        let outcome = if bounce.expired { Outcome::Expired } else { Outcome::Bounced };
+        let view = record.and_then(|r| RecordView::parse(r));
+        if let Some(view) = &view
+            && dsn::may_notify(view.sender())
+            && let Err(refusal) = self.notify(&bounce, view, turn.now)
+        {
+            tracing::warn!(shard = self.me, id = %bounce.id, %refusal, "a notification to the sender must wait");
+            self.bounces.push_front(bounce);
+            self.bounces_after = turn.now.mono + limits::BOUNCE_RETRY;
+            return;
+        }
+        if view.is_none() {
+            tracing::error!(shard = self.me, id = %bounce.id, "its record cannot be read: the sender cannot be told of the failure");
+        }
+        for &index in bounce.recipients.as_slice() {
+            self.log.settle(bounce.id, index, outcome);
+        }
+    }
+
+    fn notify(&mut self, bounce: &Bounce, view: &RecordView<'_>, now: Now) -> Result<(), spool::Refusal> {
+        let reply = Reply { code: bounce.reply.code, status: bounce.reply.status, text: &bounce.reply.text };
+        let reports: Vec<_> = bounce
+            .recipients
+            .as_slice()
+            .iter()
+            .filter_map(|index| view.recipients().nth(usize::from(*index)))
+            .map(|recipient| RecipientReport {
+                address: recipient.address,
+                remote: bounce.reply.host.as_bytes(),
+                last_attempt: Some(bounce.reply.at),
+                cause: if bounce.expired { Cause::Expired(Some(reply)) } else { Cause::Refused(reply) },
+            })
+            .collect();
+        let id = self.log.next_id(now.wall);
+        let mut body = Vec::new();
+        dsn::build(
+            &DsnFacts {
+                host: &self.config.hostname,
+                id,
+                original: bounce.id,
+                arrived: view.accepted(),
+                now: now.wall,
+                retry_until: now.wall,
+                sender: view.sender(),
+                recipients: &reports,
+                headers: view.data(),
+            },
+            &mut body,
+        );
+        let mut envelope = Envelope::default();
+        envelope.set_sender(b"");
+        let at = memchr::memrchr(b'@', view.sender()).map_or(view.sender().len(), |at| at + 1);
+        envelope.add_recipient(view.sender(), at);
+        let message = NewMessage {
+            id,
+            envelope: &envelope,
+            accepted: now.wall,
+            peer: std::net::Ipv4Addr::LOCALHOST.into(),
+            trace: b"",
+            body: spool::Body::Whole(&body),
+        };
+        self.log.accept(&message, NOBODY)
+    }
+
+    // --- the turn -------------------------------------------------------------------------------------------------
+
+    /// The end of a turn: commits, reads, files.
+    pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
+        self.start_bounces(turn.now);
+        self.log_events(turn);
+        while let Some(effect) = self.log.poll_effect(turn.now) {
+            self.carry_out(effect, turn);
+        }
+        self.log_events(turn);
+        if !self.paused.is_empty() && self.log.pressure() <= limits::STREAM_PRESSURE_BYTES / 2 {
+            for conn in std::mem::take(&mut self.paused) {
+                let fate = self.with_session(conn, turn, |session, turn, context, out| session.proceed(turn, context, out));
+                self.end_event(conn, fate, turn);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, turn: &mut Turn<'_>) {
+        match effect {
+            Effect::Write { token, file, offset, buffer, start } => {
+                turn.report.stats.commits.add(1);
+                turn.report.stats.commit_bytes.add((buffer.len() - start) as u64);
+                turn.io.write_durable(token, file.0, offset, buffer, start);
+            }
+            Effect::Read { token, file, offset, buffer } => turn.io.read_file(token, file.0, offset, buffer),
+            Effect::Create { file, name, bytes } => {
+                turn.io.create_file(file.0, &self.folder.join(name), u64::from(bytes));
+            }
+            Effect::Open { file, name } => {
+                let result = turn.io.open_file(file.0, &self.folder.join(&name));
+                if let Err(error) = &result {
+                    tracing::error!(shard = self.me, name, %error, "a segment cannot be opened");
+                }
+                self.log.handle_opened(file, result.map_err(|e| FileError::from_io(&e)));
+            }
+            Effect::Remove { file, name } => turn.io.remove_file(file.0, &self.folder.join(name)),
+        }
+    }
+
+    /// The next moment at which something is due.
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        let bounces = (!self.bounces.is_empty() && self.bounces_reading < limits::BOUNCES_READING).then_some(self.bounces_after);
+        [self.log.poll_timeout(), bounces].into_iter().flatten().min()
+    }
+
+    /// Time went on.
+    pub(super) fn handle_timeout(&mut self, now: Now) {
+        self.log.handle_timeout(now);
+    }
+
+    /// The numbers of this half, for the metrics.
+    pub(super) fn report(&self, stats: &super::stats::ShardStats) {
+        stats.sessions.set(self.sessions.len() as u64);
+        stats.spool_messages.set(self.log.live_messages() as u64);
+        stats.spool_bytes.set(self.log.file_bytes());
+    }
+}
