@@ -7,7 +7,7 @@ fn simple() -> Zone {
     Zone::default().mx("example.com", 10, "mx.example").a("mx.example", "192.0.2.1").aaaa("mx.example", "2001:db8::1")
 }
 
-const SIMPLE: &str = "10 mx.example 192.0.2.1 2001:db8::1";
+const SIMPLE: &str = "10 mx.example 2001:db8::1 192.0.2.1";
 
 fn evil(ask: &Ask) -> Message {
     let mut message = ask.reply();
