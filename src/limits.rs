@@ -94,16 +94,16 @@ pub const DNS_SERVERS: usize = 8;
 pub const DNS_ATTEMPTS: u32 = 5;
 /// Default time for one try at one server (as resolv.conf(5)).
 pub const DNS_TRY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-/// All tries of one question together, TCP and aliases included; then it failed. A domain asks at most two questions
-/// one after the other, so an answer is there within twice this.
+/// All tries of one question together, TCP and aliases included; then it failed. Before its first try it waits as long
+/// at most for a free exchange. A domain asks at most two questions one after the other.
 pub const DNS_QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Once one address of a domain is known, how long the answers still missing are waited for: a broken AAAA or a dead
 /// backup MX must not hold up mail.
 pub const DNS_REST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Exchanges under way, each with a socket of its own; further questions wait for a free one.
-pub const DNS_EXCHANGES: usize = 256;
-/// Domains being resolved; the next one is answered "temporary" at once.
-pub const DNS_PENDING_DOMAINS: usize = 4096;
+pub const DNS_EXCHANGES: usize = 512;
+/// Domains being resolved (about 1 KiB each); the next one is answered "temporary" at once.
+pub const DNS_PENDING_DOMAINS: usize = 16 << 10;
 /// Size announced by EDNS: fits every path without fragments (DNS flag day 2020).
 pub const DNS_UDP_PAYLOAD_BYTES: u16 = 1232;
 /// Datagrams on one exchange that do not answer its query, before it goes on over TCP: somebody guesses ids.

@@ -13,7 +13,10 @@
 
 use super::cache::Cache;
 use super::name;
-use super::settings::{DnsCounters, DnsSettings, ServerOrder};
+use super::outcome::{Failure, Found, Outcome, Question};
+use super::servers::Servers;
+use super::settings::{DnsCounters, DnsSettings};
+use super::transmit::{ExchangeId, Transmit};
 use super::wire::{self, Exchange as MxTarget, Kind, Reading, Records};
 use crate::limits;
 use crate::time::Moment;
@@ -24,66 +27,10 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Name;
 use slab::Slab;
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::fmt::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::fmt::Write;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// Names one exchange, and so one socket of the driver; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ExchangeId(pub u64);
-
-/// What the driver is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// Open a new UDP socket with a random port, connect it to `server`, send `payload`.
-    Udp {
-        /// The new exchange.
-        exchange: ExchangeId,
-        /// Where to connect to.
-        server: SocketAddr,
-        /// The datagram.
-        payload: Vec<u8>,
-    },
-    /// Connect to `server` by TCP and send `payload`.
-    Tcp {
-        /// The new exchange.
-        exchange: ExchangeId,
-        /// Where to connect to.
-        server: SocketAddr,
-        /// The message behind its two octets of length (RFC 1035 §4.2.2).
-        payload: Vec<u8>,
-    },
-    /// Close the socket. Comes exactly once for each exchange, whatever became of it.
-    Close {
-        /// The exchange that ended.
-        exchange: ExchangeId,
-    },
-}
-
-/// A name and what is asked about it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Question {
-    pub(super) name: Rc<str>,
-    pub(super) kind: Kind,
-}
-
-/// What became of a question.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Outcome {
-    pub(super) expires: Moment,
-    pub(super) found: Found,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    /// Ordered by preference, equals in random order, cut to what `limits.rs` allows.
-    Records(Records),
-    NoData,
-    NoSuchName,
-    /// For the operator.
-    Failed(String),
-}
 
 /// Who waits for a question: a job of the resolver, and which of its hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +47,9 @@ pub(super) struct Finished {
 }
 
 pub(super) struct Lookups {
-    servers: Vec<Server>,
+    servers: Servers,
     try_timeout: Duration,
     attempts: u32,
-    order: ServerOrder,
     cache: Cache<Question, Rc<Outcome>>,
     lookups: Slab<Lookup>,
     by_question: HashMap<Question, usize, FixedState>,
@@ -126,18 +72,12 @@ enum Timer {
     Lookup(usize),
 }
 
-struct Server {
-    address: SocketAddr,
-    failures_in_a_row: u32,
-    avoid_until: Moment,
-    /// Asked without EDNS until then.
-    plain_until: Moment,
-}
-
 struct Lookup {
     question: Question,
     serial: u64,
+    /// Of the waiting for an exchange, then of all tries.
     deadline: Moment,
+    begun: bool,
     /// The name now asked for: the question's, or what it is an alias of.
     name: Name,
     /// Names that turned out to be aliases.
@@ -160,6 +100,7 @@ struct Exchange {
     transport: Transport,
     query_id: u16,
     plain: bool,
+    sent: Moment,
     deadline: Moment,
     mismatches: u32,
 }
@@ -176,62 +117,15 @@ enum Try {
     Tcp,
 }
 
-/// How a server failed a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
-    Timeout,
-    Network,
-    Code(ResponseCode),
-    Malformed,
-    Referral,
-    Mismatched,
-}
-
-impl Failure {
-    /// Another server is better for every question, not only for this one.
-    fn blames_server(self) -> bool {
-        !matches!(self, Failure::Code(ResponseCode::ServFail) | Failure::Malformed)
-    }
-
-    /// Asking again at once could end differently.
-    fn may_pass(self) -> bool {
-        matches!(self, Failure::Timeout | Failure::Network | Failure::Mismatched)
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Timeout => f.write_str("no answer in time"),
-            Failure::Network => f.write_str("not reachable, or closed the connection"),
-            Failure::Code(ResponseCode::ServFail) => f.write_str("SERVFAIL"),
-            Failure::Code(ResponseCode::Refused) => f.write_str("REFUSED"),
-            Failure::Code(ResponseCode::FormErr) => f.write_str("FORMERR"),
-            Failure::Code(ResponseCode::NotImp) => f.write_str("NOTIMP"),
-            Failure::Code(code) => write!(f, "response code {}", u16::from(*code)),
-            Failure::Malformed => f.write_str("unreadable answer"),
-            Failure::Referral => f.write_str("lame: a referral instead of an answer (offers no recursion?)"),
-            Failure::Mismatched => f.write_str("answered another question"),
-        }
-    }
-}
-
 // --- Getters --------------------------------------------------------------------------------------------------------
 
 impl Lookups {
     pub(super) fn new(settings: &DnsSettings, seed: u64) -> Self {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
-        let mut servers: Vec<Server> = Vec::new();
-        for &address in &settings.servers {
-            if servers.len() < limits::DNS_SERVERS && !servers.iter().any(|server| server.address == address) {
-                servers.push(Server { address, failures_in_a_row: 0, avoid_until: Moment(0), plain_until: Moment(0) });
-            }
-        }
         Lookups {
-            servers,
+            servers: Servers::new(settings),
             try_timeout: settings.timeout.clamp(Duration::from_millis(1), limits::DNS_QUESTION_TIMEOUT),
             attempts: settings.attempts.clamp(1, limits::DNS_ATTEMPTS),
-            order: settings.server_order,
             cache: Cache::new(settings.cached_answers, random.next_u64()),
             lookups: Slab::new(),
             by_question: HashMap::with_hasher(FixedState::with_seed(random.next_u64())),
@@ -289,6 +183,7 @@ impl Lookups {
             question: question.clone(),
             serial: self.lookups_begun,
             deadline,
+            begun: false,
             aliases: Vec::new(),
             ttl: u32::MAX,
             round: 0,
@@ -354,8 +249,8 @@ impl Lookups {
         if rest.len() < length {
             return;
         }
-        let message = rest[..length].to_vec();
-        match self.read(at, &message) {
+        let received = std::mem::take(received);
+        match self.read(at, &received[2..2 + length]) {
             // Nobody but the server writes into a stream.
             Reading::Mismatched => {
                 self.counters.mismatched += 1;
@@ -420,31 +315,30 @@ impl Lookups {
             Reading::Referral => return self.fail(at, Failure::Referral, now),
             // RFC 6891 §6.2.2 and §7: the server may not know EDNS.
             Reading::Error(ResponseCode::FormErr | ResponseCode::NotImp) if !self.exchanges[at].plain => {
-                self.servers[server].plain_until = now + limits::DNS_PLAIN_TIME;
+                self.servers.rejected_edns(server, now);
                 return self.retry(at, transport, now);
             }
             Reading::Error(code) => return self.fail(at, Failure::Code(code), now),
             Reading::Alias { target, ttl } => {
-                self.answered(at);
+                self.answered(at, now);
                 return self.follow(key, target, ttl, now);
             }
             Reading::AliasLoop => {
-                self.answered(at);
+                self.answered(at, now);
                 return self.alias_loop(key, now);
             }
             Reading::Records { records, ttl } => (Found::Records(self.cut(records)), positive(ttl)),
             Reading::NoData { ttl } => (Found::NoData, negative(ttl)),
             Reading::NoSuchName { ttl } => (Found::NoSuchName, negative(ttl)),
         };
-        self.answered(at);
+        self.answered(at, now);
         let way = positive(self.lookups[key].ttl);
         self.finish(key, found, now + ttl.min(way), now);
     }
 
     /// Ends an exchange whose server answered.
-    fn answered(&mut self, at: usize) {
-        let server = &mut self.servers[self.exchanges[at].server];
-        (server.failures_in_a_row, server.avoid_until) = (0, Moment(0));
+    fn answered(&mut self, at: usize, now: Moment) {
+        self.servers.answered(self.exchanges[at].server, now);
         self.close(at);
     }
 
@@ -506,10 +400,7 @@ impl Lookups {
         }
         let (key, index) = (self.exchanges[at].lookup, self.exchanges[at].server);
         if failure.blames_server() {
-            let server = &mut self.servers[index];
-            let avoid = limits::DNS_AVOID_MIN * 2u32.pow(server.failures_in_a_row.min(10));
-            server.failures_in_a_row += 1;
-            server.avoid_until = now + avoid.min(limits::DNS_AVOID_MAX);
+            self.servers.failed(index, self.exchanges[at].sent, now);
         }
         let lookup = &mut self.lookups[key];
         lookup.note(index, failure);
@@ -552,33 +443,26 @@ impl Lookups {
     /// The server for the next try: one not yet tried in this round, if possible one that works.
     fn choose(&mut self, key: usize, now: Moment) -> Option<usize> {
         let lookup = &mut self.lookups[key];
-        let all = (1u64 << self.servers.len()) as u32 - 1;
+        let all = self.servers.all();
         if (lookup.tried | lookup.settled) & all == all {
             lookup.round += 1;
             lookup.tried = lookup.settled;
         }
-        if lookup.tried & all == all || lookup.round >= self.attempts {
+        if lookup.round >= self.attempts {
             return None;
         }
-        let tried = lookup.tried;
-        let first = match self.order {
-            ServerOrder::Listed => 0,
-            ServerOrder::Random => below(&mut self.random, self.servers.len()),
-        };
-        (0..self.servers.len())
-            .map(|i| (first + i) % self.servers.len())
-            .filter(|i| tried & 1 << i == 0)
-            // The first of the smallest: works now before passed over, then whose time is over sooner.
-            .min_by_key(|i| match self.servers[*i].avoid_until {
-                until if until <= now => Moment(0),
-                until => until,
-            })
+        self.servers.choose(lookup.tried, now, self.random.next_u64())
     }
 
     fn send(&mut self, key: usize, server: usize, transport: Try, now: Moment) {
         let lookup = &mut self.lookups[key];
-        let Server { address, plain_until, .. } = self.servers[server];
-        let plain = now < plain_until;
+        if !lookup.begun {
+            lookup.begun = true;
+            self.timers.remove(&(lookup.deadline, Timer::Lookup(key)));
+            lookup.deadline = now + limits::DNS_QUESTION_TIMEOUT;
+            self.timers.insert((lookup.deadline, Timer::Lookup(key)));
+        }
+        let (address, plain) = (self.servers.address(server), self.servers.is_plain(server, now));
         let query_id = (self.random.next_u32() & 0xffff) as u16;
         let query = wire::query(query_id, &lookup.name, lookup.question.kind, plain);
         let deadline = now + self.try_timeout;
@@ -595,6 +479,7 @@ impl Lookups {
             transport: if transport == Try::Tcp { Transport::Tcp(Vec::new()) } else { Transport::Udp },
             query_id,
             plain,
+            sent: now,
             deadline,
             mismatches: 0,
         });
@@ -630,7 +515,7 @@ impl Lookups {
             (failures, false) => {
                 for (i, (server, failure)) in failures.iter().enumerate() {
                     let separator = if i == 0 { "" } else { "; " };
-                    let _ = write!(reason, "{separator}{} {failure}", self.servers[*server].address);
+                    let _ = write!(reason, "{separator}{} {failure}", self.servers.address(*server));
                 }
             }
         }

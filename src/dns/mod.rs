@@ -7,7 +7,14 @@
 //! ([`Resolver::poll_transmit`]) and resolutions ([`Resolver::poll_event`]).
 //!
 //! Three layers, each knowing only the one below: [`resolver`] makes a domain's route from the answers to several
-//! questions, `lookup` gets one question answered by some server, `wire` reads and writes one message.
+//! questions, `lookup` gets one question answered by some server, `wire` reads and writes one message. The driver's
+//! loop, after every input, command or timeout:
+//!
+//! ```text
+//! while let Some(transmit) = resolver.poll_transmit() { open and send, or close }
+//! while let Some(resolved) = resolver.poll_event()    { wake what waits for resolved.domain }
+//! sleep until resolver.poll_timeout(), a datagram, stream bytes, or a socket's error
+//! ```
 //!
 //! It refuses to: follow referrals (a server must offer recursion), look at answers it did not ask for, translate
 //! U-labels (RFC 5891: the caller does), search domains or `/etc/hosts`, validate DNSSEC (the recursive server does).
@@ -15,18 +22,21 @@
 mod cache;
 mod lookup;
 mod name;
+mod outcome;
 pub mod resolution;
 pub mod resolv_conf;
 pub mod resolver;
+mod servers;
 mod settings;
+mod transmit;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use lookup::{ExchangeId, Transmit};
 pub use name::{BadName, CanonicalName, canonical};
 pub use resolution::{Attempt, MailHost, Resolution, Verdict};
 pub use resolv_conf::ResolvConf;
 pub use resolver::{Answer, Resolved, Resolver};
 pub use settings::{AddressFamilies, DnsCounters, DnsSettings, ServerOrder};
+pub use transmit::{ExchangeId, Transmit};

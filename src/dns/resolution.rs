@@ -1,6 +1,5 @@
 //! PURE. What DNS says about a domain's mail, and the order in which its addresses are tried (RFC 5321 §5.1).
 
-use super::settings::AddressFamilies;
 use crate::time::Moment;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -39,7 +38,7 @@ pub struct MailHost {
     pub preference: u16,
     /// As MX names it (lower case, no final dot), or the domain itself, or the address literal.
     pub name: Rc<str>,
-    /// The addresses of both families; [`Resolution::attempt_order`] orders them.
+    /// The addresses, those of the family to begin with first; [`Resolution::attempt_order`] mixes them.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -53,6 +52,11 @@ pub struct Attempt {
 }
 
 impl Resolution {
+    /// Whether it still holds.
+    pub fn is_fresh(&self, now: Moment) -> bool {
+        now < self.expires
+    }
+
     /// The hosts, none unless mail can be sent.
     pub fn hosts(&self) -> &[MailHost] {
         match &self.verdict {
@@ -74,9 +78,9 @@ impl Resolution {
 
     /// Writes every address in the order of trying into `order` (emptied first, its memory reused): by preference, in
     /// random order among equals (RFC 5321 §5.1); within a host beginning at a random address, the families taking
-    /// turns, so that a broken one costs one attempt (RFC 8305 §4). `random` is used up by one call; equal values give
+    /// turns, so that a broken one costs one attempt (RFC 8305 §4). A `random` is good for one call; equal values give
     /// equal orders.
-    pub fn attempt_order(&self, random: u64, families: AddressFamilies, order: &mut Vec<Attempt>) {
+    pub fn attempt_order(&self, random: u64, order: &mut Vec<Attempt>) {
         order.clear();
         let hosts = self.hosts();
         let mut random = SplitMix(random);
@@ -92,9 +96,9 @@ impl Resolution {
         }
         for &host in &permutation[..count] {
             let addresses = &hosts[usize::from(host)].addresses;
-            let ipv6_first = families == AddressFamilies::Ipv6First;
-            let (v6, v4) = (Turn::new(addresses, true, &mut random), Turn::new(addresses, false, &mut random));
-            let (mut first, mut second) = if ipv6_first { (v6, v4) } else { (v4, v6) };
+            let ipv6_first = addresses.first().is_some_and(IpAddr::is_ipv6);
+            let mut first = Turn::new(addresses, ipv6_first, &mut random);
+            let mut second = Turn::new(addresses, !ipv6_first, &mut random);
             loop {
                 let pair = [first.next(), second.next()];
                 order.extend(pair.into_iter().flatten().map(|address| Attempt { host, address }));
@@ -164,9 +168,9 @@ mod tests {
         MailHost { preference, name: name.into(), addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
     }
 
-    fn order(resolution: &Resolution, random: u64, families: AddressFamilies) -> Vec<(u16, String)> {
+    fn order(resolution: &Resolution, random: u64) -> Vec<(u16, String)> {
         let mut order = vec![Attempt { host: 9, address: "192.0.2.99".parse().unwrap() }];
-        resolution.attempt_order(random, families, &mut order);
+        resolution.attempt_order(random, &mut order);
         order.iter().map(|a| (a.host, a.address.to_string())).collect()
     }
 
@@ -184,8 +188,7 @@ mod tests {
         };
         let mut seen = BTreeSet::new();
         for random in 0..200 {
-            let hosts: Vec<u16> =
-                order(&resolution, random, AddressFamilies::Ipv6First).into_iter().map(|a| a.0).collect();
+            let hosts: Vec<u16> = order(&resolution, random).into_iter().map(|a| a.0).collect();
             assert_eq!((hosts[0], hosts[4], hosts.len()), (0, 4, 5));
             let mut sorted = hosts.clone();
             sorted.sort_unstable();
@@ -202,17 +205,16 @@ mod tests {
             verdict: Verdict::Hosts(vec![host(
                 0,
                 "a",
-                &["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"],
+                &["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"],
             )]),
         };
         let mut firsts = BTreeSet::new();
         for random in 0..100 {
-            let got = order(&resolution, random, AddressFamilies::Ipv6First);
+            let got = order(&resolution, random);
             let kinds: Vec<bool> = got.iter().map(|a| a.1.contains(':')).collect();
             assert_eq!(kinds, [true, false, true, false, false]);
             assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), 5);
             firsts.insert((got[0].clone(), got[1].clone()));
-            assert!(!order(&resolution, random, AddressFamilies::Ipv4First)[0].1.contains(':'));
         }
         assert_eq!(firsts.len(), 6, "each of 2 by each of 3 comes first at times");
     }
@@ -220,7 +222,7 @@ mod tests {
     #[test]
     fn nothing_to_try_without_hosts() {
         let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx };
-        assert!(order(&resolution, 1, AddressFamilies::Ipv4Only).is_empty());
+        assert!(order(&resolution, 1).is_empty());
         assert_eq!(resolution.status(), Some("5.1.10"));
     }
 }

@@ -1,10 +1,12 @@
 //! PURE. A domain's mail route from the answers to its questions: MX, then the addresses of each host. One per shard.
 
 use super::cache::Cache;
-use super::lookup::{ExchangeId, Found, Lookups, Outcome, Question, Transmit, Waiter};
+use super::lookup::{Lookups, Waiter};
 use super::name;
+use super::outcome::{Found, Outcome, Question};
 use super::resolution::{MailHost, Resolution, Verdict};
 use super::settings::{AddressFamilies, DnsCounters, DnsSettings};
+use super::transmit::{ExchangeId, Transmit};
 use super::wire::{Exchange as MxTarget, Kind, Records};
 use crate::limits;
 use crate::time::Moment;
@@ -17,14 +19,15 @@ use std::rc::Rc;
 /// Resolves domains to mail hosts; lives on one shard, touches nothing outside itself.
 ///
 /// Four kinds of method:
-/// - getters: [`counters`](Self::counters), [`pending`](Self::pending), [`families`](Self::families), …
+/// - getters: [`counters`](Self::counters), [`pending`](Self::pending), …
 /// - inputs: [`handle_datagram`](Self::handle_datagram), [`handle_stream`](Self::handle_stream),
 ///   [`handle_failed`](Self::handle_failed), [`handle_timeout`](Self::handle_timeout);
 /// - one command: [`resolve`](Self::resolve);
 /// - polls, after any input or command until empty: [`poll_transmit`](Self::poll_transmit),
 ///   [`poll_event`](Self::poll_event), then [`poll_timeout`](Self::poll_timeout).
 ///
-/// A domain that was `Pending` is named by exactly one event, within twice [`limits::DNS_QUESTION_TIMEOUT`].
+/// A domain that was `Pending` is named by exactly one event, within four times [`limits::DNS_QUESTION_TIMEOUT`] (two questions
+/// one after the other, each waiting for an exchange and then having one); without a crowd, within twice.
 pub struct Resolver {
     lookups: Lookups,
     families: AddressFamilies,
@@ -124,11 +127,6 @@ impl Resolver {
     pub fn cached_answers(&self) -> usize {
         self.lookups.cached_answers()
     }
-
-    /// The families to order attempts by ([`Resolution::attempt_order`]).
-    pub fn families(&self) -> AddressFamilies {
-        self.families
-    }
 }
 
 // --- Command and polls ----------------------------------------------------------------------------------------------
@@ -138,12 +136,14 @@ impl Resolver {
     /// route costs no allocation. A text that is no domain is [`Verdict::NoSuchDomain`] without a query.
     pub fn resolve(&mut self, domain: &str, now: Moment) -> Answer {
         self.lookups.counters_mut().resolutions += 1;
+        // Keys are canonical, so a text that is found is: most come in lower case.
+        if let Some(resolution) = self.cached(domain, now) {
+            return Answer::Ready(resolution);
+        }
         let Ok(canonical) = name::canonical(domain) else { return Answer::Ready(Rc::clone(&self.bad_name)) };
         let domain = canonical.as_str();
-        if let Some(resolution) = self.cache.get(domain, now) {
-            let answer = Answer::Ready(Rc::clone(resolution));
-            self.lookups.counters_mut().cache_hits += 1;
-            return answer;
+        if let Some(resolution) = self.cached(domain, now) {
+            return Answer::Ready(resolution);
         }
         if domain.starts_with('[') {
             return Answer::Ready(self.literal(domain, now));
@@ -183,6 +183,12 @@ impl Resolver {
     pub fn poll_timeout(&self) -> Option<Moment> {
         let rest = self.timers.first().map(|(moment, _)| *moment);
         [self.lookups.poll_timeout(), rest].into_iter().flatten().min()
+    }
+
+    fn cached(&mut self, domain: &str, now: Moment) -> Option<Rc<Resolution>> {
+        let resolution = Rc::clone(self.cache.get(domain, now)?);
+        self.lookups.counters_mut().cache_hits += 1;
+        Some(resolution)
     }
 
     fn literal(&mut self, text: &str, now: Moment) -> Rc<Resolution> {
@@ -349,7 +355,7 @@ impl Resolver {
             }
             all_unknown &= outcome.found == Found::NoSuchName;
         }
-        let hosts: Vec<MailHost> = job.hosts.iter().filter_map(Host::mail_host).collect();
+        let hosts: Vec<MailHost> = job.hosts.iter().filter_map(|host| host.mail_host(self.families)).collect();
         let verdict = match (hosts.is_empty(), reason) {
             (false, None) if job.outstanding == 0 => Verdict::Hosts(hosts),
             // Mail goes to what is known; what is missing is asked for again before long.
@@ -407,10 +413,14 @@ impl Host {
             .copied()
     }
 
-    fn mail_host(&self) -> Option<MailHost> {
-        let addresses: Vec<IpAddr> = self.addresses().collect();
-        let host = || MailHost { preference: self.preference, name: Rc::clone(&self.name), addresses };
-        (self.addresses().next().is_some()).then(host)
+    fn mail_host(&self, families: AddressFamilies) -> Option<MailHost> {
+        let mut addresses: Vec<IpAddr> = self.addresses().collect();
+        // IPv4 stands first so far; the sort is stable.
+        if families == AddressFamilies::Ipv6First {
+            addresses.sort_by_key(IpAddr::is_ipv4);
+        }
+        let has_address = !addresses.is_empty();
+        has_address.then(|| MailHost { preference: self.preference, name: Rc::clone(&self.name), addresses })
     }
 }
 

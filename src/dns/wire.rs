@@ -41,7 +41,7 @@ impl Kind {
 /// The data of an answer, in its order, not yet cut to any number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Records {
-    /// Preference and exchange. `None` for an exchange that is no host name; [`Exchange::Null`] for the root.
+    /// Preference and exchange.
     Mx(Vec<(u16, Exchange)>),
     Addresses(Vec<IpAddr>),
 }
@@ -122,7 +122,11 @@ pub(super) fn read(bytes: &[u8], id: u16, name: &Name, kind: Kind) -> Reading {
     }
     let Some(answers) = records(&mut decoder, header.counts.answers) else { return Reading::Malformed };
     let Some(authorities) = records(&mut decoder, header.counts.authorities) else { return Reading::Malformed };
-    interpret(&answers, &authorities, name, kind, code == ResponseCode::NXDomain)
+    match interpret(&answers, &authorities, name, kind, code == ResponseCode::NXDomain) {
+        // Empty, and from one that neither knows nor asks: it must not make mail bounce.
+        Reading::NoData { ttl: None } if !header.authoritative && !header.recursion_available => Reading::Referral,
+        reading => reading,
+    }
 }
 
 fn records(decoder: &mut BinDecoder<'_>, count: u16) -> Option<Vec<Record>> {

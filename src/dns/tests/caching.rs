@@ -139,7 +139,7 @@ fn domains_share_the_addresses_of_their_hosts() {
     }
     world.run();
     assert_eq!(world.events.len(), 50);
-    assert!(world.events.iter().all(|e| hosts(&e.resolution) == ["10 mx.example 192.0.2.1 2001:db8::1"]));
+    assert!(world.events.iter().all(|e| hosts(&e.resolution) == ["10 mx.example 2001:db8::1 192.0.2.1"]));
     assert_eq!(world.asked.len(), 52, "50 MX, one A, one AAAA");
 }
 

@@ -7,7 +7,7 @@ fn simple() -> Zone {
     Zone::default().mx("example.com", 10, "mx.example").a("mx.example", "192.0.2.1").aaaa("mx.example", "2001:db8::1")
 }
 
-const SIMPLE: &str = "10 mx.example 192.0.2.1 2001:db8::1";
+const SIMPLE: &str = "10 mx.example 2001:db8::1 192.0.2.1";
 
 fn evil(ask: &Ask) -> Message {
     let mut message = ask.reply();
@@ -166,16 +166,113 @@ fn compression_bombs_end() {
     assert!(reason(&world.resolve("example.com")).contains("unreadable"));
 }
 
+fn xorshift(mut state: u64) -> impl FnMut() -> u64 {
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
+}
+
+/// A network that loses, delays, doubles, cuts and refuses; domains that share hosts; questions at any time.
+fn storm(seed: u64) -> (Vec<Vec<u8>>, Vec<Resolved>) {
+    let mut zone = Zone::default();
+    for i in 0..200 {
+        let domain = format!("d{i}.example");
+        zone = match i % 5 {
+            0 => zone.a(&domain, "192.0.2.9"),
+            1 => zone.cname(&domain, &format!("d{}.example", i + 1)),
+            _ => {
+                zone.mx(&domain, 10, &format!("mx{}.example", i % 7)).mx(&domain, 10, &format!("mx{}.example", i % 11))
+            }
+        };
+    }
+    for i in 0..9 {
+        zone = zone.a(&format!("mx{i}.example"), "192.0.2.1").aaaa(&format!("mx{i}.example"), "2001:db8::1");
+    }
+    let mut next = xorshift(seed);
+    let mut world = World::new(|ask| {
+        let mut acts = match next() % 10 {
+            0 | 1 => vec![],
+            2 => ask.code(ResponseCode::ServFail),
+            3 => vec![(ms(1), Input::Failed)],
+            4 if !ask.tcp => {
+                let mut message = ask.reply();
+                message.metadata.truncation = true;
+                ask.send(&message)
+            }
+            _ => zone.answer(ask),
+        };
+        if next() % 4 == 0 {
+            acts.extend(acts.clone());
+        }
+        for (delay, _) in &mut acts {
+            *delay = ms(next() % if next() % 8 == 0 { 9000 } else { 50 });
+        }
+        acts
+    });
+    let mut next = xorshift(seed ^ 0xff);
+    let (mut pending, mut events) = (BTreeSet::new(), 0);
+    for _ in 0..1000 {
+        let domain = format!("d{}.example", next() % 220);
+        match world.resolver.resolve(&domain, world.now) {
+            Answer::Pending => _ = pending.insert(domain),
+            Answer::Ready(resolution) => assert!(resolution.is_fresh(world.now) && !pending.contains(&domain)),
+        }
+        let end = world.now + ms(next() % 300);
+        world.run_until(end);
+        for event in &world.events[events..] {
+            assert!(pending.remove(&*event.domain), "{} was not pending", event.domain);
+            assert!(event.resolution.expires >= world.now, "good for a while");
+        }
+        events = world.events.len();
+    }
+    world.run();
+    for event in &world.events[events..] {
+        assert!(pending.remove(&*event.domain));
+    }
+    assert!(pending.is_empty(), "{pending:?}");
+    (world.payloads, world.events)
+}
+
+#[test]
+fn in_a_storm_each_pending_domain_gets_one_event_and_equal_seeds_equal_runs() {
+    for seed in 1..4 {
+        let (payloads, events) = storm(seed);
+        assert!(events.len() > 200);
+        let good = events.iter().filter(|event| !event.resolution.hosts().is_empty()).count();
+        assert!(good * 2 > events.len(), "{good} of {} have hosts", events.len());
+        assert_eq!((payloads, events), storm(seed));
+    }
+}
+
+#[test]
+fn an_answer_for_a_domain_that_ended_does_not_reach_the_next_in_its_place() {
+    let zone = simple().mx("next.example", 10, "other.example").a("other.example", "192.0.2.2");
+    let mut world = World::new(|ask| {
+        let mut acts = zone.answer(ask);
+        if ask.kind == RecordType::AAAA && ask.name == "mx.example" {
+            acts[0].0 = secs(3);
+        }
+        if ask.name == "next.example" {
+            acts[0].0 = secs(2);
+        }
+        acts
+    });
+    assert_eq!(world.resolver.resolve("example.com", world.now), Answer::Pending);
+    let end = world.now + limits::DNS_REST_TIMEOUT + ms(100);
+    world.run_until(end);
+    assert_eq!((world.events.len(), world.resolver.pending()), (1, 0));
+    assert_eq!(world.resolver.resolve("next.example", world.now), Answer::Pending);
+    world.run();
+    assert_eq!(hosts(&world.events[1].resolution), ["10 other.example 192.0.2.2"]);
+}
+
 #[test]
 fn bytes_of_any_kind_never_panic() {
     let zone = simple();
-    let mut random = 0x9e37_79b9_7f4a_7c15u64;
-    let mut next = move || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
+    let mut next = xorshift(0x9e37_79b9_7f4a_7c15);
     let mut world = World::new(|ask| {
         let mut acts = Vec::new();
         for _ in 0..4 {

