@@ -1,11 +1,14 @@
 //! The destination queues: enqueue, take and finish a job, with 10,000 and 1,000,000 jobs at rest over 1,000
-//! destinations. The cost of a job must not grow with the jobs at rest.
+//! destinations. The cost of a job must not grow with the jobs at rest. And what else a message costs on its way there:
+//! its Received header and the choice of its owner.
 
 #![allow(missing_docs)] // what criterion_group! makes has none
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringpost::message::MessageId;
+use ringpost::message::trace::{DateCache, Received};
 use ringpost::queue::{Job, Queue, RecipientSet, RetryPolicy};
+use ringpost::route::{Routes, Splitter};
 use ringpost::time::{Moment, Wall};
 use std::hint::black_box;
 use std::rc::Rc;
@@ -61,5 +64,34 @@ fn queue(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, queue);
+fn on_the_way(c: &mut Criterion) {
+    let mut dates = DateCache::default();
+    let mut out = Vec::with_capacity(4096);
+    for (version, peer) in [("v4", "192.0.2.17"), ("v6", "2001:db8::17")] {
+        let peer = peer.parse().expect("an address");
+        c.bench_function(&format!("received_header/{version}"), |b| {
+            b.iter(|| {
+                out.clear();
+                let date = dates.text(black_box(Wall(1_795_304_389_000)));
+                let (helo, host) = (&b"client.example.com"[..], "mail.example.org");
+                Received { helo, peer, host, extended: true, id: MessageId(1), date }.write(&mut out);
+                black_box(out.len())
+            });
+        });
+    }
+    let mut splitter = Splitter::default();
+    let domains: Vec<String> = (0..1000).map(|i| format!("D{i}.example.com")).collect();
+    for recipients in [1, 10, 1000] {
+        c.bench_function(&format!("split_and_own/{recipients}_domains"), |b| {
+            b.iter(|| {
+                let mut sum = 0;
+                let domains = domains[..recipients].iter().map(|d| black_box(d.as_bytes()));
+                Routes::Mx.split(&mut splitter, domains, |name, _| sum += u32::from(Routes::Mx.owner(name, 0, 8)));
+                black_box(sum)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, queue, on_the_way);
 criterion_main!(benches);

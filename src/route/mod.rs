@@ -298,6 +298,13 @@ mod tests {
     }
 
     #[test]
+    fn a_single_recipient_needs_no_memory() {
+        let mut splitter = Splitter::default();
+        Routes::Mx.split(&mut splitter, [&b"Example.ORG"[..]], |name, _| assert_eq!(name, "example.org"));
+        assert_eq!((splitter.names.capacity(), splitter.entries.capacity(), splitter.indices.capacity()), (0, 0, 0));
+    }
+
+    #[test]
     fn hostile_domains_become_names_that_match_nothing() {
         assert_eq!(Domain::new(b"\xffa\x80.example").as_str(), "?a?.example");
         assert_eq!(Domain::new(&[b'a'; 1000]).as_str().len(), 255);
