@@ -275,3 +275,10 @@ pub const LIVE_MESSAGES_PER_SHARD: usize = 4_000_000;
 pub const BOUNCES_READING: usize = 16;
 /// A notification that the log did not take is tried again after this.
 pub const BOUNCE_RETRY: Duration = Duration::from_secs(5);
+
+// --- Deliveries ---------------------------------------------------------------------------------------------------
+
+/// Records asked for ahead of their turn, per destination: a spool read takes about as long as a few transactions.
+pub const FETCH_AHEAD: usize = 16;
+/// A destination gets another connection when more than this many messages wait for each it has.
+pub const BACKLOG_PER_CONNECTION: usize = 4;

@@ -9,25 +9,25 @@
 
 mod connection;
 mod outcome;
+mod pump;
+mod questions;
 
 use crate::config::Config;
-use crate::dns::{Answer, Attempt, DnsSettings, ExchangeId, Resolution, Resolver, Transmit, Verdict};
+use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::limits;
 use crate::message::{MessageId, Status};
-use crate::queue::{DestinationId, Job, JobKey, LastReply, Queue, RecipientSet, RetryPolicy};
-use crate::route::{NextHop, Routes};
+use crate::queue::{DestinationId, Job, JobKey, LastReply, Queue, RetryPolicy};
+use crate::route::Routes;
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
-use crate::shard::mailbox::{FinalOutcome, Handoff, Mail, Settled};
+use crate::shard::mailbox::Handoff;
+use crate::shard::stats::{LatencyStage, ShardStats};
 use crate::shard::table::ConnTable;
 use crate::shard::{Turn, micros};
-use crate::smtp::client::{Client, ClientEvent, ClientTimeouts, MailParams};
-use crate::spool::RecordView;
+use crate::smtp::client::{ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
-use connection::{Connection, Transaction, Want};
+use connection::{Connection, Want};
 use std::collections::{HashMap, VecDeque};
-use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -52,6 +52,8 @@ pub struct Deliverer {
     fetches: Map<(MessageId, u32), Vec<Fetch>>,
     /// Connections that fell idle, longest ago first; entries of those that are busy again are skipped.
     idle: VecDeque<ConnId>,
+    /// Connections to flush at the end of a pump.
+    touched: Vec<ConnId>,
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
@@ -113,6 +115,7 @@ impl Deliverer {
             exchanges: Map::default(),
             fetches: Map::default(),
             idle: VecDeque::new(),
+            touched: Vec::new(),
             starved: VecDeque::new(),
             max_connections,
             next_token: 0,
@@ -229,7 +232,7 @@ impl Deliverer {
                     true
                 }
                 Some(ClientEvent::Closed(reason)) => {
-                    closed = Some(outcome::describe(&reason, turn.now.wall, &connection.host));
+                    closed = Some(outcome::end_of_connection(&reason, turn.now.wall, &connection.host));
                     true
                 }
                 Some(ClientEvent::Recipient { token, index, reply }) => {
@@ -268,7 +271,7 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.connect_us = micros(turn.now.mono, connection.began);
         connection.others = Vec::new();
-        turn.report.histograms.record(crate::shard::stats::LatencyStage::Connect, connection.connect_us);
+        turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
         let destination = connection.destination;
         if let Some(pool) = self.pools.get_mut(&destination) {
             pool.connecting -= 1;
@@ -343,47 +346,62 @@ impl Deliverer {
         self.due = due;
     }
 
-    // --- pump -----------------------------------------------------------------------------------------------------
+    // --- the turn -------------------------------------------------------------------------------------------------
 
-    /// Brings the mail of a destination and its connections together, as far as both are there.
-    fn pump(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
-        if self.draining {
-            return;
+    /// The end of a turn: timers, DNS, and every destination that has something new to send.
+    pub fn turn(&mut self, turn: &mut Turn<'_>) {
+        if self.queue.poll_timeout().is_some_and(|at| at <= turn.now.mono) {
+            self.queue.handle_timeout(turn.now);
         }
-        let limit = self.config.delivery.messages_per_connection;
-        let pool = self.pools.entry(destination).or_default();
-        loop {
-            // An idle connection before one that can take an envelope behind its final dot.
-            let mut free = None;
-            for &conn in &pool.connections {
-                if let Some(connection) = self.connections.get(conn)
-                    && connection.can_start(limit)
-                {
-                    free = Some(conn);
-                    if connection.is_idle() {
-                        break;
-                    }
-                }
-            }
-            let Some(conn) = free else { break };
-            let key = match pool.loaded.pop_front() {
-                Some(key) => key,
-                None => match self.queue.take(destination) {
-                    None => break,
-                    Some(key) => key,
-                },
-            };
-            if self.queue.job(key).is_some_and(|job| job.body.is_some()) {
-                self.begin(conn, key, turn);
-            } else {
-                self.fetch_job(destination, key, turn);
-                if self.pools.get(&destination).is_some_and(|p| p.fetching >= limits::FETCH_AHEAD) {
-                    break;
-                }
-            }
-            let Some(again) = self.pools.get_mut(&destination) else { return };
-            return self.pump_on(destination, again as *const _ as usize, turn);
+        if self.resolver.poll_timeout().is_some_and(|at| at <= turn.now.mono) {
+            self.resolver.handle_timeout(turn.now.mono);
         }
-        self.open_more(destination, turn);
+        self.dns(turn);
+        while let Some(key) = self.queue.poll_expired() {
+            self.expire(key, turn);
+        }
+        while let Some(destination) = self.queue.poll_touched() {
+            self.pump(destination, turn);
+        }
+        // A pump may have asked DNS.
+        self.dns(turn);
+    }
+
+    /// Bodies of mail that could not go at once leave memory; the spool has them.
+    pub fn drop_stale_bodies(&mut self, now: Now) {
+        self.queue.drop_stale_bodies(now.mono, limits::QUEUE_BODY_AGE);
+    }
+
+    /// The next moment at which something is due.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        [self.queue.poll_timeout(), self.resolver.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// No more transactions; what is under way is finished.
+    pub fn drain(&mut self, turn: &mut Turn<'_>) {
+        self.draining = true;
+        for conn in self.connections.ids().collect::<Vec<_>>() {
+            let Some(connection) = self.connections.get(conn) else { continue };
+            if connection.client.is_none() {
+                self.forget(conn, turn);
+            } else if connection.is_idle() {
+                self.quit(conn, turn);
+            }
+        }
+    }
+
+    /// Whether no transaction is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.connections.ids().all(|conn| self.connections.get(conn).is_none_or(|c| c.transactions.is_empty()))
+    }
+
+    /// The numbers of this half, for the metrics.
+    pub fn report(&self, stats: &ShardStats) {
+        let counts = self.queue.counts();
+        stats.queue_ready.set(counts.ready as u64);
+        stats.queue_waiting.set(counts.waiting as u64);
+        stats.queue_in_flight.set(counts.in_flight as u64);
+        stats.queue_destinations.set(counts.destinations as u64);
+        stats.outbound_open.set(self.connections.len() as u64);
     }
 }

@@ -1,0 +1,360 @@
+//! What a transaction came to, for each of its recipients: delivered, failed for good, or to be tried again; told to the
+//! home shard, to the queue and to the log.
+
+use super::connection::Transaction;
+use super::Deliverer;
+use crate::limits;
+use crate::message::Status;
+use crate::queue::{Deferral, DestinationId, JobKey, LastReply, RecipientSet};
+use crate::rt::ConnId;
+use crate::shard::event::{self, Code, Event, Notice, NoticeKind};
+use crate::shard::mailbox::{FinalOutcome, Mail, Settled};
+use crate::shard::stats::LatencyStage;
+use crate::shard::{Turn, micros};
+use crate::smtp::client::{CloseReason, Outcome};
+use crate::smtp::reply::Reply;
+use crate::spool::RecordView;
+use crate::time::{Moment, Wall};
+use std::net::SocketAddr;
+
+/// Why a connection ended, in the words of a deferral.
+pub(super) struct End {
+    /// In whole sentences for the operator and the sender.
+    pub(super) text: String,
+    /// What the peer said, if it said something.
+    pub(super) reply: Option<LastReply>,
+}
+
+pub(super) fn end_of_connection(reason: &CloseReason<'_>, at: Wall, host: &str) -> End {
+    let (text, reply) = match reason {
+        CloseReason::Refused(reply) => (format!("the host refused the session: {} {}", reply.code, reply.text), Some(reply)),
+        CloseReason::Shutdown(reply) => (format!("the host ended the session: {} {}", reply.code, reply.text), Some(reply)),
+        CloseReason::Unexpected(reply) => (format!("the host sent a reply out of place: {} {}", reply.code, reply.text), None),
+        CloseReason::NotSmtp(error) => (format!("the host does not speak SMTP: {error:?}"), None),
+        CloseReason::Timeout(awaited) => (format!("the host did not answer in time (waiting for {awaited:?})"), None),
+        CloseReason::PeerClosed => ("the host closed the connection".to_owned(), None),
+        CloseReason::Quit => ("the session was ended".to_owned(), None),
+    };
+    End { text, reply: reply.map(|r| last_reply(r, at, host)) }
+}
+
+/// A reply as it is kept.
+pub(super) fn last_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
+    let status = reply.enhanced.and_then(|e| matches!(e.0, 2 | 4 | 5).then(|| Status::new(e.0, e.1, e.2)));
+    LastReply::new(at, host, reply.code, status, reply.text.as_bytes())
+}
+
+/// How long the stages of an attempt took, µs.
+#[derive(Clone, Copy, Default)]
+struct Stages {
+    queue: u64,
+    connect: u64,
+    deliver: u64,
+}
+
+impl Deliverer {
+    /// A transaction is over.
+    pub(super) fn finished(&mut self, conn: ConnId, token: u64, outcome: &Outcome<'_>, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let reused = connection.done > 0;
+        let Some(transaction) = connection.take_transaction(token) else { return };
+        let (host, remote) = (std::rc::Rc::clone(&connection.host), connection.remote);
+        let connect = if reused { 0 } else { connection.connect_us };
+        let key = transaction.job;
+        let Some(job) = self.queue.job(key) else { return };
+        let now = turn.now;
+        let stages = Stages {
+            queue: micros(transaction.began, job.enqueued),
+            connect,
+            deliver: micros(now.mono, transaction.began),
+        };
+        let Transaction { refused, record, answered, .. } = transaction;
+        // Who shares the outcome of the transaction: all but those refused by themselves.
+        let all = job.recipients.as_slice();
+        let rest: RecipientSet = if refused.is_empty() {
+            job.recipients.clone()
+        } else {
+            let is_refused = |at: usize| refused.iter().any(|(place, _)| *place as usize == at);
+            let rest: Vec<u16> = (0..all.len()).filter(|at| !is_refused(*at)).map(|at| all[at]).collect();
+            RecipientSet::from_slice(&rest)
+        };
+        let mut again: Vec<u16> = Vec::new();
+        let mut reason: Option<Box<LastReply>> = None;
+        for (place, reply) in refused {
+            let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else { continue };
+            if is_permanent(&reply) {
+                self.fail(key, RecipientSet::One(index), reply, Some(remote), stages, Some(&record), turn);
+            } else {
+                again.push(index);
+                reason = Some(reply);
+            }
+        }
+        if !rest.as_slice().is_empty() {
+            match outcome {
+                Outcome::Accepted(reply) => self.delivered(key, &rest, reply, &host, remote, stages, &record, turn),
+                Outcome::Refused { reply, .. } => {
+                    let reply = Box::new(last_reply(reply, now.wall, &host));
+                    if is_permanent(&reply) {
+                        self.fail(key, rest, reply, Some(remote), stages, Some(&record), turn);
+                    } else {
+                        again.extend_from_slice(rest.as_slice());
+                        reason = Some(reply);
+                    }
+                }
+                // A connection that had worked before was closed under us: that is no attempt.
+                Outcome::Lost { after_final_dot: false } if reused && !answered && again.is_empty() => {
+                    self.queue.put_back(key);
+                    return;
+                }
+                Outcome::Lost { after_final_dot } => {
+                    let text: &[u8] = if *after_final_dot {
+                        b"the connection was lost while waiting for the reply to the message; it may arrive twice"
+                    } else {
+                        b"the connection was lost"
+                    };
+                    again.extend_from_slice(rest.as_slice());
+                    reason = Some(Box::new(LastReply::new(now.wall, &host, 0, Some(Status::new(4, 4, 2)), text)));
+                }
+            }
+        }
+        if again.is_empty() {
+            self.queue.finished(key);
+            return;
+        }
+        again.sort_unstable();
+        let reply = *reason.expect("whoever is to be tried again has a reason");
+        self.defer(key, RecipientSet::from_slice(&again), reply, Some(remote), stages, Some(&record), turn);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the facts of one delivery")]
+    fn delivered(
+        &mut self,
+        key: JobKey,
+        recipients: &RecipientSet,
+        reply: &Reply<'_>,
+        host: &str,
+        remote: SocketAddr,
+        stages: Stages,
+        record: &[u8],
+        turn: &mut Turn<'_>,
+    ) {
+        let Some(job) = self.queue.job(key) else { return };
+        let count = recipients.as_slice().len() as u64;
+        turn.report.stats.delivered.add(count);
+        turn.report.histograms.record(LatencyStage::Queue, stages.queue);
+        turn.report.histograms.record(LatencyStage::Delivery, stages.deliver);
+        let total = turn.now.wall.since(job.accepted).as_micros();
+        turn.report.histograms.record(LatencyStage::Total, u64::try_from(total).unwrap_or(u64::MAX));
+        turn.post.send(
+            usize::from(job.home),
+            Mail::Settled(Settled { id: job.id, recipients: recipients.clone(), outcome: FinalOutcome::Delivered }),
+        );
+        if turn.report.events.wants_mail_events() {
+            let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
+            let facts = Facts { host, remote: Some(remote), code, text: reply.text.as_bytes(), stages, next: None };
+            self.tell(key, recipients, Some(record), &facts, Event::Delivered, turn);
+        }
+    }
+
+    /// These recipients will never get it.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
+    fn fail(
+        &mut self,
+        key: JobKey,
+        recipients: RecipientSet,
+        reply: Box<LastReply>,
+        remote: Option<SocketAddr>,
+        stages: Stages,
+        record: Option<&[u8]>,
+        turn: &mut Turn<'_>,
+    ) {
+        turn.report.stats.bounced.add(recipients.as_slice().len() as u64);
+        let facts = Facts::of(&reply, remote, stages, None);
+        self.tell(key, &recipients, record, &facts, Event::Bounced, turn);
+        self.settle_failed(key, recipients, false, reply, turn);
+    }
+
+    fn settle_failed(&mut self, key: JobKey, recipients: RecipientSet, expired: bool, reply: Box<LastReply>, turn: &mut Turn<'_>) {
+        let Some(job) = self.queue.job(key) else { return };
+        let outcome = FinalOutcome::Failed { expired, reply };
+        turn.post.send(usize::from(job.home), Mail::Settled(Settled { id: job.id, recipients, outcome }));
+    }
+
+    /// A held job that was not attempted is tried again later.
+    pub(super) fn defer_job(&mut self, key: JobKey, reply: LastReply, turn: &mut Turn<'_>) {
+        let Some(recipients) = self.queue.job(key).map(|job| job.recipients.clone()) else { return };
+        self.defer(key, recipients, reply, None, Stages::default(), None, turn);
+    }
+
+    /// These recipients are tried again later, unless the message is too old.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one deferral")]
+    fn defer(
+        &mut self,
+        key: JobKey,
+        recipients: RecipientSet,
+        reply: LastReply,
+        remote: Option<SocketAddr>,
+        stages: Stages,
+        record: Option<&[u8]>,
+        turn: &mut Turn<'_>,
+    ) {
+        let (now, random) = (turn.now, turn.io.random());
+        match self.queue.deferred(key, recipients.clone(), reply.clone(), now, random) {
+            Deferral::Until(moment) => {
+                turn.report.stats.deferred.add(recipients.as_slice().len() as u64);
+                let facts = Facts::of(&reply, remote, stages, Some(wall(now, moment)));
+                self.tell(key, &recipients, record, &facts, Event::Deferred, turn);
+            }
+            Deferral::Expired => {
+                turn.report.stats.expired.add(recipients.as_slice().len() as u64);
+                let facts = Facts::of(&reply, remote, stages, None);
+                self.tell(key, &recipients, record, &facts, Event::Expired, turn);
+                self.settle_failed(key, recipients, true, Box::new(reply), turn);
+                self.queue.finished(key);
+            }
+        }
+    }
+
+    /// A job that grew too old at a destination that cannot be reached.
+    pub(super) fn expire(&mut self, key: JobKey, turn: &mut Turn<'_>) {
+        let Some(job) = self.queue.job(key) else { return };
+        let recipients = job.recipients.clone();
+        let trouble = self.queue.destination_of(key).and_then(|d| self.queue.trouble(d));
+        let reply = job.last.as_deref().or(trouble).cloned().unwrap_or_else(|| {
+            LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), b"it could not be delivered in time")
+        });
+        turn.report.stats.expired.add(recipients.as_slice().len() as u64);
+        let facts = Facts::of(&reply, None, Stages::default(), None);
+        self.tell(key, &recipients, None, &facts, Event::Expired, turn);
+        self.settle_failed(key, recipients, true, Box::new(reply), turn);
+        self.queue.finished(key);
+    }
+
+    /// The destination will never take mail: all of it that is ready fails.
+    pub(super) fn fail_all(&mut self, destination: DestinationId, reply: &LastReply, turn: &mut Turn<'_>) {
+        let loaded = self.pools.get_mut(&destination).map(|p| std::mem::take(&mut p.loaded)).unwrap_or_default();
+        let mut loaded = loaded.into_iter();
+        while let Some(key) = loaded.next().or_else(|| self.queue.take(destination)) {
+            let Some(job) = self.queue.job_mut(key) else { continue };
+            let (recipients, record) = (job.recipients.clone(), job.body.take());
+            self.fail(key, recipients, Box::new(reply.clone()), None, Stages::default(), record.as_deref(), turn);
+            self.queue.finished(key);
+        }
+    }
+
+    /// The machine has closed the connection; its transactions are finished.
+    pub(super) fn closed(&mut self, conn: ConnId, end: End, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let destination = connection.destination;
+        if connection.connect_us == 0 {
+            // It never came to its first message.
+            let text = match &end.reply {
+                Some(reply) => format!("{} ({})", end.text, reply.host),
+                None => end.text,
+            };
+            self.connect_failed(conn, &text, turn);
+            return;
+        }
+        // A last QUIT may still be unsent; it is a courtesy.
+        let _ = connection.flush(turn);
+        self.forget(conn, turn);
+        self.pump(destination, turn);
+    }
+
+    /// A connection that must not be used any more, because of us.
+    pub(super) fn broken(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let destination = connection.destination;
+        for transaction in std::mem::take(&mut connection.transactions) {
+            let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 3, 0)), why.as_bytes());
+            self.defer_job(transaction.job, reply, turn);
+        }
+        self.forget(conn, turn);
+        self.pump(destination, turn);
+    }
+
+    // --- events ---------------------------------------------------------------------------------------------------
+
+    /// One event for each recipient.
+    fn tell(
+        &self,
+        key: JobKey,
+        recipients: &RecipientSet,
+        record: Option<&[u8]>,
+        facts: &Facts<'_>,
+        kind: impl Fn(event::Outcome) -> Event,
+        turn: &mut Turn<'_>,
+    ) {
+        if !turn.report.events.wants_mail_events() {
+            return;
+        }
+        let Some(job) = self.queue.job(key) else { return };
+        let view = record.and_then(RecordView::parse);
+        let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d)).unwrap_or_default();
+        let total = turn.now.wall.since(job.accepted).as_micros();
+        let mut tell_one = |sender: &[u8], recipient: &[u8]| {
+            turn.report.events.push(kind(event::Outcome {
+                at: turn.now.wall,
+                id: job.id,
+                size_bytes: u64::from(job.size),
+                remote: facts.remote,
+                code: facts.code,
+                attempts: u32::from(job.attempts) + u32::from(facts.next.is_none()),
+                next_attempt: facts.next,
+                queue_us: facts.stages.queue,
+                connect_us: facts.stages.connect,
+                deliver_us: facts.stages.deliver,
+                total_us: u64::try_from(total).unwrap_or(u64::MAX),
+                text: event::Outcome::texts(sender, recipient, site.as_bytes(), facts.host.as_bytes(), facts.text),
+            }));
+        };
+        let indices = recipients.as_slice();
+        match &view {
+            Some(view) => {
+                for recipient in view.recipients().filter(|r| indices.binary_search(&r.index).is_ok()) {
+                    tell_one(view.sender(), recipient.address);
+                }
+            }
+            // The record is not in memory: the id leads to the event of its acceptance.
+            None => indices.iter().for_each(|_| tell_one(b"", b"")),
+        }
+    }
+
+    /// A whole destination is left alone for a while.
+    pub(super) fn tell_suspended(&self, destination: DestinationId, why: &str, until: Moment, turn: &mut Turn<'_>) {
+        let site = self.queue.name(destination).unwrap_or_default();
+        let seconds = until.since(turn.now.mono).as_secs();
+        let text = format!("{site}: next attempt in {seconds} s: {why}");
+        turn.report.events.push(Notice::new(turn.now.wall, self.me, NoticeKind::Suspended, text.as_bytes()));
+    }
+}
+
+struct Facts<'a> {
+    host: &'a str,
+    remote: Option<SocketAddr>,
+    code: Code,
+    text: &'a [u8],
+    stages: Stages,
+    next: Option<Wall>,
+}
+
+impl<'a> Facts<'a> {
+    fn of(reply: &'a LastReply, remote: Option<SocketAddr>, stages: Stages, next: Option<Wall>) -> Self {
+        let enhanced = reply.status.map(|s| (s.class(), s.subject(), s.detail()));
+        Facts { host: &reply.host, remote, code: Code { basic: reply.code, enhanced }, text: &reply.text, stages, next }
+    }
+}
+
+/// 5yz, or a local reason of class 5.
+fn is_permanent(reply: &LastReply) -> bool {
+    match reply.code {
+        0 => reply.status.is_some_and(|s| s.class() == 5),
+        code => (500..600).contains(&code),
+    }
+}
+
+/// The civil time of a later moment.
+fn wall(now: crate::time::Now, moment: Moment) -> Wall {
+    let ahead = u64::try_from(moment.since(now.mono).as_millis()).unwrap_or(u64::MAX);
+    Wall(now.wall.0.saturating_add(ahead.min(limits::RETRY_GIVE_UP_DEFAULT.as_millis() as u64 * 100)))
+}

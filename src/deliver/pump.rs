@@ -1,0 +1,311 @@
+//! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
+
+use super::connection::{Connection, Transaction};
+use super::{Deliverer, Fetch, Pool};
+use crate::dns::{Answer, AddressFamilies, MailHost, Resolution, Verdict};
+use crate::limits;
+use crate::message::{MessageId, Status};
+use crate::queue::{DestinationId, JobKey, LastReply};
+use crate::route::NextHop;
+use crate::rt::ConnId;
+use crate::shard::Turn;
+use crate::shard::mailbox::Mail;
+use crate::smtp::client::MailParams;
+use crate::spool::RecordView;
+use crate::time::Moment;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+impl Deliverer {
+    /// Brings the mail of a destination and its connections together, as far as both are there.
+    pub(super) fn pump(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        if self.draining {
+            return;
+        }
+        while let Some(conn) = self.free_connection(destination) {
+            let Some(key) = self.next_loaded(destination, turn) else { break };
+            self.begin(conn, key, turn);
+        }
+        self.open_more(destination, turn);
+        let mut touched = std::mem::take(&mut self.touched);
+        for conn in touched.drain(..) {
+            self.flush(conn, turn);
+        }
+        self.touched = touched;
+    }
+
+    /// An idle connection, or else one that takes an envelope behind its final dot.
+    fn free_connection(&self, destination: DestinationId) -> Option<ConnId> {
+        let limit = self.config.delivery.messages_per_connection;
+        let mut free = None;
+        for &conn in &self.pools.get(&destination)?.connections {
+            let Some(connection) = self.connections.get(conn).filter(|c| c.can_start(limit)) else { continue };
+            if connection.is_idle() {
+                return Some(conn);
+            }
+            free = free.or(Some(conn));
+        }
+        free
+    }
+
+    /// The next job whose record is in memory. Records that are not are asked for, some ahead of their turn.
+    fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
+        if let Some(key) = self.pools.get_mut(&destination).and_then(|p| p.loaded.pop_front()) {
+            return Some(key);
+        }
+        while self.pools.get(&destination).is_none_or(|p| p.fetching < limits::FETCH_AHEAD) {
+            let key = self.queue.take(destination)?;
+            let job = self.queue.job(key)?;
+            if job.body.is_some() {
+                return Some(key);
+            }
+            let (id, home) = (job.id, job.home);
+            self.pools.entry(destination).or_default().fetching += 1;
+            self.fetch(id, 0, home, Fetch::Job(destination, key), turn);
+        }
+        None
+    }
+
+    /// Asks a home shard for a part of a message; equal questions are asked once.
+    pub(super) fn fetch(&mut self, id: MessageId, part: u32, home: u16, fetch: Fetch, turn: &mut Turn<'_>) {
+        let waiting = self.fetches.entry((id, part)).or_default();
+        waiting.push(fetch);
+        if waiting.len() == 1 {
+            turn.post.send(usize::from(home), Mail::Fetch { id, part, owner: self.me });
+        }
+    }
+
+    /// Starts a transaction.
+    fn begin(&mut self, conn: ConnId, key: JobKey, turn: &mut Turn<'_>) {
+        let Some(job) = self.queue.job_mut(key) else { return };
+        let Some(record) = job.body.take() else { return };
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let (Some(client), Some(view)) = (&mut connection.client, RecordView::parse(&record)) else { return };
+        let token = self.next_token;
+        self.next_token += 1;
+        let params = MailParams { size: view.total_size(), eight_bit: view.eight_bit() };
+        let indices = job.recipients.as_slice();
+        let recipients = view.recipients().filter(|r| indices.binary_search(&r.index).is_ok()).map(|r| r.address);
+        client.start(token, view.sender(), recipients, params, turn.now.mono);
+        connection.begun += 1;
+        connection.idle_since = None;
+        connection.transactions.push(Transaction {
+            token,
+            job: key,
+            record,
+            began: turn.now.mono,
+            refused: Vec::new(),
+            answered: false,
+        });
+        self.touched.push(conn);
+    }
+
+    // --- connections ----------------------------------------------------------------------------------------------
+
+    /// Opens another connection if mail waits that those there will not take soon.
+    fn open_more(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        loop {
+            if self.queue.is_suspended(destination) {
+                return;
+            }
+            let pool = self.pools.entry(destination).or_default();
+            let (open, fetching) = (pool.connections.len(), pool.fetching);
+            let waiting = pool.loaded.len() + fetching + self.queue.peek_len(destination);
+            let enough = if self.queue.is_probing(destination) { open > 0 } else { open > 0 && waiting <= open * limits::BACKLOG_PER_CONNECTION };
+            if waiting == 0 || enough || open >= self.config.delivery.connections_per_destination as usize {
+                return;
+            }
+            let Some(route) = self.route(destination, turn) else { return };
+            if !self.make_room(destination, turn) || !self.open(destination, &route, turn) {
+                return;
+            }
+        }
+    }
+
+    /// Frees a connection if the shard has as many as it may; false if none can be had now.
+    fn make_room(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
+        while self.connections.len() >= self.max_connections {
+            let Some(conn) = self.idle.pop_front() else {
+                self.starved.push_back(destination);
+                return false;
+            };
+            if self.connections.get(conn).is_some_and(|c| c.idle_since.is_some()) {
+                self.forget(conn, turn);
+            }
+        }
+        true
+    }
+
+    /// Where the destination's mail goes; `None` while that is unknown, or if it has been dealt with otherwise.
+    fn route(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<Rc<Resolution>> {
+        let now = turn.now;
+        let pool = self.pools.entry(destination).or_default();
+        if pool.resolving {
+            return None;
+        }
+        let route = match &pool.route {
+            Some(route) if route.expires > now.mono => Rc::clone(route),
+            _ => {
+                let name = self.queue.name(destination)?;
+                let answer = match self.routes.next_hop(name) {
+                    NextHop::Mx(domain) => self.resolver.resolve(domain, now.mono),
+                    NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+                        Ok(address) => Answer::Ready(Rc::new(fixed(host, address))),
+                        Err(_) => self.resolver.resolve_host(host, now.mono),
+                    },
+                };
+                match answer {
+                    Answer::Ready(route) => {
+                        pool.route = Some(Rc::clone(&route));
+                        route
+                    }
+                    Answer::Pending => {
+                        pool.resolving = true;
+                        let host = match self.routes.next_hop(name) {
+                            NextHop::Mx(name) | NextHop::Host(name, _) => name,
+                        };
+                        let canonical: Rc<str> = match crate::dns::canonical(host) {
+                            Ok(name) => name.as_str().into(),
+                            Err(_) => host.into(),
+                        };
+                        self.resolving.entry(canonical).or_default().push(destination);
+                        return None;
+                    }
+                }
+            }
+        };
+        let failure = |status, text: &str| LastReply::new(now.wall, "", 0, Some(status), text.as_bytes());
+        let permanent = match &route.verdict {
+            Verdict::Hosts(_) => return Some(route),
+            Verdict::Temporary { reason } => {
+                let reply = failure(Status::new(4, 4, 3), reason);
+                self.pools.entry(destination).or_default().route = None;
+                self.unreachable(destination, reply, turn);
+                return None;
+            }
+            Verdict::NullMx => failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)"),
+            Verdict::NoSuchDomain => failure(Status::new(5, 1, 2), "the domain of this address does not exist"),
+            Verdict::NoMailHost => failure(Status::new(5, 4, 4), "the domain of this address has no mail server"),
+        };
+        self.fail_all(destination, &permanent, turn);
+        None
+    }
+
+    /// Begins a connection to the best address; false if not even that could be done.
+    fn open(&mut self, destination: DestinationId, route: &Resolution, turn: &mut Turn<'_>) -> bool {
+        let mut order = std::mem::take(&mut self.order);
+        route.attempt_order(turn.io.random(), AddressFamilies::Both, &mut order);
+        order.reverse();
+        let others = order.clone();
+        self.order = order;
+        self.try_addresses(destination, others, "no address to connect to", turn)
+    }
+
+    /// Connects to the last of `others`, or the one before it, and so on; if none is left the destination is out of
+    /// reach.
+    pub(super) fn try_addresses(
+        &mut self,
+        destination: DestinationId,
+        mut others: Vec<crate::dns::Attempt>,
+        why: &str,
+        turn: &mut Turn<'_>,
+    ) -> bool {
+        let mut error = why.to_owned();
+        let port = self.port(destination);
+        while let Some(attempt) = others.pop() {
+            let Some(pool) = self.pools.get_mut(&destination) else { return false };
+            let Some(host) = pool.route.as_ref().and_then(|r| r.hosts().get(usize::from(attempt.host))) else { break };
+            let remote = SocketAddr::new(attempt.address, port);
+            let sources = &self.config.delivery.source_addresses;
+            let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();
+            match turn.io.connect(remote, source) {
+                Ok(conn) => {
+                    turn.report.stats.outbound_connections.add(1);
+                    pool.connections.push(conn);
+                    pool.connecting += 1;
+                    let host = Rc::clone(&host.name);
+                    let connection = Connection::new(conn, destination, remote, host, others, turn.now.mono);
+                    self.connections.insert(conn, Box::new(connection));
+                    self.arm(conn);
+                    return true;
+                }
+                Err(e) => error = format!("{remote}: {e}"),
+            }
+        }
+        // Those that stand go on; only if none does is the destination out of reach.
+        if self.pools.get(&destination).is_none_or(|p| p.connections.is_empty()) {
+            let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 1)), error.as_bytes());
+            self.unreachable(destination, reply, turn);
+        }
+        false
+    }
+
+    fn port(&self, destination: DestinationId) -> u16 {
+        match self.queue.name(destination).map(|name| self.routes.next_hop(name)) {
+            Some(NextHop::Host(_, port)) => port,
+            _ => self.config.delivery.port,
+        }
+    }
+
+    /// A connection that never came to its first message: the next address is tried.
+    pub(super) fn connect_failed(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
+        turn.report.stats.outbound_connection_failures.add(1);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let others = std::mem::take(&mut connection.others);
+        let (destination, why) = (connection.destination, format!("{} [{}]: {why}", connection.host, connection.remote));
+        self.forget(conn, turn);
+        self.try_addresses(destination, others, &why, turn);
+    }
+
+    /// Closes a connection without ceremony and takes it out of its pool.
+    pub(super) fn forget(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.remove(conn) else { return };
+        turn.io.close(conn);
+        if let Some(pool) = self.pools.get_mut(&connection.destination) {
+            pool.connections.retain(|c| *c != conn);
+            if connection.connect_us == 0 && connection.begun == 0 {
+                pool.connecting = pool.connecting.saturating_sub(1);
+            }
+            if pool.is_unused() {
+                self.pools.remove(&connection.destination);
+            }
+        }
+        if let Some(destination) = self.starved.pop_front() {
+            self.queue.touch(destination);
+        }
+    }
+
+    /// Nobody of the destination can be reached now: it is left alone for a while, with all its mail.
+    fn unreachable(&mut self, destination: DestinationId, reply: LastReply, turn: &mut Turn<'_>) {
+        if let Some(pool) = self.pools.get_mut(&destination) {
+            let loaded: Vec<_> = pool.loaded.drain(..).collect();
+            pool.route = None;
+            // The first in line goes back last, so that it is first again.
+            for key in loaded.into_iter().rev() {
+                self.queue.put_back(key);
+            }
+        }
+        let text = String::from_utf8_lossy(&reply.text).into_owned();
+        let random = turn.io.random();
+        let until = self.queue.unreachable(destination, reply, turn.now, random);
+        self.tell_suspended(destination, &text, until, turn);
+    }
+
+    /// The bodies of mail that waits for nothing but a connection stay; a job whose destination is suspended waits for
+    /// longer.
+    pub(super) fn is_suspended(&self, destination: DestinationId) -> bool {
+        self.queue.is_suspended(destination)
+    }
+}
+
+impl Pool {
+    pub(super) fn is_unused(&self) -> bool {
+        self.connections.is_empty() && self.loaded.is_empty() && self.fetching == 0 && !self.resolving && self.route.is_none()
+    }
+}
+
+/// The route to a smart host given as an address.
+fn fixed(name: &str, address: IpAddr) -> Resolution {
+    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address] };
+    Resolution { expires: Moment::NEVER, verdict: Verdict::Hosts(vec![host]) }
+}
