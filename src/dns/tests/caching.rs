@@ -54,6 +54,14 @@ fn the_ttl_of_an_alias_counts() {
     let mut world = World::new(|ask| zone.answer(ask));
     let resolution = world.resolve("example.com");
     assert_eq!(resolution.expires, world.now + secs(20));
+
+    let mut step_by_step = World::new(|ask| {
+        let mut message = zone.message(ask);
+        message.answers.truncate(1);
+        ask.send(&message)
+    });
+    let resolution = step_by_step.resolve("example.com");
+    assert_eq!((resolution.expires, step_by_step.asked.len()), (step_by_step.now + secs(20), 2));
 }
 
 #[test]

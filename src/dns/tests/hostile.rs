@@ -204,11 +204,11 @@ fn storm(seed: u64) -> (Vec<Vec<u8>>, Vec<Resolved>) {
             }
             _ => zone.answer(ask),
         };
-        if next() % 4 == 0 {
+        if next().is_multiple_of(4) {
             acts.extend(acts.clone());
         }
         for (delay, _) in &mut acts {
-            *delay = ms(next() % if next() % 8 == 0 { 9000 } else { 50 });
+            *delay = ms(next() % if next().is_multiple_of(8) { 9000 } else { 50 });
         }
         acts
     });
@@ -294,10 +294,10 @@ fn bytes_of_any_kind_never_panic() {
         }
         acts
     });
-    for i in 0..3000 {
+    for i in 0..1000 {
         let domain = if i % 2 == 0 { "example.com".to_owned() } else { format!("d{i}.example") };
         world.resolve(&domain);
         world.now = world.now + secs(30);
     }
-    assert!(world.resolver.counters().mismatched > 1000);
+    assert!(world.resolver.counters().mismatched > 300);
 }

@@ -228,3 +228,19 @@ fn waiting_for_an_exchange_ends_too() {
     assert!(world.now.since(start) <= 2 * limits::DNS_QUESTION_TIMEOUT);
     assert!(world.events.iter().any(|event| reason(&event.resolution).contains("were waiting")));
 }
+
+#[test]
+fn a_place_in_the_queue_is_not_inherited() {
+    let mut world = World::new(|_| vec![]);
+    let start = world.now;
+    for i in 0..limits::DNS_EXCHANGES * 3 {
+        assert_eq!(world.resolver.resolve(&format!("d{i}.example"), world.now), Answer::Pending);
+    }
+    world.run_until(start + limits::DNS_QUESTION_TIMEOUT + secs(1));
+    assert!(world.events.iter().any(|event| reason(&event.resolution).contains("were waiting")));
+    for i in 0..limits::DNS_EXCHANGES {
+        assert_eq!(world.resolver.resolve(&format!("n{i}.example"), world.now), Answer::Pending);
+    }
+    world.run();
+    assert_eq!(world.events.len(), limits::DNS_EXCHANGES * 4);
+}
