@@ -463,6 +463,10 @@ struct ModelDest {
 }
 
 impl ModelDest {
+    fn has_ready(&self) -> bool {
+        self.fresh.len() + self.retry.len() > 0
+    }
+
     fn take(&mut self) -> Option<u64> {
         if self.suspended.is_some() {
             return None;
@@ -562,7 +566,7 @@ fn simulate(seed: u64, steps: u32) {
                 if random.below(2) == 0 {
                     q.reachable(dest);
                     let was_open = d.suspended.is_none() && !d.probing;
-                    d.touched |= !was_open && !(d.fresh.is_empty() && d.retry.is_empty());
+                    d.touched |= !was_open && d.has_ready();
                     (d.suspended, d.probing) = (None, false);
                 } else {
                     let until = q.unreachable(dest, reply(now), now, random.next());
@@ -600,17 +604,14 @@ fn simulate(seed: u64, steps: u32) {
                 for d in m.dests.values_mut() {
                     if d.suspended.is_some_and(|until| until <= now.mono) {
                         (d.suspended, d.probing) = (None, true);
-                        d.touched |= !(d.fresh.is_empty() && d.retry.is_empty());
+                        d.touched |= d.has_ready();
                     }
                 }
                 let mut announced: Vec<_> = round(&mut q).into_iter().map(|d| q.name(d).unwrap().to_owned()).collect();
                 announced.sort_unstable();
                 let mut expected = Vec::new();
                 for (name, d) in &mut m.dests {
-                    if std::mem::take(&mut d.touched)
-                        && d.suspended.is_none()
-                        && !(d.fresh.is_empty() && d.retry.is_empty())
-                    {
+                    if std::mem::take(&mut d.touched) && d.suspended.is_none() && d.has_ready() {
                         expected.push(name.clone());
                     }
                 }
@@ -627,7 +628,7 @@ fn simulate(seed: u64, steps: u32) {
         assert_eq!(next_id, over + (ready + m.waiting.len() + m.held.len()) as u64, "{context}: none lost, none twice");
         for (name, d) in &mut m.dests {
             let Some(dest) = q.find(name) else {
-                assert!(d.fresh.is_empty() && d.retry.is_empty(), "{context}: forgotten with mail");
+                assert!(!d.has_ready(), "{context}: forgotten with mail");
                 *d = ModelDest::default();
                 continue;
             };
