@@ -158,7 +158,8 @@ impl<'a> Cause<'a> {
                 "This was tried again and again until now. You may send the message again; if it fails again, reach the \
                  recipient in another way."
             }
-            (Cause::Delayed(_), ..) => "You need not do anything: it will be tried again by itself.",
+            // Said once, above all of them.
+            (Cause::Delayed(_), ..) => "",
             (_, 1, 10) => "Look for another address of the recipient.",
             (_, 1, 2) | (_, 4, 4) => "Check the part of the address behind the @ for a misspelling.",
             (_, 1, 7 | 8) => "Your own address was not accepted. Ask your administrator.",
@@ -166,6 +167,7 @@ impl<'a> Cause<'a> {
             (_, 2, 2) => "The mailbox is full. Try again later, or reach the recipient in another way.",
             (_, 2, 3) | (_, 3, 4) => "Send a smaller message, or share large attachments in another way.",
             (_, 2, _) => "The mailbox takes no mail at present. Reach the recipient in another way.",
+            (_, 6, 3) => "Send the message in an encoding for 7-bit transport, or ask your administrator.",
             (_, 4, 6) => "Your administrator or the recipient's has to correct the routing of this mail.",
             (_, 7, _) => {
                 "The recipient's mail server refused the message by its rules; its words above may say which. Reach the \
@@ -255,11 +257,10 @@ impl Report<'_> {
     /// For the sender to read.
     fn text_part(&mut self, facts: &DsnFacts<'_>) {
         let host = clean(facts.host.as_bytes(), limits::DOMAIN_BYTES);
-        self.line("This is the mail server");
-        self.line(&format!("    {host}"));
         let date = self.date(facts.arrived);
-        self.line(&format!("about the message you sent on {date}."));
-        self.line("Its headers are attached.");
+        self.line(&format!("This is a report by the mail server {host}"));
+        self.line(&format!("about your message of {date}."));
+        self.line("The headers of that message are attached.");
         let (delayed, failed): (Vec<_>, Vec<_>) = facts.recipients.iter().partition(|r| r.cause.is_delay());
         if !failed.is_empty() {
             self.line("");
@@ -293,7 +294,10 @@ impl Report<'_> {
             (_, None) => "Reason: no mail server of the recipient could be reached.".to_owned(),
         };
         self.folded("      ", "      ", &words);
-        self.folded("      ", "      ", cause.advice(cause.status()));
+        let advice = cause.advice(cause.status());
+        if !advice.is_empty() {
+            self.folded("      ", "      ", advice);
+        }
     }
 
     /// For programs (RFC 3464 §2).

@@ -2,7 +2,8 @@
 
 use crate::limits::LAST_REPLY_TEXT_BYTES;
 use crate::message::MessageId;
-use crate::message::status::Status;
+use crate::message::Status;
+use crate::message::dsn::Reply;
 use crate::time::{Moment, Wall};
 
 /// One message for those of its recipients that share a destination. Millions may rest: at most 96 bytes (asserted).
@@ -90,6 +91,11 @@ impl LastReply {
     pub fn new(at: Wall, host: &str, code: u16, status: Option<Status>, text: &[u8]) -> LastReply {
         let text = &text[..text.len().min(LAST_REPLY_TEXT_BYTES)];
         LastReply { at, host: host.into(), text: text.into(), code, status }
+    }
+
+    /// As a notification to the sender tells it.
+    pub fn as_reply(&self) -> Reply<'_> {
+        Reply { code: self.code, status: self.status, text: &self.text }
     }
 }
 

@@ -264,10 +264,41 @@ fn a_sweep_survives_what_happens_meanwhile() {
     q.enqueue("a.example", job(9999, now.wall), now.mono);
     q.reachable(a);
     q.handle_timeout(now);
-    let mut all = expired(&mut q);
-    all.extend(ids(&mut q, a));
-    all.sort_unstable();
-    assert_eq!(all, (0..count + 100).chain([9999]).collect::<Vec<_>>());
+    let mut gone = expired(&mut q);
+    assert!(q.poll_timeout() > Some(now.mono) && gone.len() < count as usize, "it was abandoned");
+    // The next search begins from the start.
+    q.unreachable(a, reply(now), now, 0);
+    while q.poll_timeout() == Some(now.mono) {
+        q.handle_timeout(now);
+    }
+    gone.extend(expired(&mut q));
+    gone.sort_unstable();
+    assert_eq!(gone, (0..count + 100).collect::<Vec<_>>());
+    q.reachable(a);
+    assert_eq!(ids(&mut q, a), [9999]);
+}
+
+#[test]
+fn a_key_never_names_another_job() {
+    let mut q = queue();
+    let a = q.enqueue("a.example", job(1, Wall(0)), Moment(0));
+    let first = q.take(a).unwrap();
+    q.finished(first);
+    q.enqueue("a.example", job(2, Wall(0)), Moment(0));
+    let second = q.take(a).unwrap();
+    assert_eq!(first.index, second.index, "the place is used again");
+    assert!(q.job(first).is_none() && q.job_mut(first).is_none() && q.destination_of(first).is_none());
+    assert!(q.job(second).is_some());
+}
+
+#[test]
+#[should_panic(expected = "the driver gives back jobs it holds")]
+fn a_waiting_job_is_not_put_back() {
+    let mut q = queue();
+    let a = q.enqueue("a.example", job(1, Wall(0)), Moment(0));
+    let key = q.take(a).unwrap();
+    q.deferred(key, RecipientSet::One(0), reply(at(0)), at(0), 0);
+    q.put_back(key);
 }
 
 #[test]
@@ -432,6 +463,10 @@ struct ModelDest {
 }
 
 impl ModelDest {
+    fn has_ready(&self) -> bool {
+        self.fresh.len() + self.retry.len() > 0
+    }
+
     fn take(&mut self) -> Option<u64> {
         if self.suspended.is_some() {
             return None;
@@ -531,7 +566,7 @@ fn simulate(seed: u64, steps: u32) {
                 if random.below(2) == 0 {
                     q.reachable(dest);
                     let was_open = d.suspended.is_none() && !d.probing;
-                    d.touched |= !was_open && !(d.fresh.is_empty() && d.retry.is_empty());
+                    d.touched |= !was_open && d.has_ready();
                     (d.suspended, d.probing) = (None, false);
                 } else {
                     let until = q.unreachable(dest, reply(now), now, random.next());
@@ -569,17 +604,14 @@ fn simulate(seed: u64, steps: u32) {
                 for d in m.dests.values_mut() {
                     if d.suspended.is_some_and(|until| until <= now.mono) {
                         (d.suspended, d.probing) = (None, true);
-                        d.touched |= !(d.fresh.is_empty() && d.retry.is_empty());
+                        d.touched |= d.has_ready();
                     }
                 }
                 let mut announced: Vec<_> = round(&mut q).into_iter().map(|d| q.name(d).unwrap().to_owned()).collect();
                 announced.sort_unstable();
                 let mut expected = Vec::new();
                 for (name, d) in &mut m.dests {
-                    if std::mem::take(&mut d.touched)
-                        && d.suspended.is_none()
-                        && !(d.fresh.is_empty() && d.retry.is_empty())
-                    {
+                    if std::mem::take(&mut d.touched) && d.suspended.is_none() && d.has_ready() {
                         expected.push(name.clone());
                     }
                 }
@@ -596,7 +628,7 @@ fn simulate(seed: u64, steps: u32) {
         assert_eq!(next_id, over + (ready + m.waiting.len() + m.held.len()) as u64, "{context}: none lost, none twice");
         for (name, d) in &mut m.dests {
             let Some(dest) = q.find(name) else {
-                assert!(d.fresh.is_empty() && d.retry.is_empty(), "{context}: forgotten with mail");
+                assert!(!d.has_ready(), "{context}: forgotten with mail");
                 *d = ModelDest::default();
                 continue;
             };

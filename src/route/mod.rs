@@ -103,8 +103,8 @@ impl Routes {
 
     /// Splits an envelope: calls `each` once for every destination, in the order of their first recipients, with the
     /// destination's name and the indices of its recipients in ascending order. `domains` are the recipients' domains
-    /// as given, at most [`u16::MAX`](limits). A single recipient, the common case, touches no memory but the stack;
-    /// `splitter` keeps its memory for the next envelope.
+    /// as given, of which the first 65,536 count (limits.rs allows far fewer). By MX, a single recipient, the common
+    /// case, touches no memory but the stack; `splitter` keeps its memory for the next envelope.
     pub fn split<'a>(
         &self,
         splitter: &mut Splitter,
