@@ -16,10 +16,13 @@ use std::sync::Arc;
 #[command(version, propagate_version = false, disable_help_subcommand = true)]
 #[command(after_help = "\
 Examples:
-  ringpost run                                   try it: listens on 127.0.0.1:2525, relays for this machine only,
-                                                 keeps mail in ./ringpost-spool
-  ringpost check --config /etc/ringpost.toml     is this configuration right? what does it mean?
-  ringpost run --config /etc/ringpost.toml       serve
+  ringpost run
+      Try it: listens on 127.0.0.1:2525, relays for this machine only,
+      keeps mail in ./ringpost-spool.
+  ringpost check --config /etc/ringpost/ringpost.toml
+      Is this configuration right, and what does it mean?
+  ringpost run --config /etc/ringpost/ringpost.toml
+      Serve.
 
 A configuration in which every key is explained: config/ringpost.toml")]
 struct Cli {
@@ -32,17 +35,18 @@ enum Command {
     /// Run the relay until SIGTERM or SIGINT.
     #[command(after_help = "\
 Signals:
-  SIGTERM, SIGINT   drain: no new mail, transactions in progress finish, exit 0 (the second one: at once)
+  SIGTERM, SIGINT   drain: no new mail, transactions in progress finish,
+                    exit 0; a second one: end at once
   SIGHUP            open the event log anew, after it was moved away
 
 Examples:
   ringpost run
-  ringpost run --config /etc/ringpost.toml")]
+  ringpost run --config /etc/ringpost/ringpost.toml")]
     Run(RunArgs),
     /// Check a configuration: print what it means, exit 0; or what is wrong with it, exit 1.
     #[command(after_help = "\
 Example:
-  ringpost check --config /etc/ringpost.toml && systemctl restart ringpost")]
+  ringpost check --config /etc/ringpost/ringpost.toml && systemctl restart ringpost")]
     Check(CheckArgs),
 }
 

@@ -313,7 +313,7 @@ pub fn parse(origin: &str, text: &str, machine: &Machine) -> Result<Loaded, Prob
             file: origin.to_owned(),
             place: span.as_ref().map(|span| source::place(text, span.start)),
             key: span.and_then(|span| index.key_at(&span)).unwrap_or_default().to_owned(),
-            message: error.message().replace('\n', "; "),
+            message: in_words(error.message()),
         }])
     })?;
     let mut resolver = resolve::Resolver::new(origin, text, &index, machine);
@@ -323,6 +323,21 @@ pub fn parse(origin: &str, text: &str, machine: &Machine) -> Result<Loaded, Prob
     } else {
         Err(Problems(resolver.errors))
     }
+}
+
+/// serde names Rust's types where an operator looks for words.
+fn in_words(message: &str) -> String {
+    let message = message.replace('\n', "; ");
+    for (rust, words) in [
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("expected a sequence", "expected a list in [ ]"),
+    ] {
+        if let Some(start) = message.strip_suffix(rust) {
+            return format!("{start}{words}");
+        }
+    }
+    message
 }
 
 #[cfg(test)]

@@ -171,8 +171,11 @@ impl<'a> Resolver<'a> {
     }
 
     fn spool(&mut self, raw: RawSpool) -> Spool {
-        let given = raw.path.unwrap_or_else(|| "ringpost-spool".to_owned());
-        let path = self.path("spool.path", &given);
+        let path = self.path("spool.path", raw.path.as_deref().unwrap_or("ringpost-spool"));
+        if raw.path.is_some_and(|given| Path::new(&given).is_relative()) {
+            let here = path.display().to_string();
+            self.warn("spool.path", format!("relative: it means {here} because Ringpost was started there; started elsewhere, the mail would not be found"));
+        }
         let least = limits::SPOOL_MAX_BYTES_LEAST;
         let max_bytes = raw.max_bytes.map_or(0, |size| size.0);
         if max_bytes != 0 && max_bytes < least {

@@ -95,7 +95,7 @@ fn shape_errors_name_file_line_and_key() {
             "[[listener]]\naddress = \"0.0.0.0:25\"\n[[listener]]\nadress = 1\n",
             "test.toml:4:1: listener[1].adress: unknown field",
         ),
-        ("shards = \"two\"\n", "test.toml:1:10: shards: invalid type: string \"two\", expected i64"),
+        ("shards = \"two\"\n", "test.toml:1:10: shards: invalid type: string \"two\", expected a whole number"),
         (
             "\n[delivery.retry]\nfirst = \"5 minutes\"\n",
             "test.toml:3:9: delivery.retry.first: \"5 minutes\" is not a duration; write",
@@ -182,6 +182,10 @@ fn what_is_allowed_but_suspicious_is_warned_about() {
     assert!(warnings("shards = 8").contains("8 shards on 4 usable cores"));
     assert!(warnings("[relay]\nfrom_networks = [\"64.0.0.0/2\"]").contains("very large part"));
     assert!(warnings("[relay]\nfrom_networks = []").contains("nobody may relay"));
+    assert!(
+        warnings("[spool]\npath = \"x/spool\"").contains("test.toml:2:1: spool.path: relative: it means /srv/x/spool")
+    );
+    assert!(!warnings("[spool]\npath = \"/x/spool\"").contains("spool.path"));
     assert!(warnings("[admin]\naddress = \"0.0.0.0:9925\"").contains("not loopback"));
     let parsed = |hostname: Option<&str>| {
         let machine = Machine { hostname: hostname.map(str::to_owned), ..Machine::default() };

@@ -224,11 +224,16 @@ impl Control {
     /// Encodes what the shards have sent and hands it to the writer; if that still has the last lot, leaves it in the
     /// queues.
     async fn turn(&mut self, reopen: &mut bool) {
+        // First, so that /metrics tells of drops also while the log hangs.
+        let dropped = self.events.iter().map(EventSource::dropped).sum();
+        self.metrics().own().events_dropped.store(dropped, Ordering::Relaxed);
         let Some((mut log, mut lines)) = self.writer.take_if_idle().await.map(|idle| *idle) else { return };
         lines.clear();
-        let (mut count, mut dropped) = (0, 0);
+        let mut count = 0;
+        // Another shard goes first each time: under the bound below none is always the last.
+        let first = usize::from(!self.events.is_empty());
+        self.events.rotate_left(first);
         for source in &mut self.events {
-            dropped += source.dropped();
             while lines.len() < EVENT_WRITE_BYTES
                 && source.take_batch(|event| {
                     if let Event::Notice(notice) = event {
@@ -242,7 +247,6 @@ impl Control {
         let metrics = self.metrics();
         let own = metrics.own();
         own.event_lines.fetch_add(count, Ordering::Relaxed);
-        own.events_dropped.store(dropped, Ordering::Relaxed);
         own.event_bytes.store(log.bytes, Ordering::Relaxed);
         own.event_lines_lost.store(log.lines_lost, Ordering::Relaxed);
         own.event_write_errors.store(log.errors, Ordering::Relaxed);

@@ -130,3 +130,53 @@ fn notices_are_told_even_with_the_event_log_off() {
     taken.events.take_batch(|event| notices += u32::from(matches!(event, Event::Notice(_))));
     assert_eq!(notices, 1);
 }
+
+/// Signals reach a whole process, so this test runs itself again as a process of its own and signals that.
+#[test]
+fn the_first_signal_drains_the_second_ends_and_sighup_reopens_the_log() {
+    const NAME: &str = "control::tests::the_first_signal_drains_the_second_ends_and_sighup_reopens_the_log";
+    const DIRECTORY: &str = "RINGPOST_TEST_SIGNALS_DIRECTORY";
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        return signalled(Path::new(&directory));
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", NAME, "--test-threads=1"])
+        .env(DIRECTORY, directory.path())
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
+
+fn signalled(directory: &Path) {
+    let send = |signal: &str| {
+        let me = std::process::id().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &me]).status().unwrap().success());
+    };
+    let config = configuration(directory, true);
+    let (mut side, taken) = link(&config);
+    let (commands, received) = mpsc::channel();
+    let control = start(config, vec![taken], Box::new(move |command| commands.send(command).unwrap())).unwrap();
+    let address = control.admin_address().unwrap();
+    assert_eq!(http(address, "/healthz").0, 200);
+
+    std::fs::rename(directory.join("events"), directory.join("moved")).unwrap();
+    send("-HUP");
+    while !directory.join("events").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
+    let next = || received.recv_timeout(Duration::from_secs(20)).unwrap();
+    send("-TERM");
+    assert_eq!(next(), Command::Drain);
+    let (status, text) = http(address, "/healthz");
+    assert!(status == 503 && text.ends_with("draining\n"), "{text}");
+    send("-INT");
+    assert_eq!(next(), Command::DrainNow);
+
+    side.events.push(delivered(1));
+    drop(side);
+    assert!(control.finish());
+    assert_eq!(std::fs::read_to_string(directory.join("events")).unwrap().lines().count(), 1);
+    assert_eq!(std::fs::read(directory.join("moved")).unwrap(), b"");
+}

@@ -118,7 +118,6 @@ shard_stats! {
     Counter dns_queries: "Questions sent to DNS servers",
     Counter dns_cache_hits: "Lookups answered from the shard's cache",
     Counter dns_failures: "Lookups that got no usable answer",
-    Counter events_dropped: "Events dropped because the control thread did not take them",
     Counter turns: "Turns of the shard's loop",
     Gauge sessions: "Inbound sessions open",
     Gauge queue_ready: "Recipients ready for delivery",
