@@ -9,7 +9,6 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// An outbound SMTP relay: takes mail, makes it durable, delivers it by MX, on every core.
 #[derive(Parser, Debug)]
@@ -89,12 +88,8 @@ fn run(args: &RunArgs) -> Outcome {
     }
     let Loaded { config, origin, .. } = loaded;
     tracing::info!("ringpost {}, {origin}: {}", env!("CARGO_PKG_VERSION"), one_line(&config));
-    serve(Arc::new(config))
-}
-
-/// The one place where the command line meets the server.
-fn serve(_config: Arc<Config>) -> Outcome {
-    Err("this build has no server".into())
+    crate::server::run(config)?;
+    Ok(())
 }
 
 fn check(args: &CheckArgs) -> Outcome {

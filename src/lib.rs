@@ -16,6 +16,7 @@
 
 #![warn(missing_docs)]
 
+pub mod deliver;
 pub mod dns;
 pub mod cli;
 pub mod config;
@@ -25,7 +26,9 @@ pub mod message;
 pub mod queue;
 pub mod route;
 pub mod rt;
+pub mod server;
 pub mod smtp;
+pub mod spool;
 pub mod shard;
 pub mod time;
 

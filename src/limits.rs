@@ -141,15 +141,6 @@ const _: () = assert!(DNS_EXCHANGES <= 1 << 16 && DNS_PENDING_DOMAINS <= 1 << 16
 const _: () = assert!(DNS_FAILURE_TTL.as_secs() <= 300, "RFC 2308 §7");
 // --- Destination queues -------------------------------------------------------------------------------------------
 
-/// First retry of a transient failure. RFC 5321 §4.5.4.1 asks for 30 minutes in general and allows shorter at the
-/// beginning; 5 minutes pass the usual greylisting.
-pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(5 * 60);
-/// Longest time between two attempts: above it back-off gains a receiver nothing and costs the sender hours.
-pub const RETRY_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
-/// RFC 5321 §4.5.4.1: the give-up time "generally needs to be at least 4-5 days".
-pub const RETRY_GIVE_UP_DEFAULT: Duration = Duration::from_secs(5 * 24 * 3600);
-/// How much longer than planned a retry may come, in percent: what failed together shall not come back together.
-pub const RETRY_JITTER_PERCENT_DEFAULT: u32 = 20;
 /// With fresh mail and retries both ready, every so many-th job taken is a retry: fresh mail goes first, but retries
 /// cannot starve.
 pub const QUEUE_RETRY_SHARE: u8 = 8;
@@ -282,3 +273,18 @@ pub const BOUNCE_RETRY: Duration = Duration::from_secs(5);
 pub const FETCH_AHEAD: usize = 16;
 /// A destination gets another connection when more than this many messages wait for each it has.
 pub const BACKLOG_PER_CONNECTION: usize = 4;
+
+// --- A shard's turn -----------------------------------------------------------------------------------------------
+
+/// Batches of mail taken in one turn; sockets are served between.
+pub const MAIL_ROUNDS_PER_TURN: usize = 64;
+/// Recovered messages handed to their owners in one turn: some 0.2 ms.
+pub const RECOVERED_PER_TURN: usize = 512;
+/// Deadlines of connections are looked at this often; they are seconds and minutes.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
+/// Gauges and histograms go to the control plane this often.
+pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+/// A full mailbox of another shard is tried again after this, if nothing else wakes the shard before.
+pub const RETRY_POST: Duration = Duration::from_millis(1);
+/// Descriptors for what is no mail connection: listeners, segments, rings, DNS, the log, admin HTTP.
+pub const DESCRIPTORS_RESERVED: usize = 128;

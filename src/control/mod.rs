@@ -14,8 +14,9 @@ pub mod metrics;
 
 use crate::config::{Config, Events};
 use crate::limits::{CONTROL_FINISH_TIMEOUT, CONTROL_POLL_INTERVAL, EVENT_WRITE_BYTES};
-use crate::shard::event::{self, Event, EventSink, EventSource};
-use crate::shard::stats::{HistogramSource, ShardStats, StageHistograms, stage_histograms};
+use crate::shard::Report;
+use crate::shard::event::{self, Event, EventSource};
+use crate::shard::stats::{HistogramSource, ShardStats, stage_histograms};
 use json::Encoder;
 use log::EventLog;
 use metrics::Metrics;
@@ -38,17 +39,7 @@ pub enum Command {
     DrainNow,
 }
 
-/// One shard's ends of everything between it and the control thread. Lives on that shard.
-pub struct ShardSide {
-    /// Counters and gauges.
-    pub stats: Arc<ShardStats>,
-    /// Facts about mail.
-    pub events: EventSink,
-    /// Latencies per stage.
-    pub histograms: StageHistograms,
-}
-
-/// The control thread's ends of the same.
+/// The control thread's ends of everything between it and one shard; the shard's is its [`Report`].
 pub struct ShardLink {
     stats: Arc<ShardStats>,
     events: EventSource,
@@ -56,11 +47,11 @@ pub struct ShardLink {
 }
 
 /// Makes both sides for one shard. The order of the links given to [`start`] is the shards' numbering on /metrics.
-pub fn link(config: &Config) -> (ShardSide, ShardLink) {
+pub fn link(config: &Config) -> (Report, ShardLink) {
     let stats = Arc::new(ShardStats::default());
     let (sink, source) = event::channel(config.log.events != Events::Off);
     let (histograms, taken) = stage_histograms();
-    let shard = ShardSide { stats: Arc::clone(&stats), events: sink, histograms };
+    let shard = Report { stats: Arc::clone(&stats), events: sink, histograms };
     (shard, ShardLink { stats, events: source, histograms: taken })
 }
 

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Transaction};
 use super::{Deliverer, Fetch, Pool};
-use crate::dns::{Answer, AddressFamilies, MailHost, Resolution, Verdict};
+use crate::dns::{Answer, Attempt, MailHost, Resolution, Verdict};
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, JobKey, LastReply};
@@ -151,7 +151,7 @@ impl Deliverer {
                     NextHop::Mx(domain) => self.resolver.resolve(domain, now.mono),
                     NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
                         Ok(address) => Answer::Ready(Rc::new(fixed(host, address))),
-                        Err(_) => self.resolver.resolve_host(host, now.mono),
+                        Err(_) => self.resolver.resolve(host, now.mono),
                     },
                 };
                 match answer {
@@ -194,7 +194,7 @@ impl Deliverer {
     /// Begins a connection to the best address; false if not even that could be done.
     fn open(&mut self, destination: DestinationId, route: &Resolution, turn: &mut Turn<'_>) -> bool {
         let mut order = std::mem::take(&mut self.order);
-        route.attempt_order(turn.io.random(), AddressFamilies::Both, &mut order);
+        route.attempt_order(turn.io.random(), &mut order);
         order.reverse();
         let others = order.clone();
         self.order = order;
@@ -206,7 +206,7 @@ impl Deliverer {
     pub(super) fn try_addresses(
         &mut self,
         destination: DestinationId,
-        mut others: Vec<crate::dns::Attempt>,
+        mut others: Vec<Attempt>,
         why: &str,
         turn: &mut Turn<'_>,
     ) -> bool {

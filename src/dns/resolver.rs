@@ -31,6 +31,7 @@ use std::rc::Rc;
 pub struct Resolver {
     lookups: Lookups,
     families: AddressFamilies,
+    addresses_only: bool,
     cache: Cache<Rc<str>, Rc<Resolution>>,
     /// What every text gets that is no domain; made once.
     bad_name: Rc<Resolution>,
@@ -92,6 +93,7 @@ impl Resolver {
         let mut lookups = Lookups::new(settings, seed);
         Resolver {
             families: settings.families,
+            addresses_only: settings.addresses_only,
             cache: Cache::new(settings.cached_domains, lookups.random()),
             bad_name: Rc::new(Resolution { expires: Moment::NEVER, verdict: Verdict::NoSuchDomain }),
             jobs: Slab::new(),
@@ -250,11 +252,17 @@ impl Resolver {
             domain: Rc::clone(&domain),
             explicit: true,
             hosts: Vec::new(),
-            outstanding: 1,
+            outstanding: usize::from(!self.addresses_only),
             expires: Moment::NEVER,
             rest_at: None,
         });
         self.by_domain.insert(Rc::clone(&domain));
+        if self.addresses_only {
+            let job = &mut self.jobs[key];
+            job.explicit = false;
+            job.hosts.push(Host { preference: 0, name: domain, v4: None, v6: None });
+            return self.ask_addresses(key, now);
+        }
         let question = Question { name: domain, kind: Kind::Mx };
         if let Some(outcome) = self.lookups.ask(question, Waiter { job: id, host: None }, now) {
             self.mx_answered(key, &outcome, now);

@@ -17,6 +17,8 @@ pub struct DnsSettings {
     pub server_order: ServerOrder,
     /// Address families mail is sent over.
     pub families: AddressFamilies,
+    /// Names are hosts, not domains: their addresses are asked for, never MX. For a smart host.
+    pub addresses_only: bool,
     /// Domains whose resolution is kept, at least 1.
     pub cached_domains: usize,
     /// Answers to single questions that are kept, at least 1.
@@ -31,6 +33,7 @@ impl Default for DnsSettings {
             attempts: 2,
             server_order: ServerOrder::Listed,
             families: AddressFamilies::Ipv6First,
+            addresses_only: false,
             cached_domains: limits::DNS_CACHED_DOMAINS_DEFAULT,
             cached_answers: limits::DNS_CACHED_ANSWERS_DEFAULT,
         }

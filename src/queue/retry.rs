@@ -5,28 +5,28 @@ use crate::time::{Now, Wall};
 use std::time::Duration;
 
 /// How a transient failure is retried (RFC 5321 §4.5.4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
     /// Delay after the first failure.
     pub first: Duration,
-    /// Each later delay is this many times the one before; 1 for a steady pace.
-    pub factor: u32,
+    /// Each later delay is this many times the one before; 1.0 for a steady pace.
+    pub factor: f64,
     /// No delay is longer, jitter included.
     pub max: Duration,
     /// Age at which a message that failed once more is given up.
     pub give_up: Duration,
-    /// Delays are spread evenly over this many percent of themselves.
-    pub jitter_percent: u32,
+    /// Delays are spread evenly over this part of themselves.
+    pub jitter: f64,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
         RetryPolicy {
             first: limits::RETRY_FIRST_DEFAULT,
-            factor: 2,
+            factor: limits::RETRY_FACTOR_DEFAULT,
             max: limits::RETRY_MAX_DEFAULT,
             give_up: limits::RETRY_GIVE_UP_DEFAULT,
-            jitter_percent: limits::RETRY_JITTER_PERCENT_DEFAULT,
+            jitter: limits::RETRY_JITTER_DEFAULT,
         }
     }
 }
@@ -38,15 +38,16 @@ impl RetryPolicy {
     ///
     /// `random` is any evenly distributed number.
     pub fn delay(&self, failures: u16, random: u64) -> Duration {
-        let exponent = u32::from(failures.max(1) - 1);
-        let factor = u128::from(self.factor.max(1)).checked_pow(exponent).unwrap_or(u128::MAX);
-        let max = self.max.as_nanos().min(u128::from(u64::MAX));
-        let planned = self.first.as_nanos().saturating_mul(factor).min(max);
-        let jitter = u128::from(self.jitter_percent);
-        let high = (planned + planned / 100 * jitter).min(max);
-        let low = planned.min(high * 100 / (100 + jitter));
-        let spread = ((high - low) * u128::from(random)) >> 64;
-        Duration::from_nanos(u64::try_from(low + spread).unwrap_or(u64::MAX))
+        // Seconds as floating point: IEEE 754 gives every machine the same, and no policy overflows.
+        let max = self.max.as_secs_f64();
+        let growth = self.factor.max(1.0).powi(i32::from(failures.max(1)) - 1);
+        let planned = (self.first.as_secs_f64() * growth).min(max);
+        let jitter = self.jitter.max(0.0);
+        let high = (planned * (1.0 + jitter)).min(max);
+        let low = planned.min(high / (1.0 + jitter));
+        // 53 bits of it, a number in [0, 1).
+        let share = (random >> 11) as f64 / (1u64 << 53) as f64;
+        Duration::try_from_secs_f64(low + (high - low) * share).unwrap_or(self.max)
     }
 
     /// Whether a message accepted then is old enough to be given up, should it fail now.
@@ -94,19 +95,19 @@ mod tests {
     fn odd_policies_do_not_overflow() {
         let odd = RetryPolicy {
             first: Duration::MAX,
-            factor: u32::MAX,
+            factor: f64::MAX,
             max: Duration::MAX,
             give_up: Duration::MAX,
-            jitter_percent: u32::MAX,
+            jitter: f64::MAX,
         };
-        for policy in [odd, RetryPolicy { first: Duration::ZERO, max: Duration::ZERO, factor: 0, ..odd }] {
+        for policy in [odd, RetryPolicy { first: Duration::ZERO, max: Duration::ZERO, factor: 0.0, ..odd }] {
             for failures in [0, 1, 2, u16::MAX] {
                 for random in [0, 1, u64::MAX] {
                     policy.delay(failures, random);
                 }
             }
         }
-        let steady = RetryPolicy { factor: 1, ..RetryPolicy::default() };
+        let steady = RetryPolicy { factor: 1.0, ..RetryPolicy::default() };
         assert_eq!(steady.delay(1, 7), steady.delay(50, 7));
     }
 

@@ -117,3 +117,28 @@ pub trait Io {
     fn random(&mut self) -> u64;
 }
 pub mod simd;
+
+/// 64 unpredictable bits from the kernel.
+#[allow(unsafe_code)]
+pub fn random_u64() -> u64 {
+    let mut bits = [0u8; 8];
+    // SAFETY: eight writable bytes; up to 256 bytes are always filled at once.
+    unsafe { libc::getrandom(bits.as_mut_ptr().cast(), 8, 0) };
+    u64::from_ne_bytes(bits)
+}
+
+/// How many descriptors the process may have; the soft limit is raised to the hard one first.
+#[allow(unsafe_code)]
+pub fn descriptor_limit() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a writable rlimit.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
+        return 1024;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: a readable rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0 {
+        limit = raised;
+    }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}

@@ -202,6 +202,8 @@ pub enum NoticeKind {
     Overloaded,
     /// The bound is no longer reached.
     Relieved,
+    /// No host of a destination can be reached; all its mail waits.
+    Suspended,
     /// No new mail; what is in progress is being finished.
     Draining,
     /// The shard has ended its work.
@@ -220,6 +222,7 @@ impl NoticeKind {
             NoticeKind::Quarantined => "quarantined",
             NoticeKind::Overloaded => "overloaded",
             NoticeKind::Relieved => "relieved",
+            NoticeKind::Suspended => "suspended",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
         }

@@ -176,6 +176,11 @@ impl Post {
         !self.own.is_empty() || self.boxes.len(self.me) > 0
     }
 
+    /// Whether mail to this shard itself waits.
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
     /// Whether another shard cannot keep up, so that no new mail should be taken.
     pub fn is_congested(&self) -> bool {
         self.outboxes.iter().any(|o| o.len() > limits::OUTBOX_ITEMS)

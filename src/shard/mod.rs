@@ -10,15 +10,21 @@ mod session;
 pub mod stats;
 pub mod table;
 
-use crate::control::ShardSide;
+use crate::config::Config;
 use crate::deliver::Deliverer;
+use crate::dns::DnsSettings;
 use crate::limits;
+use crate::route::Routes;
 use crate::rt::{Event, Io, Shard, Wait};
+use crate::spool::{self, Log};
 use crate::time::{Moment, Now};
+use event::{EventSink, Notice, NoticeKind};
 use home::Home;
-use mailbox::{Control, Mail, Post};
+use mailbox::{Control, Mail, Mailboxes, Post};
+use stats::{ShardStats, StageHistograms};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What every part of a shard may use while it handles an event.
 pub struct Turn<'a> {
@@ -29,7 +35,7 @@ pub struct Turn<'a> {
     /// Mail to other shards, and to this one.
     pub post: &'a mut Post,
     /// Events, counters and histograms for the control plane.
-    pub report: &'a mut ShardSide,
+    pub report: &'a mut Report,
 }
 
 /// Microseconds from `earlier` to `later`.
@@ -37,26 +43,238 @@ pub(crate) fn micros(later: Moment, earlier: Moment) -> u64 {
     later.0.saturating_sub(earlier.0) / 1000
 }
 
+/// What a shard tells the control plane. Lives on its shard; the other ends are the control thread's.
+pub struct Report {
+    /// Counters and gauges.
+    pub stats: Arc<ShardStats>,
+    /// Facts about mail.
+    pub events: EventSink,
+    /// Latencies.
+    pub histograms: StageHistograms,
+}
+
+/// What all shards of a process share: nothing but how to end.
+#[derive(Debug)]
+pub struct Ending {
+    /// Shards that may still send mail to others.
+    busy: AtomicUsize,
+}
+
+impl Ending {
+    /// For `shards` shards.
+    pub fn new(shards: usize) -> Arc<Self> {
+        Arc::new(Ending { busy: AtomicUsize::new(shards) })
+    }
+}
+
 /// One core's work. Lives on its shard.
 pub struct ShardCore {
+    me: u16,
+    shards: u16,
     home: Home,
     deliverer: Deliverer,
     post: Post,
-    report: ShardSide,
-    backlog: Backlog,
+    report: Report,
+    /// What recovery found and nobody owns yet.
+    recovered: spool::Backlog,
     /// Deadlines of connections are looked at this often.
     next_sweep: Moment,
-    draining: Option<Drain>,
-    /// Shards of the process that still have something to do for others.
-    busy_shards: Arc<AtomicUsize>,
-    drain_timeout: std::time::Duration,
+    next_report: Moment,
+    drain: Option<Drain>,
+    ending: Arc<Ending>,
+    drain_timeout: Duration,
 }
 
+/// A shard on its way out.
 struct Drain {
     deadline: Moment,
-    /// This shard has told the others that it needs nothing more of them.
+    /// It needs nothing more of the other shards, and has told them.
     quiet: bool,
 }
 
-/// What recovery found, to be handed to its owners bit by bit.
-pub type Backlog = Box<dyn Iterator<Item = crate::spool::Slip>>;
+/// Everything a shard is made of, sent to its thread.
+pub struct Parts {
+    /// Its number, and how many there are.
+    pub me: u16,
+    /// How many there are.
+    pub shards: u16,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// From the configuration.
+    pub routes: Arc<Routes>,
+    /// From the configuration or /etc/resolv.conf.
+    pub dns: DnsSettings,
+    /// What recovery found for it.
+    pub recovered: spool::Recovered,
+    /// Its way to the others.
+    pub mailboxes: Mailboxes,
+    /// Its way to the control plane.
+    pub report: Report,
+    /// How to end together.
+    pub ending: Arc<Ending>,
+    /// Its share of the descriptors for outbound connections.
+    pub max_connections: usize,
+    /// Unpredictable bits.
+    pub seed: u64,
+}
+
+impl ShardCore {
+    /// Makes the shard; on its own thread.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { me, shards, config, routes, dns, mut recovered, mailboxes, report, ending, max_connections, seed } = parts;
+        let backlog = recovered.take_backlog();
+        let log = Log::new(&recovered, seed, spool::Geometry::default());
+        report.stats.storage_ok.set(1);
+        ShardCore {
+            me,
+            shards,
+            drain_timeout: config.drain_timeout,
+            home: Home::new(me, shards, Arc::clone(&config), Arc::clone(&routes), log),
+            deliverer: Deliverer::new(me, config, routes, &dns, max_connections, seed),
+            post: Post::new(usize::from(me), mailboxes),
+            report,
+            recovered: backlog,
+            next_sweep: Moment(0),
+            next_report: Moment(0),
+            drain: None,
+            ending,
+        }
+    }
+
+    fn mail(&mut self, now: Now, io: &mut dyn Io) {
+        // Mail to oneself may beget mail to oneself; a bounded number of rounds a turn keeps sockets served.
+        for _ in 0..limits::MAIL_ROUNDS_PER_TURN {
+            let Some(mut batch) = self.post.receive() else { break };
+            for mail in batch.drain(..) {
+                let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
+                match mail {
+                    Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
+                    Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
+                    Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail, turn),
+                    Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
+                    Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
+                }
+            }
+            self.post.recycle(batch);
+        }
+    }
+
+    fn begin_drain(&mut self, now: Now, io: &mut dyn Io, timeout: Duration) {
+        let deadline = now.mono + timeout;
+        if let Some(drain) = &mut self.drain {
+            drain.deadline = drain.deadline.min(deadline);
+            return;
+        }
+        self.drain = Some(Drain { deadline, quiet: false });
+        io.stop_listening();
+        let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
+        turn.report.events.push(Notice::new(now.wall, self.me, NoticeKind::Draining, b""));
+        self.home.drain(turn);
+        self.deliverer.drain(turn);
+    }
+
+    /// Whether the shard can end: nothing is under way here, and no other shard will send anything.
+    fn may_end(&mut self, now: Now) -> bool {
+        let Some(drain) = &mut self.drain else { return false };
+        let late = now.mono >= drain.deadline;
+        let quiet = self.deliverer.is_quiet() && self.home.session_count() == 0 && self.post.is_empty();
+        if !drain.quiet && (quiet || late) {
+            drain.quiet = true;
+            self.ending.busy.fetch_sub(1, Ordering::AcqRel);
+        }
+        // The last outcomes of others' deliveries may still come; they are worth the sync that prevents duplicates.
+        let others_done = self.ending.busy.load(Ordering::Acquire) == 0;
+        if others_done {
+            self.home.flush_log();
+        }
+        late || (others_done && self.post.is_empty() && self.home.is_quiet())
+    }
+
+    /// Hands recovered mail to its owners, as fast as they take it.
+    fn hand_off_recovered(&mut self, now: Now, io: &mut dyn Io) {
+        for _ in 0..limits::RECOVERED_PER_TURN {
+            if self.post.is_congested() || self.drain.is_some() {
+                return;
+            }
+            let turn = &mut Turn { now, io: &mut *io, post: &mut self.post, report: &mut self.report };
+            let home = &mut self.home;
+            if !self.recovered.next(|view| home.hand_off(view.id(), view, None, turn)) {
+                return;
+            }
+        }
+    }
+}
+
+impl Shard for ShardCore {
+    fn handle(&mut self, event: Event<'_>, now: Now, io: &mut dyn Io) {
+        let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
+        match &event {
+            Event::Accepted { conn, peer, .. } => self.home.accepted(*conn, *peer, turn),
+            Event::Connected { conn }
+            | Event::Received { conn, .. }
+            | Event::Writable { conn }
+            | Event::Ended { conn }
+            | Event::Failed { conn, .. } => {
+                let conn = *conn;
+                if self.home.owns(conn) {
+                    self.home.handle(event, turn);
+                } else if self.deliverer.owns(conn) {
+                    self.deliverer.handle(conn, event, turn);
+                } else {
+                    turn.io.close(conn);
+                }
+            }
+            Event::FileReady { .. } | Event::FileRemoved { .. } | Event::Written { .. } | Event::Read { .. } => {
+                self.home.handle_file(event, turn);
+            }
+        }
+    }
+
+    fn turn(&mut self, now: Now, io: &mut dyn Io) -> Wait {
+        self.report.stats.turns.add(1);
+        self.mail(now, io);
+        if !self.recovered.is_empty() {
+            self.hand_off_recovered(now, io);
+        }
+        self.home.handle_timeout(now);
+        if now.mono >= self.next_sweep {
+            self.next_sweep = now.mono + limits::SWEEP_INTERVAL;
+            let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
+            self.home.handle_deadlines(turn);
+            self.deliverer.handle_deadlines(turn);
+            self.deliverer.drop_stale_bodies(now);
+        }
+        let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
+        self.deliverer.turn(turn);
+        self.home.turn(turn);
+        self.post.flush(|to| io.wake(to));
+        self.report.events.flush();
+        if now.mono >= self.next_report {
+            self.next_report = now.mono + limits::REPORT_INTERVAL;
+            self.home.report(&self.report.stats);
+            self.deliverer.report(&self.report.stats);
+            self.report.stats.mailbox_depth.set(self.post.backlog() as u64);
+            self.report.stats.events_dropped.set(self.report.events.dropped());
+            self.report.histograms.publish();
+        }
+        if self.may_end(now) {
+            self.report.events.push(Notice::new(now.wall, self.me, NoticeKind::Stopped, b""));
+            self.report.events.flush_now();
+            return Wait::Stop;
+        }
+        if self.post.has_own() || (!self.recovered.is_empty() && !self.post.is_congested()) {
+            return Wait::Poll;
+        }
+        let due = [Some(self.next_sweep), self.home.poll_timeout(), self.deliverer.poll_timeout()];
+        let mut until = due.into_iter().flatten().min().unwrap_or(Moment::NEVER);
+        if self.drain.is_some() || self.post.backlog() > 0 {
+            // Others' progress is not told by an event.
+            until = until.min(now.mono + limits::RETRY_POST);
+        }
+        Wait::Until(until)
+    }
+
+    fn has_mail(&self) -> bool {
+        self.post.has_mail()
+    }
+}

@@ -7,7 +7,7 @@ use super::sockets::{self, Kind, Mode, Sockets, Verdict, parse_user_data, user_d
 use super::start::Options;
 use super::wake::{self, Wakers};
 use crate::rt::buffer::Buffer;
-use crate::rt::{ConnId, Event, FileNo, Io, Shard, Wait};
+use crate::rt::{ConnId, Event, FileNo, Io, Shard, Wait, random_u64};
 use crate::time::{Moment, Now, Wall};
 use glommio::io::PollableFd;
 use io_uring::{cqueue, opcode, types};
@@ -362,9 +362,6 @@ impl Io for Backend {
         self.wakers.wake(shard);
     }
     fn random(&mut self) -> u64 {
-        let mut bits = [0u8; 8];
-        // SAFETY: eight writable bytes; up to 256 bytes are always filled at once.
-        unsafe { libc::getrandom(bits.as_mut_ptr().cast(), 8, 0) };
-        u64::from_ne_bytes(bits)
+        random_u64()
     }
 }

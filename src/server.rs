@@ -1,0 +1,153 @@
+//! The process: from a configuration to running shards and a control plane, and to their end.
+//!
+//! Start: lock and recover the spool; start the control plane; bind the listeners; start the shards. Each step that fails
+//! says why and what to do, and nothing has been accepted yet. End: the control plane asks every shard to drain; when the
+//! last one has stopped, the remaining events are written.
+
+use crate::config::{Config, Host};
+use crate::control::{self, Command};
+use crate::dns::{AddressFamilies, DnsSettings};
+use crate::limits;
+use crate::route::Routes;
+use crate::rt::disk::StdDisk;
+use crate::rt::uring::{self, Build, Options, StartError, Wakers};
+use crate::rt::{descriptor_limit, random_u64};
+use crate::shard::mailbox::{Control, Mail, Mailboxes};
+use crate::shard::{Ending, Parts, ShardCore};
+use crate::spool::{self, RecoveryError};
+use crate::time::Wall;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+/// Why the relay does not run, or ran and failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] RecoveryError),
+    /// The shards cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The control plane cannot be started.
+    #[error("control plane: {0}")]
+    Control(io::Error),
+    /// The smart host cannot be used.
+    #[error("delivery.smart_host: {0}")]
+    SmartHost(&'static str),
+    /// A shard failed while running. Acknowledged mail is in the spool; a restart delivers it.
+    #[error("a shard failed: {0}; acknowledged mail is safe in the spool, restart to go on")]
+    Shard(io::Error),
+    /// The operating system refused something at start.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs the relay until it is told to end.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    let config = Arc::new(config);
+    let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
+    let routes = Arc::new(routes(&config)?);
+
+    let began = Instant::now();
+    let options = spool::Options { shards, wall: wall(), seed: random_u64(), geometry: spool::Geometry::default() };
+    let recovery = spool::recover(&StdDisk, &config.spool.path, options)?;
+    for damage in &recovery.damage {
+        tracing::error!("spool: {damage}");
+    }
+    tracing::info!(
+        "spool {}: {} messages to deliver, {} files read in {:.1} s",
+        config.spool.path.display(),
+        recovery.live_messages(),
+        recovery.files,
+        began.elapsed().as_secs_f64()
+    );
+
+    let wakers = Wakers::new(config.shards)?;
+    let mailboxes = Mailboxes::new(config.shards);
+    let ending = Ending::new(config.shards);
+    let (reports, links): (Vec<_>, Vec<_>) = (0..shards).map(|_| control::link(&config)).unzip();
+    let orders = (mailboxes.clone(), wakers.clone());
+    let command = Box::new(move |command| {
+        let control = match command {
+            Command::Drain => Control::Drain,
+            Command::DrainNow => Control::Stop,
+        };
+        for shard in 0..usize::from(shards) {
+            // A full mailbox belongs to a shard that is at its limit; the next signal tries again.
+            if orders.0.push(shard, vec![Mail::Control(control)]).is_err() {
+                tracing::warn!(shard, "the shard's mailbox is full: send the signal again");
+            }
+            orders.1.wake(shard);
+        }
+    });
+    let control = control::start(Arc::clone(&config), links, command).map_err(ServerError::Control)?;
+
+    let dns = dns_settings(&config);
+    let max_connections = outbound_connections(&config);
+    let spool::Recovery { shards: recovered, lock, .. } = recovery;
+    let build = recovered.into_iter().zip(reports).zip(0..shards).map(|((recovered, report), me)| {
+        let parts = Parts {
+            me,
+            shards,
+            config: Arc::clone(&config),
+            routes: Arc::clone(&routes),
+            dns: dns.clone(),
+            recovered,
+            mailboxes: mailboxes.clone(),
+            report,
+            ending: Arc::clone(&ending),
+            max_connections,
+            seed: random_u64(),
+        };
+        Box::new(move || Box::new(ShardCore::new(parts)) as Box<dyn crate::rt::Shard>) as Build
+    });
+    let addresses: Vec<SocketAddr> = config.listeners.iter().map(|l| l.address).collect();
+    let threads = uring::start(&addresses, &wakers, Options::from_env(), build.collect())?;
+    tracing::info!("ready");
+    let ended = threads.join();
+    if !control.finish() {
+        tracing::warn!("the control plane did not end in time: the last events may be missing from the log");
+    }
+    drop(lock);
+    ended.map_err(ServerError::Shard)?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn routes(config: &Config) -> Result<Routes, ServerError> {
+    let Some(smart_host) = &config.delivery.smart_host else { return Ok(Routes::Mx) };
+    let host = match &smart_host.host {
+        Host::Name(name) => name.clone(),
+        Host::Address(address) if address.is_ipv6() => format!("[{address}]"),
+        Host::Address(address) => address.to_string(),
+    };
+    format!("{host}:{}", smart_host.port).parse().map(Routes::SmartHost).map_err(ServerError::SmartHost)
+}
+
+fn dns_settings(config: &Config) -> DnsSettings {
+    DnsSettings {
+        servers: config.dns.servers.clone(),
+        timeout: config.dns.timeout,
+        attempts: config.dns.attempts,
+        families: if config.delivery.ipv6 { AddressFamilies::default() } else { AddressFamilies::Ipv4Only },
+        addresses_only: config.delivery.smart_host.is_some(),
+        ..DnsSettings::default()
+    }
+}
+
+/// A shard's share of the descriptors for outbound connections: half of what the limit leaves.
+fn outbound_connections(config: &Config) -> usize {
+    let limit = descriptor_limit();
+    let free = limit.saturating_sub(limits::DESCRIPTORS_RESERVED);
+    if free < 4 * limits::DESCRIPTORS_RESERVED {
+        tracing::warn!(limit, "few descriptors: raise LimitNOFILE (config/ringpost.service) or ulimit -n");
+    }
+    (free / 2 / config.shards).max(16)
+}
+
+fn wall() -> Wall {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
