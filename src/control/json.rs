@@ -364,4 +364,38 @@ pub(super) mod tests {
             assert_eq!(value["sender"], *String::from_utf8_lossy(&bytes));
         }
     }
+
+    #[test]
+    fn operations_md_explains_every_field() {
+        const MANUAL: &str = include_str!("../../docs/operations.md");
+        let mut deferred = outcome([b"", b"", b"", b"", b""]);
+        deferred.next_attempt = Some(Wall(0));
+        let rejected = Rejected {
+            at: Wall(0),
+            peer: IpAddr::from([192, 0, 2, 1]),
+            stage: Stage::Connect,
+            code: Code { basic: 421, enhanced: Some((4, 3, 2)) },
+            text: Rejected::texts(b"", b"", b"", b""),
+        };
+        let accepted = Accepted {
+            at: Wall(0),
+            id: MessageId(1),
+            peer: IpAddr::from([192, 0, 2, 1]),
+            size_bytes: 0,
+            recipients: 1,
+            receive_us: 0,
+            commit_us: 0,
+            text: Accepted::texts(b"", b""),
+        };
+        for event in [
+            Event::Deferred(deferred),
+            Event::Rejected(rejected),
+            Event::Accepted(accepted),
+            Notice::event(Wall(0), 0, NoticeKind::Started, b""),
+        ] {
+            for (key, _) in line(&event).as_object().unwrap() {
+                assert!(MANUAL.contains(&format!("`{key}`")), "docs/operations.md does not explain {key}");
+            }
+        }
+    }
 }

@@ -363,4 +363,33 @@ mod tests {
         assert!(samples["ringpost_process_resident_memory_bytes"] > 1e6);
         assert!(samples.contains_key("ringpost_process_cpu_seconds_total"));
     }
+
+    #[test]
+    fn operations_md_explains_every_metric_and_names_no_other() {
+        const MANUAL: &str = include_str!("../../docs/operations.md");
+        let (mut histograms, source) = stage_histograms();
+        histograms.record(LatencyStage::Commit, 1);
+        histograms.publish();
+        let text = Metrics::new(vec![(Arc::default(), source)]).text();
+        let mut exported: Vec<String> = Vec::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            exported.push(format!("{name}{suffix}"));
+        }
+        assert!(exported.len() > 40);
+        for name in &exported {
+            assert!(MANUAL.contains(&format!("`{name}`")), "docs/operations.md does not explain {name}");
+        }
+        for word in MANUAL.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
+            assert!(
+                !word.starts_with("ringpost_") || exported.iter().any(|name| name == word),
+                "{word} is not exported"
+            );
+        }
+    }
 }
