@@ -19,6 +19,7 @@
 pub mod limits;
 pub mod message;
 pub mod rt;
+pub mod spool;
 pub mod time;
 
 /// mimalloc: blocks of message size freed on another core than allocated them are its strong case.
