@@ -29,8 +29,6 @@ pub trait Disk: Sync {
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     /// All bytes of a file, into `into` (cleared first).
     fn read(&self, path: &Path, into: &mut Vec<u8>) -> io::Result<()>;
-    /// The first bytes of a file; fewer than asked for if it is shorter.
-    fn read_front(&self, path: &Path, into: &mut [u8]) -> io::Result<usize>;
     /// Writes all of `bytes` at `offset`, then `fdatasync`.
     fn write_sync(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// What was ever written to the file is on stable storage on return.
@@ -85,20 +83,6 @@ impl Disk for StdDisk {
         // Memory of the last file is used again: clearing it would only be needed if this one were not read whole.
         into.resize(length, 0);
         file.read_exact_at(into, 0)
-    }
-
-    fn read_front(&self, path: &Path, into: &mut [u8]) -> io::Result<usize> {
-        let file = File::open(path)?;
-        let mut at = 0;
-        while at < into.len() {
-            match file.read_at(&mut into[at..], at as u64) {
-                Ok(0) => break,
-                Ok(n) => at += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(at)
     }
 
     fn write_sync(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {

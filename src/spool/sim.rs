@@ -64,13 +64,6 @@ impl Disk for MemDisk {
         into.extend_from_slice(self.files.lock().unwrap().get(path).ok_or_else(not_found)?);
         Ok(())
     }
-    fn read_front(&self, path: &Path, into: &mut [u8]) -> io::Result<usize> {
-        let files = self.files.lock().unwrap();
-        let file = files.get(path).ok_or_else(not_found)?;
-        let n = file.len().min(into.len());
-        into[..n].copy_from_slice(&file[..n]);
-        Ok(n)
-    }
     fn write_sync(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.write(path, offset, bytes);
         Ok(())

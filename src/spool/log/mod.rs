@@ -274,6 +274,8 @@ struct Live {
     wide: bool,
 }
 
+const _: () = assert!(size_of::<(MessageId, Live)>() == 32, "200,000 queued messages cost some 10 MiB here");
+
 /// What the few messages with many recipients or a streamed body need beyond [`Live`].
 #[derive(Debug, Default)]
 struct Extra {
