@@ -30,6 +30,7 @@ pub mod server;
 pub mod smtp;
 pub mod spool;
 pub mod shard;
+pub mod spool;
 pub mod time;
 
 /// mimalloc: blocks of message size freed on another core than allocated them are its strong case.

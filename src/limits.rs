@@ -288,3 +288,46 @@ pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 pub const RETRY_POST: Duration = Duration::from_millis(1);
 /// Descriptors for what is no mail connection: listeners, segments, rings, DNS, the log, admin HTTP.
 pub const DESCRIPTORS_RESERVED: usize = 128;
+// --- Spool --------------------------------------------------------------------------------------------------------
+
+/// One segment file of a log. Large enough that creating one is rare, small enough that freeing one gives space back soon.
+pub const SPOOL_SEGMENT_BYTES: u32 = 32 << 20;
+/// One commit: one write and one sync. Above 1 MiB a device gains nothing more and every waiting session waits longer.
+pub const SPOOL_COMMIT_BYTES: u32 = 1 << 20;
+/// Commits that wait behind the one in flight; above it `accept` refuses Busy (452). Bounds the memory of a slow disk.
+pub const SPOOL_COMMITS_QUEUED: usize = 8;
+/// Idle commit buffers kept by a shard: the one in flight, the one that fills, and some that sessions still send from.
+pub const SPOOL_BUFFERS_KEPT: usize = 12;
+/// Trace header of a message, octets: one Received field with its folding.
+pub const SPOOL_TRACE_BYTES: usize = 4096;
+/// The largest body written as one record; larger ones are streamed in chunks of at most this size.
+pub const SPOOL_CHUNK_BYTES: usize = 256 << 10;
+/// How long an outcome may wait for a commit to travel with, before it is written by itself.
+pub const SPOOL_SETTLE_DELAY: Duration = Duration::from_millis(50);
+/// The same while no new segment can be had: the reserve must last.
+pub const SPOOL_SETTLE_DELAY_FULL: Duration = Duration::from_secs(1);
+/// Time between two attempts to create a segment on a full disk.
+pub const SPOOL_RETRY: Duration = Duration::from_secs(1);
+/// The longest pause after repeated write failures (it doubles from `SPOOL_RETRY`).
+pub const SPOOL_RETRY_MAX: Duration = Duration::from_secs(64);
+/// End of the active segment kept for outcomes when no further segment can be had: 256 commits of one block.
+pub const SPOOL_RESERVE_BYTES: u32 = 1 << 20;
+/// The last part of that reserve, kept for the commits that free a segment.
+pub const SPOOL_LAST_RESERVE_BYTES: u32 = 32 << 10;
+/// Segments kept for reuse; more are removed. Four absorb a burst without creating files on the way.
+pub const SPOOL_FREE_SEGMENTS: usize = 4;
+/// Segments' worth of dead bytes below which compaction is not worth its writes.
+pub const SPOOL_COMPACT_SEGMENTS: u64 = 4;
+/// Records that compaction reads ahead.
+pub const SPOOL_COMPACT_READS: usize = 4;
+/// Threads that scan segments at start-up; each holds one segment in memory.
+pub const SPOOL_SCAN_THREADS: usize = 4;
+
+const _: () =
+    assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
+const _: () = assert!(SPOOL_SEGMENT_BYTES >= 8 * SPOOL_COMMIT_BYTES, "little of a segment is lost at its end");
+const _: () = assert!(
+    RECIPIENTS * (PATH_BYTES + 8) + SPOOL_TRACE_BYTES + SPOOL_CHUNK_BYTES + 8192 <= SPOOL_COMMIT_BYTES as usize,
+    "the largest record fits in one commit"
+);
+const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outcomes have most of the reserve");

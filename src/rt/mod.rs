@@ -142,3 +142,4 @@ pub fn descriptor_limit() -> usize {
     }
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }
+pub mod disk;
