@@ -4,6 +4,8 @@
 //! shard that owns the session. It refuses control and 8-bit characters anywhere in a command.
 
 use super::address::{self, Path, PathError};
+use crate::limits::COMMAND_LINE_BYTES;
+use memchr::memchr;
 
 /// A command as RFC 5321 §4.1.1 writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,41 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         VRFY => Ok(Command::Vrfy),
         EXPN => Ok(Command::Expn),
         _ => Err(CommandError::Unknown),
+    }
+}
+
+/// What stands at the front of a session's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    /// A line, without its CRLF.
+    Whole(&'a [u8]),
+    /// Not all of it has come.
+    Partial,
+    /// More than `limits::COMMAND_LINE_BYTES` without its end.
+    TooLong,
+}
+
+/// The command line at the front of `input`.
+#[inline]
+pub fn find_line(input: &[u8]) -> Line<'_> {
+    let within = &input[..input.len().min(COMMAND_LINE_BYTES)];
+    match find_crlf(within) {
+        Some(at) => Line::Whole(&within[..at]),
+        None if within.len() == COMMAND_LINE_BYTES => Line::TooLong,
+        None => Line::Partial,
+    }
+}
+
+/// Where the first CR LF is. Only that ends a line: a bare LF is part of it, and makes it unprintable.
+#[inline]
+pub fn find_crlf(input: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr(b'\n', &input[at..])?;
+        if at > 0 && input[at - 1] == b'\r' {
+            return Some(at - 1);
+        }
+        at += 1;
     }
 }
 

@@ -8,6 +8,7 @@
 //! the bytes received are the bytes sent.
 
 pub mod address;
+pub mod client;
 pub mod command;
 pub mod data;
 pub mod extensions;
@@ -15,4 +16,10 @@ pub mod reply;
 pub mod server;
 
 #[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod pair_tests;
+#[cfg(test)]
 mod server_tests;
+#[cfg(test)]
+mod zero_copy_tests;

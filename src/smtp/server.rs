@@ -8,13 +8,12 @@
 //! message that two implementations could cut into commands and data differently (SMTP smuggling): see [`super::data`].
 
 use super::address::PathError;
-use super::command::{self, Command, CommandError, MailParams, Verb};
+use super::command::{self, Command, CommandError, Line, MailParams, Verb};
 use super::data::{DataScanner, Fault};
 use super::reply::text;
 use crate::limits;
 use crate::message::{Envelope, MessageId};
 use crate::time::Moment;
-use memchr::memchr;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -272,7 +271,7 @@ impl Server {
                     if out.len() >= limits::SESSION_OUT_BYTES {
                         return (at, Step::Blocked);
                     }
-                    let line = match find_line(rest) {
+                    let line = match command::find_line(rest) {
                         _ if self.swallowing => {
                             at += self.swallow(rest);
                             if self.swallowing {
@@ -536,7 +535,7 @@ impl Server {
 
     /// Drops what belongs to a line that is too long; returns how much.
     fn swallow(&mut self, input: &[u8]) -> usize {
-        match find_crlf(input) {
+        match command::find_crlf(input) {
             Some(at) => {
                 self.swallowing = false;
                 at + 2
@@ -549,36 +548,6 @@ impl Server {
     fn close(&mut self) {
         self.state = State::Closed;
         self.deadline = Moment::NEVER;
-    }
-}
-
-enum Line<'a> {
-    Whole(&'a [u8]),
-    Partial,
-    TooLong,
-}
-
-/// The command line at the front of `input`.
-#[inline]
-fn find_line(input: &[u8]) -> Line<'_> {
-    let within = &input[..input.len().min(limits::COMMAND_LINE_BYTES)];
-    match find_crlf(within) {
-        Some(at) => Line::Whole(&within[..at]),
-        None if within.len() == limits::COMMAND_LINE_BYTES => Line::TooLong,
-        None => Line::Partial,
-    }
-}
-
-/// Only CR LF ends a line: a bare LF is part of it, and makes it unprintable.
-#[inline]
-fn find_crlf(input: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        at += memchr(b'\n', &input[at..])?;
-        if at > 0 && input[at - 1] == b'\r' {
-            return Some(at - 1);
-        }
-        at += 1;
     }
 }
 
