@@ -73,7 +73,8 @@ fn message(size: usize) -> Vec<u8> {
         Message-ID: <0123456789abcdef@example.org>\r\n\r\n"
         .to_vec();
     while body.len() + 83 <= size {
-        body.extend((0..78).map(|i| b'a' + ((body.len() + i) % 26) as u8));
+        let first = body.len();
+        body.extend((first..first + 78).map(|i| b'a' + (i % 26) as u8));
         body.extend_from_slice(b"\r\n");
     }
     body.extend_from_slice(b".\r\n");

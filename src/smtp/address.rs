@@ -37,11 +37,12 @@ pub enum PathError {
 }
 
 const ATEXT: u8 = 1;
-const LET_DIG: u8 = 2;
-/// `let-dig` or hyphen: the inside of a label.
-const LDH: u8 = 4;
-const QTEXT: u8 = 8;
-const DCONTENT: u8 = 16;
+/// A letter, a digit or a hyphen: the inside of a label.
+const LDH: u8 = 2;
+const QTEXT: u8 = 4;
+const DCONTENT: u8 = 8;
+/// As `LDH`, and the underscore of host names that are none.
+const HOST: u8 = 16;
 
 /// The character classes of §4.1.2 and §4.1.3, one look-up a byte.
 static CLASS: [u8; 256] = {
@@ -51,10 +52,13 @@ static CLASS: [u8; 256] = {
         let b = byte as u8;
         let mut class = 0;
         if b.is_ascii_alphanumeric() {
-            class |= ATEXT | LET_DIG | LDH;
+            class |= ATEXT | LDH | HOST;
         }
         if b == b'-' {
-            class |= LDH;
+            class |= LDH | HOST;
+        }
+        if b == b'_' {
+            class |= HOST;
         }
         if matches!(
             b,
@@ -146,7 +150,7 @@ fn source_route(text: &[u8]) -> Result<usize, PathError> {
             return Err(PathError::Syntax);
         }
         at += 1;
-        at += domain(&text[at..])?;
+        at += domain(&text[at..], LDH)?;
         match text.get(at) {
             Some(b',') => at += 1,
             Some(b':') => return Ok(at + 1),
@@ -189,15 +193,15 @@ fn quoted_string(text: &[u8]) -> Result<usize, PathError> {
 
 #[inline]
 fn domain_or_literal(text: &[u8]) -> Result<usize, PathError> {
-    if text.first() == Some(&b'[') { address_literal(text) } else { domain(text) }
+    if text.first() == Some(&b'[') { address_literal(text) } else { domain(text, LDH) }
 }
 
-/// Labels of letters, digits and inner hyphens, joined by dots; returns the length.
+/// Labels of the class `inside` that neither begin nor end with a hyphen, joined by dots; returns the length.
 #[inline]
-fn domain(text: &[u8]) -> Result<usize, PathError> {
+fn domain(text: &[u8], inside: u8) -> Result<usize, PathError> {
     let mut at = 0;
     loop {
-        let label = run(&text[at..], LDH);
+        let label = run(&text[at..], inside);
         if label == 0 || text[at] == b'-' || text[at + label - 1] == b'-' {
             return Err(PathError::Syntax);
         }
@@ -261,19 +265,8 @@ fn is_ipv6(text: &[u8]) -> bool {
 /// Underscores pass too: hosts that are named so exist among the clients of a relay, the name is used for nothing but
 /// the Received header, and §4.1.4 forbids refusing mail over it.
 pub fn is_host_name(text: &[u8]) -> bool {
-    if text.is_empty() || text.len() > DOMAIN_BYTES {
-        return false;
-    }
-    if text[0] == b'[' {
-        return address_literal(text) == Ok(text.len());
-    }
-    text.split(|b| *b == b'.').all(|label| {
-        !label.is_empty()
-            && label.len() <= LABEL_BYTES
-            && label.iter().all(|b| is(*b, LDH) || *b == b'_')
-            && label[0] != b'-'
-            && label[label.len() - 1] != b'-'
-    })
+    let length = if text.first() == Some(&b'[') { address_literal(text) } else { domain(text, HOST) };
+    text.len() <= DOMAIN_BYTES && length == Ok(text.len())
 }
 
 #[cfg(test)]

@@ -102,9 +102,14 @@ const HELP: u32 = verb(b"HELP");
 /// Reads one line, given without its CRLF. White space at its end is tolerated (RFC 5321 §4.1.1).
 pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
     let line = trim_end(line);
-    if !is_printable(line) {
-        return Err(CommandError::NotPrintable);
-    }
+    let result = read(line);
+    // The grammar of the other commands has printable characters only.
+    let free_text = matches!(result, Err(_) | Ok(Command::Noop | Command::Help | Command::Vrfy | Command::Expn));
+    if free_text && !is_printable(line) { Err(CommandError::NotPrintable) } else { result }
+}
+
+#[inline]
+fn read(line: &[u8]) -> Result<Command<'_>, CommandError> {
     let Some((name, rest)) = line.split_first_chunk::<4>() else { return Err(CommandError::Unknown) };
     // Clearing bit 5 folds the case of letters; what else it folds (such as `{` to `[`) is in no verb.
     let name = u32::from_be_bytes(*name) & UPPER;
@@ -173,7 +178,7 @@ fn trim_end(mut line: &[u8]) -> &[u8] {
     line
 }
 
-/// Whether every byte is in 32..=126. Branch-free inside, so that it runs a vector at a time.
+/// Whether every byte is in 32..=126.
 fn is_printable(line: &[u8]) -> bool {
     line.iter().fold(true, |ok, b| ok & (b.wrapping_sub(32) < 95))
 }

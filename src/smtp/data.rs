@@ -226,18 +226,14 @@ fn clean_blocks(input: &[u8]) -> usize {
     at
 }
 
+/// Written so that the compiler makes vector code of it: bytes compared side by side, one accumulator, no branch. (With
+/// a minimum in place of the comparison with zero, or masks made by negation, it did not, and took 40 times as long.)
 #[inline(always)]
 fn is_clean(block: &[u8]) -> bool {
     let (first, second, third) = (&block[..BLOCK], &block[1..BLOCK + 1], &block[2..BLOCK + 2]);
-    // Accumulated, not tested: the loop has no branch, so it becomes vector code.
-    let mut wrong = 0u8;
-    let mut least = u8::MAX;
-    for i in 0..BLOCK {
-        let cr = u8::from(first[i] == b'\r').wrapping_neg();
-        let lf = u8::from(second[i] == b'\n').wrapping_neg();
-        let dot = u8::from(third[i] == b'.').wrapping_neg();
-        wrong |= (cr ^ lf) | (lf & dot);
-        least = least.min(first[i]);
-    }
-    wrong == 0 && least != 0
+    let wrong = |a: u8, b: u8, c: u8| {
+        let (cr, lf) = (a == b'\r', b == b'\n');
+        u8::from((cr ^ lf) | (lf & (c == b'.')) | (a == 0))
+    };
+    first.iter().zip(second).zip(third).fold(0u8, |any, ((a, b), c)| any | wrong(*a, *b, *c)) == 0
 }
