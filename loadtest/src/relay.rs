@@ -237,6 +237,13 @@ impl Relay {
         self.past_peak.max(now)
     }
 
+    /// Forgets the peak: the next [`Relay::resident_peak`] counts from now.
+    pub fn reset_resident_peak(&mut self) -> io::Result<()> {
+        self.past_peak = 0;
+        // proc(5): 5 resets the peak resident set size.
+        fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")
+    }
+
     /// Bounds the size of files it writes (RLIMIT_FSIZE), or lifts the bound.
     pub fn limit_file_size(&self, octets: Option<u64>) -> io::Result<()> {
         let pid = pid_of(self.pid())?;
