@@ -4,11 +4,16 @@
 //! stderr for what went wrong. Lives on the thread that starts the process.
 
 use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
+use crate::rt::disk::StdDisk;
+use crate::spool;
+use crate::time::Wall;
 use clap::{Args, Parser, Subcommand};
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// An outbound SMTP relay: takes mail, makes it durable, delivers it by MX, on every core.
 #[derive(Parser, Debug)]
@@ -47,6 +52,30 @@ Examples:
 Example:
   ringpost check --config /etc/ringpost/ringpost.toml && systemctl restart ringpost")]
     Check(CheckArgs),
+    /// Read a spool without a server, and without changing it.
+    #[command(subcommand)]
+    Spool(SpoolCommand),
+}
+
+#[derive(Subcommand, Debug)]
+enum SpoolCommand {
+    /// Check every record of a spool: exit 0 if all is intact, 1 if something is damaged.
+    #[command(after_help = "\
+Example:
+  ringpost spool verify /var/spool/ringpost")]
+    Verify(SpoolArgs),
+    /// List the messages that wait, with their age, sender, and each recipient's state.
+    #[command(after_help = "\
+Example:
+  ringpost spool list /var/spool/ringpost")]
+    List(SpoolArgs),
+}
+
+#[derive(Args, Debug)]
+struct SpoolArgs {
+    /// The spool's folder: `[spool] path`.
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -63,14 +92,21 @@ struct CheckArgs {
     config: PathBuf,
 }
 
-/// Does what the arguments say.
+/// Does what this process' arguments say.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Run(args) => run(&args),
-        Command::Check(args) => check(&args),
+    main_from(std::env::args_os())
+}
+
+/// Does what `args` say; the first is the program's name.
+pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let outcome = match Cli::parse_from(args).command {
+        Command::Run(args) => run(&args).map(|()| 0),
+        Command::Check(args) => check(&args).map(|()| 0),
+        Command::Spool(SpoolCommand::Verify(args)) => verify(&args),
+        Command::Spool(SpoolCommand::List(args)) => list(&args),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("ringpost: {error}");
             ExitCode::FAILURE
@@ -100,6 +136,19 @@ fn check(args: &CheckArgs) -> Outcome {
     }
     println!("{}: good{}", loaded.origin, if loaded.warnings.is_empty() { "" } else { ", with warnings" });
     Ok(())
+}
+
+fn verify(args: &SpoolArgs) -> Result<u8, Box<dyn Error>> {
+    let report = spool::verify(&StdDisk, &args.path)?;
+    println!("{report}");
+    Ok(report.exit_status())
+}
+
+fn list(args: &SpoolArgs) -> Result<u8, Box<dyn Error>> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let listing = spool::list(&StdDisk, &args.path, Wall(u64::try_from(since.as_millis())?))?;
+    println!("{listing}");
+    Ok(0)
 }
 
 /// The operator's log: lines on stderr, which systemd takes into the journal. Events about mail go elsewhere.

@@ -16,20 +16,19 @@
 
 #![warn(missing_docs)]
 
-pub mod deliver;
-pub mod dns;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod deliver;
+pub mod dns;
 pub mod limits;
 pub mod message;
 pub mod queue;
 pub mod route;
 pub mod rt;
 pub mod server;
-pub mod smtp;
-pub mod spool;
 pub mod shard;
+pub mod smtp;
 pub mod spool;
 pub mod time;
 

@@ -184,8 +184,6 @@ pub const SESSIONS_PER_SHARD_DEFAULT: u32 = 20_000;
 pub const DNS_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Rounds over all servers before a lookup counts as failed (the delivery is deferred).
 pub const DNS_ATTEMPTS_DEFAULT: u32 = 3;
-/// DNS servers that can be configured; resolv.conf(5) knows three.
-pub const DNS_SERVERS: usize = 8;
 /// Connections to one destination, over all shards.
 pub const CONNECTIONS_PER_DESTINATION_DEFAULT: u32 = 20;
 /// Messages over one connection before it is closed: receivers dislike endless ones, and load balancers need turns.
@@ -323,6 +321,8 @@ pub const SPOOL_COMPACT_READS: usize = 4;
 /// Threads that scan segments at start-up; each holds one segment in memory.
 pub const SPOOL_SCAN_THREADS: usize = 4;
 
+const _: () =
+    assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
 const _: () =
     assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
 const _: () = assert!(SPOOL_SEGMENT_BYTES >= 8 * SPOOL_COMMIT_BYTES, "little of a segment is lost at its end");

@@ -4,12 +4,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Exit status that says "this program holds no relay" (EX_UNAVAILABLE of sysexits.h).
-pub const UNAVAILABLE: u8 = 69;
-
 /// Runs the relay with `args` (the first is the program's name) and returns its exit status.
 pub fn relay_main(args: Vec<OsString>) -> ExitCode {
-    let _ = args;
-    eprintln!("loadtest: built without a relay; name one with --relay-cmd");
-    ExitCode::from(UNAVAILABLE)
+    ringpost::cli::main_from(args)
 }

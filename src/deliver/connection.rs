@@ -108,7 +108,12 @@ impl Connection {
     }
 
     /// TCP stands: the machine waits for the greeting.
-    pub(super) fn established(&mut self, ehlo_name: Arc<str>, timeouts: crate::smtp::client::ClientTimeouts, now: Moment) {
+    pub(super) fn established(
+        &mut self,
+        ehlo_name: Arc<str>,
+        timeouts: crate::smtp::client::ClientTimeouts,
+        now: Moment,
+    ) {
         self.client = Some(Client::new(ehlo_name, timeouts, now));
     }
 
@@ -267,7 +272,11 @@ impl Connection {
     }
 
     /// When the connection must be looked at: the machine's timer, or the end of the connect or of idleness.
-    pub(super) fn deadline(&self, connect_timeout: std::time::Duration, idle_timeout: std::time::Duration) -> Option<Moment> {
+    pub(super) fn deadline(
+        &self,
+        connect_timeout: std::time::Duration,
+        idle_timeout: std::time::Duration,
+    ) -> Option<Moment> {
         match (&self.client, self.idle_since) {
             (None, _) => Some(self.began + connect_timeout.min(limits::CONNECT_TIMEOUT)),
             (Some(_), Some(since)) => Some(since + idle_timeout),

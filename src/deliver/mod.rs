@@ -93,7 +93,14 @@ enum Fetch {
 
 impl Deliverer {
     /// `seed` must be unpredictable: DNS ids come from it. `max_connections` is this shard's share of descriptors.
-    pub fn new(me: u16, config: Arc<Config>, routes: Arc<Routes>, dns: &DnsSettings, max_connections: usize, seed: u64) -> Self {
+    pub fn new(
+        me: u16,
+        config: Arc<Config>,
+        routes: Arc<Routes>,
+        dns: &DnsSettings,
+        max_connections: usize,
+        seed: u64,
+    ) -> Self {
         let retry = &config.delivery.retry;
         let policy = RetryPolicy {
             first: retry.first,
@@ -142,6 +149,10 @@ impl Deliverer {
                 Fetch::Job(destination, key) => {
                     let Some(pool) = self.pools.get_mut(&destination) else { continue };
                     pool.fetching -= 1;
+                    if self.queue.is_suspended(destination) {
+                        self.queue.put_back(key);
+                        continue;
+                    }
                     match (&record, self.queue.job_mut(key)) {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());

@@ -1,8 +1,8 @@
 //! What a transaction came to, for each of its recipients: delivered, failed for good, or to be tried again; told to the
 //! home shard, to the queue and to the log.
 
-use super::connection::Transaction;
 use super::Deliverer;
+use super::connection::Transaction;
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{Deferral, DestinationId, JobKey, LastReply, RecipientSet};
@@ -27,9 +27,15 @@ pub(super) struct End {
 
 pub(super) fn end_of_connection(reason: &CloseReason<'_>, at: Wall, host: &str) -> End {
     let (text, reply) = match reason {
-        CloseReason::Refused(reply) => (format!("the host refused the session: {} {}", reply.code, reply.text), Some(reply)),
-        CloseReason::Shutdown(reply) => (format!("the host ended the session: {} {}", reply.code, reply.text), Some(reply)),
-        CloseReason::Unexpected(reply) => (format!("the host sent a reply out of place: {} {}", reply.code, reply.text), None),
+        CloseReason::Refused(reply) => {
+            (format!("the host refused the session: {} {}", reply.code, reply.text), Some(reply))
+        }
+        CloseReason::Shutdown(reply) => {
+            (format!("the host ended the session: {} {}", reply.code, reply.text), Some(reply))
+        }
+        CloseReason::Unexpected(reply) => {
+            (format!("the host sent a reply out of place: {} {}", reply.code, reply.text), None)
+        }
         CloseReason::NotSmtp(error) => (format!("the host does not speak SMTP: {error:?}"), None),
         CloseReason::Timeout(awaited) => (format!("the host did not answer in time (waiting for {awaited:?})"), None),
         CloseReason::PeerClosed => ("the host closed the connection".to_owned(), None),
@@ -81,7 +87,9 @@ impl Deliverer {
         let mut again: Vec<u16> = Vec::new();
         let mut reason: Option<Box<LastReply>> = None;
         for (place, reply) in refused {
-            let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else { continue };
+            let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else {
+                continue;
+            };
             if is_permanent(&reply) {
                 self.fail(key, RecipientSet::One(index), reply, Some(remote), stages, Some(&record), turn);
             } else {
@@ -174,7 +182,14 @@ impl Deliverer {
         self.settle_failed(key, recipients, false, reply, turn);
     }
 
-    fn settle_failed(&mut self, key: JobKey, recipients: RecipientSet, expired: bool, reply: Box<LastReply>, turn: &mut Turn<'_>) {
+    fn settle_failed(
+        &mut self,
+        key: JobKey,
+        recipients: RecipientSet,
+        expired: bool,
+        reply: Box<LastReply>,
+        turn: &mut Turn<'_>,
+    ) {
         let Some(job) = self.queue.job(key) else { return };
         let outcome = FinalOutcome::Failed { expired, reply };
         turn.post.send(usize::from(job.home), Mail::Settled(Settled { id: job.id, recipients, outcome }));
@@ -325,7 +340,7 @@ impl Deliverer {
         let site = self.queue.name(destination).unwrap_or_default();
         let seconds = until.since(turn.now.mono).as_secs();
         let text = format!("{site}: next attempt in {seconds} s: {why}");
-        turn.report.events.push(Notice::new(turn.now.wall, self.me, NoticeKind::Suspended, text.as_bytes()));
+        turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::Suspended, text.as_bytes()));
     }
 }
 

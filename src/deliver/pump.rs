@@ -111,7 +111,11 @@ impl Deliverer {
             let pool = self.pools.entry(destination).or_default();
             let (open, fetching) = (pool.connections.len(), pool.fetching);
             let waiting = pool.loaded.len() + fetching + self.queue.peek_len(destination);
-            let enough = if self.queue.is_probing(destination) { open > 0 } else { open > 0 && waiting <= open * limits::BACKLOG_PER_CONNECTION };
+            let enough = if self.queue.is_probing(destination) {
+                open > 0
+            } else {
+                open > 0 && waiting <= open * limits::BACKLOG_PER_CONNECTION
+            };
             if waiting == 0 || enough || open >= self.config.delivery.connections_per_destination as usize {
                 return;
             }
@@ -183,7 +187,9 @@ impl Deliverer {
                 self.unreachable(destination, reply, turn);
                 return None;
             }
-            Verdict::NullMx => failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)"),
+            Verdict::NullMx => {
+                failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)")
+            }
             Verdict::NoSuchDomain => failure(Status::new(5, 1, 2), "the domain of this address does not exist"),
             Verdict::NoMailHost => failure(Status::new(5, 4, 4), "the domain of this address has no mail server"),
         };
@@ -252,7 +258,8 @@ impl Deliverer {
         turn.report.stats.outbound_connection_failures.add(1);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let others = std::mem::take(&mut connection.others);
-        let (destination, why) = (connection.destination, format!("{} [{}]: {why}", connection.host, connection.remote));
+        let (destination, why) =
+            (connection.destination, format!("{} [{}]: {why}", connection.host, connection.remote));
         self.forget(conn, turn);
         self.try_addresses(destination, others, &why, turn);
     }
@@ -290,17 +297,15 @@ impl Deliverer {
         let until = self.queue.unreachable(destination, reply, turn.now, random);
         self.tell_suspended(destination, &text, until, turn);
     }
-
-    /// The bodies of mail that waits for nothing but a connection stay; a job whose destination is suspended waits for
-    /// longer.
-    pub(super) fn is_suspended(&self, destination: DestinationId) -> bool {
-        self.queue.is_suspended(destination)
-    }
 }
 
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
-        self.connections.is_empty() && self.loaded.is_empty() && self.fetching == 0 && !self.resolving && self.route.is_none()
+        self.connections.is_empty()
+            && self.loaded.is_empty()
+            && self.fetching == 0
+            && !self.resolving
+            && self.route.is_none()
     }
 }
 

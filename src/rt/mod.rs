@@ -12,6 +12,8 @@
 #[cfg(test)]
 pub mod alloc;
 pub mod buffer;
+pub mod disk;
+pub mod simd;
 pub mod uring;
 
 use crate::time::{Moment, Now};
@@ -116,7 +118,6 @@ pub trait Io {
     /// 64 unpredictable bits.
     fn random(&mut self) -> u64;
 }
-pub mod simd;
 
 /// 64 unpredictable bits from the kernel.
 #[allow(unsafe_code)]
@@ -142,4 +143,3 @@ pub fn descriptor_limit() -> usize {
     }
     usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }
-pub mod disk;

@@ -105,6 +105,16 @@ pub struct Code {
     pub enhanced: Option<(u8, u16, u16)>,
 }
 
+impl Code {
+    /// The codes of one of our own replies: `550 5.7.1 text`.
+    pub fn of_reply(reply: &[u8]) -> Code {
+        let digits = |bytes: &[u8]| std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok());
+        let basic = reply.get(..3).and_then(digits).unwrap_or(0);
+        let enhanced = reply.get(4..).and_then(crate::message::Status::parse);
+        Code { basic, enhanced: enhanced.map(|s| (s.class(), s.subject(), s.detail())) }
+    }
+}
+
 /// See [`Event::Rejected`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {

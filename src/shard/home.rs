@@ -21,8 +21,8 @@ use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::smtp::server::{PeerFacts, Server, ServerPolicy, Verdict};
-use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, RecordView};
-use crate::time::{Moment, Now};
+use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, RecipientView, RecordView};
+use crate::time::{Moment, Now, Wall};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -57,8 +57,15 @@ pub(super) struct Home {
     due: Vec<ConnId>,
     storage_full: bool,
     draining: bool,
-    /// Commits wait this long for sessions that are about to finish a message too.
-    commit_since: Option<Moment>,
+}
+
+/// What an owner must know of a message beside its recipients.
+pub(super) struct Message<'a> {
+    pub(super) id: MessageId,
+    pub(super) accepted: Wall,
+    /// Octets.
+    pub(super) size: u32,
+    pub(super) record: Option<&'a Slice>,
 }
 
 /// Whom a read of the log is for.
@@ -101,7 +108,6 @@ impl Home {
             due: Vec::new(),
             storage_full: false,
             draining: false,
-            commit_since: None,
         }
     }
 
@@ -205,7 +211,11 @@ impl Home {
                 if session.server.handle_timeout(turn.now.mono, out) { session.hang_up(turn, out) } else { Fate::Open }
             });
             // A client that does not read its 421 either is not waited for.
-            let gone = if self.sessions.get(conn).is_some_and(|s| s.server.poll_timeout().is_none_or(|d| d <= turn.now.mono)) {
+            let gone = if self
+                .sessions
+                .get(conn)
+                .is_some_and(|s| s.server.poll_timeout().is_none_or(|d| d <= turn.now.mono))
+            {
                 Fate::Over
             } else {
                 fate
@@ -288,14 +298,18 @@ impl Home {
                 }
                 spool::Event::Damaged { id, number } => {
                     tracing::error!(shard = self.me, segment = number, %id, "a record cannot be read: see `ringpost spool verify`");
-                    self.notice(NoticeKind::StorageError, &format!("segment {number:08x}: message {id} is damaged"), turn);
+                    self.notice(
+                        NoticeKind::StorageError,
+                        &format!("segment {number:08x}: message {id} is damaged"),
+                        turn,
+                    );
                 }
             }
         }
     }
 
     fn notice(&self, kind: NoticeKind, details: &str, turn: &mut Turn<'_>) {
-        turn.report.events.push(Notice::new(turn.now.wall, self.me, kind, details.as_bytes()));
+        turn.report.events.push(Notice::event(turn.now.wall, self.me, kind, details.as_bytes()));
     }
 
     /// A message is ours: 250 to its client, and on to the owners of its destinations.
@@ -305,7 +319,9 @@ impl Home {
         stats.accepted_messages.add(1);
         stats.accepted_bytes.add(view.total_size());
         stats.accepted_recipients.add(view.recipient_count() as u64);
-        self.hand_off(id, &view, Some(&record), turn);
+        let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
+        let facts = Message { id, accepted: view.accepted(), size, record: Some(&record) };
+        self.hand_off(&facts, || view.recipients(), turn);
         if waiter == NOBODY {
             return;
         }
@@ -351,38 +367,33 @@ impl Home {
         self.end_event(conn, fate, turn);
     }
 
-    /// Gives the recipients of a message to the owners of their destinations.
-    pub(super) fn hand_off(
+    /// Gives the recipients of a message that have no outcome yet to the owners of their destinations.
+    pub(super) fn hand_off<'r, R: Iterator<Item = RecipientView<'r>>>(
         &mut self,
-        id: MessageId,
-        view: &RecordView<'_>,
-        record: Option<&Slice>,
+        facts: &Message<'_>,
+        recipients: impl Fn() -> R,
         turn: &mut Turn<'_>,
     ) {
         let (me, shards, routes) = (self.me, self.shards, &self.routes);
-        let (accepted, size) = (view.accepted(), u32::try_from(view.total_size()).unwrap_or(u32::MAX));
-        let open = |r: &spool::RecipientView<'_>| r.done.is_none();
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
-        let all_open = view.recipients().all(|r| open(&r));
-        let indices: Vec<u16> =
-            if all_open { Vec::new() } else { view.recipients().filter(open).map(|r| r.index).collect() };
-        let domains = view.recipients().filter(open).map(|r| r.domain);
-        routes.split(&mut self.splitter, domains, |destination, group| {
+        let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
+        let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
+        routes.split(&mut self.splitter, recipients().map(|r| r.domain), |destination, group| {
             let owner = routes.owner(destination, me, shards);
             for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
-                let recipients = if all_open {
-                    RecipientSet::from_slice(part)
-                } else {
+                let recipients = if gaps {
                     RecipientSet::from_slice(&part.iter().map(|i| indices[usize::from(*i)]).collect::<Vec<_>>())
+                } else {
+                    RecipientSet::from_slice(part)
                 };
                 let handoff = Handoff {
-                    id,
+                    id: facts.id,
                     home: me,
-                    accepted,
-                    size,
+                    accepted: facts.accepted,
+                    size: facts.size,
                     domain: destination.into(),
                     recipients,
-                    record: record.cloned(),
+                    record: facts.record.cloned(),
                 };
                 turn.post.send(usize::from(owner), Mail::Handoff(handoff));
             }
@@ -390,7 +401,7 @@ impl Home {
     }
 
     /// What an owner has to say.
-    pub(super) fn mail(&mut self, mail: Mail, turn: &mut Turn<'_>) {
+    pub(super) fn mail(&mut self, mail: Mail) {
         match mail {
             Mail::Settled(Settled { id, recipients, outcome }) => match outcome {
                 FinalOutcome::Delivered => {
@@ -514,7 +525,8 @@ impl Home {
         self.log_events(turn);
         if !self.paused.is_empty() && self.log.pressure() <= limits::STREAM_PRESSURE_BYTES / 2 {
             for conn in std::mem::take(&mut self.paused) {
-                let fate = self.with_session(conn, turn, |session, turn, context, out| session.proceed(turn, context, out));
+                let fate =
+                    self.with_session(conn, turn, |session, turn, context, out| session.proceed(turn, context, out));
                 self.end_event(conn, fate, turn);
             }
         }
@@ -544,7 +556,8 @@ impl Home {
 
     /// The next moment at which something is due.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        let bounces = (!self.bounces.is_empty() && self.bounces_reading < limits::BOUNCES_READING).then_some(self.bounces_after);
+        let bounces =
+            (!self.bounces.is_empty() && self.bounces_reading < limits::BOUNCES_READING).then_some(self.bounces_after);
         [self.log.poll_timeout(), bounces].into_iter().flatten().min()
     }
 

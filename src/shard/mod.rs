@@ -3,8 +3,8 @@
 //! A [`ShardCore`] has two halves that know each other only by [`mailbox::Mail`], even where both are on one core:
 //! `home` accepts mail and keeps the log, [`Deliverer`] delivers the mail of the destinations this shard owns.
 
-mod home;
 pub mod event;
+mod home;
 pub mod mailbox;
 mod session;
 pub mod stats;
@@ -19,7 +19,7 @@ use crate::rt::{Event, Io, Shard, Wait};
 use crate::spool::{self, Log};
 use crate::time::{Moment, Now};
 use event::{EventSink, Notice, NoticeKind};
-use home::Home;
+use home::{Home, Message};
 use mailbox::{Control, Mail, Mailboxes, Post};
 use stats::{ShardStats, StageHistograms};
 use std::sync::Arc;
@@ -70,13 +70,13 @@ impl Ending {
 /// One core's work. Lives on its shard.
 pub struct ShardCore {
     me: u16,
-    shards: u16,
     home: Home,
     deliverer: Deliverer,
     post: Post,
     report: Report,
-    /// What recovery found and nobody owns yet.
-    recovered: spool::Backlog,
+    /// What recovery found, until all of it has an owner; and how much of it has.
+    recovered: Option<spool::Recovered>,
+    handed_off: usize,
     /// Deadlines of connections are looked at this often.
     next_sweep: Moment,
     next_report: Moment,
@@ -121,19 +121,19 @@ pub struct Parts {
 impl ShardCore {
     /// Makes the shard; on its own thread.
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, shards, config, routes, dns, mut recovered, mailboxes, report, ending, max_connections, seed } = parts;
-        let backlog = recovered.take_backlog();
+        let Parts { me, shards, config, routes, dns, recovered, mailboxes, report, ending, max_connections, seed } =
+            parts;
         let log = Log::new(&recovered, seed, spool::Geometry::default());
         report.stats.storage_ok.set(1);
         ShardCore {
             me,
-            shards,
             drain_timeout: config.drain_timeout,
             home: Home::new(me, shards, Arc::clone(&config), Arc::clone(&routes), log),
             deliverer: Deliverer::new(me, config, routes, &dns, max_connections, seed),
             post: Post::new(usize::from(me), mailboxes),
             report,
-            recovered: backlog,
+            recovered: Some(recovered),
+            handed_off: 0,
             next_sweep: Moment(0),
             next_report: Moment(0),
             drain: None,
@@ -150,7 +150,7 @@ impl ShardCore {
                 match mail {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
-                    Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail, turn),
+                    Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
                 }
@@ -168,7 +168,7 @@ impl ShardCore {
         self.drain = Some(Drain { deadline, quiet: false });
         io.stop_listening();
         let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
-        turn.report.events.push(Notice::new(now.wall, self.me, NoticeKind::Draining, b""));
+        turn.report.events.push(Notice::event(now.wall, self.me, NoticeKind::Draining, b""));
         self.home.drain(turn);
         self.deliverer.drain(turn);
     }
@@ -192,15 +192,21 @@ impl ShardCore {
 
     /// Hands recovered mail to its owners, as fast as they take it.
     fn hand_off_recovered(&mut self, now: Now, io: &mut dyn Io) {
+        let Some(recovered) = &self.recovered else { return };
+        let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
         for _ in 0..limits::RECOVERED_PER_TURN {
-            if self.post.is_congested() || self.drain.is_some() {
+            if turn.post.is_congested() || self.drain.is_some() {
                 return;
             }
-            let turn = &mut Turn { now, io: &mut *io, post: &mut self.post, report: &mut self.report };
-            let home = &mut self.home;
-            if !self.recovered.next(|view| home.hand_off(view.id(), view, None, turn)) {
+            let Some(message) = recovered.message(self.handed_off) else {
+                // The envelopes in memory were for this.
+                self.recovered = None;
                 return;
-            }
+            };
+            self.handed_off += 1;
+            let size = u32::try_from(message.total_size()).unwrap_or(u32::MAX);
+            let facts = Message { id: message.id(), accepted: message.accepted(), size, record: None };
+            self.home.hand_off(&facts, || message.pending(), turn);
         }
     }
 }
@@ -233,9 +239,7 @@ impl Shard for ShardCore {
     fn turn(&mut self, now: Now, io: &mut dyn Io) -> Wait {
         self.report.stats.turns.add(1);
         self.mail(now, io);
-        if !self.recovered.is_empty() {
-            self.hand_off_recovered(now, io);
-        }
+        self.hand_off_recovered(now, io);
         self.home.handle_timeout(now);
         if now.mono >= self.next_sweep {
             self.next_sweep = now.mono + limits::SWEEP_INTERVAL;
@@ -254,15 +258,14 @@ impl Shard for ShardCore {
             self.home.report(&self.report.stats);
             self.deliverer.report(&self.report.stats);
             self.report.stats.mailbox_depth.set(self.post.backlog() as u64);
-            self.report.stats.events_dropped.set(self.report.events.dropped());
             self.report.histograms.publish();
         }
         if self.may_end(now) {
-            self.report.events.push(Notice::new(now.wall, self.me, NoticeKind::Stopped, b""));
+            self.report.events.push(Notice::event(now.wall, self.me, NoticeKind::Stopped, b""));
             self.report.events.flush_now();
             return Wait::Stop;
         }
-        if self.post.has_own() || (!self.recovered.is_empty() && !self.post.is_congested()) {
+        if self.post.has_own() || (self.recovered.is_some() && self.drain.is_none() && !self.post.is_congested()) {
             return Wait::Poll;
         }
         let due = [Some(self.next_sweep), self.home.poll_timeout(), self.deliverer.poll_timeout()];

@@ -89,7 +89,13 @@ impl Session {
     }
 
     /// Takes bytes from the client. `out` is the shard's scratch for replies, empty.
-    pub(super) fn received(&mut self, bytes: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+    pub(super) fn received(
+        &mut self,
+        bytes: &[u8],
+        turn: &mut Turn<'_>,
+        context: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Fate {
         if self.closing {
             // The last reply is on its way; whatever the client still says is not wanted.
             return Fate::Open;
@@ -230,7 +236,11 @@ impl Session {
                 }
                 Step::Refused(Refusal { line, reply }) => {
                     turn.report.stats.rejected.add(1);
-                    let stage = if line.first().is_some_and(|b| b.eq_ignore_ascii_case(&b'M')) { Stage::Mail } else { Stage::Rcpt };
+                    let stage = if line.first().is_some_and(|b| b.eq_ignore_ascii_case(&b'M')) {
+                        Stage::Mail
+                    } else {
+                        Stage::Rcpt
+                    };
                     self.tell_refused(turn, stage, line, reply);
                 }
             }
@@ -307,7 +317,13 @@ impl Session {
         }
     }
 
-    fn accept(&self, id: MessageId, body: Body<'_>, turn: &Turn<'_>, context: &mut Context<'_>) -> Result<(), spool::Refusal> {
+    fn accept(
+        &self,
+        id: MessageId,
+        body: Body<'_>,
+        turn: &Turn<'_>,
+        context: &mut Context<'_>,
+    ) -> Result<(), spool::Refusal> {
         let peer = self.server.peer().address;
         context.trace.clear();
         let received = Received {

@@ -10,7 +10,7 @@ pub mod offline;
 pub mod recover;
 mod scan;
 
-pub use format::{Body, NewMessage, Outcome, RecordView, chunk_data};
+pub use format::{Body, NewMessage, Outcome, RecipientView, RecordView, chunk_data};
 pub use log::{Effect, Event, FileError, FileNo, Geometry, Log, ReadError, Recovered, Refusal, Settled};
 pub use merge::Damage;
 pub use offline::{list, verify};

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use loadtest::dns::{DnsConfig, DnsServer};
 use loadtest::relay::{Relay, RelayCommand, RelayConfig, free_port};
-use loadtest::relay_main::UNAVAILABLE;
 use loadtest::send::{SendConfig, SendReport};
 use loadtest::sink::{Arrival, Behaviour, Kept, Sink};
 use tempfile::TempDir;
@@ -26,13 +25,7 @@ pub fn relay_command() -> Option<RelayCommand> {
     if let Ok(line) = std::env::var("LOADTEST_RELAY_CMD") {
         return Some(RelayCommand::Shell(line));
     }
-    let exe = env!("CARGO_BIN_EXE_loadtest");
-    let status = Command::new(exe).args(["relay", "--version"]).output().unwrap().status;
-    if status.code() == Some(i32::from(UNAVAILABLE)) {
-        eprintln!("skipped: this build holds no relay");
-        return None;
-    }
-    Some(RelayCommand::Bundled(exe.into()))
+    Some(RelayCommand::Bundled(env!("CARGO_BIN_EXE_loadtest").into()))
 }
 
 /// How a bench differs from the usual.

@@ -71,9 +71,16 @@ impl Recovered {
         self.views().map(|view| QueuedMessage { view })
     }
 
+    /// The message number `index` of them, for a reader that takes a few at a time.
+    pub fn message(&self, index: usize) -> Option<QueuedMessage<'_>> {
+        self.live.get(index).map(|m| QueuedMessage { view: self.view(m) })
+    }
+
     pub(super) fn views(&self) -> impl Iterator<Item = RecordView<'_>> {
-        self.live.iter().map(|m| {
-            RecordView::from_payload(m.id, &self.fronts[m.front.clone()]).expect("recovery parsed it before it kept it")
-        })
+        self.live.iter().map(|m| self.view(m))
+    }
+
+    fn view(&self, m: &RecoveredMessage) -> RecordView<'_> {
+        RecordView::from_payload(m.id, &self.fronts[m.front.clone()]).expect("recovery parsed it before it kept it")
     }
 }
