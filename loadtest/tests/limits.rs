@@ -89,7 +89,7 @@ fn a_large_message_passes_in_little_memory() {
     bench.wait_all_arrived(&Source::run(bench.load(200)).unwrap());
     let mut load = bench.load(1);
     load.first_id = 1000;
-    load.traffic.sizes = SizeMix::one(50 << 20);
+    load.traffic.sizes = SizeMix::one((50 << 20) - 1000);
     let before = bench.relay.resident();
     bench.relay.reset_resident_peak().unwrap();
     let sent = Source::run(load).unwrap();
