@@ -93,9 +93,14 @@ impl FileError {
         }
     }
 
-    /// The error of a std file operation; EIO if it carries no errno.
+    /// The error of a file operation, by its kind: not every layer below keeps the errno. EIO if neither tells.
     pub fn from_io(error: &std::io::Error) -> FileError {
-        FileError::from_errno(error.raw_os_error().unwrap_or(libc::EIO))
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => FileError::Full,
+            ErrorKind::ReadOnlyFilesystem => FileError::ReadOnly,
+            _ => FileError::from_errno(error.raw_os_error().unwrap_or(libc::EIO)),
+        }
     }
 
     fn refusal(self) -> Refusal {
