@@ -331,3 +331,11 @@ const _: () = assert!(
     "the largest record fits in one commit"
 );
 const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outcomes have most of the reserve");
+
+// --- Group commit -------------------------------------------------------------------------------------------------
+
+/// How long a message may wait for others to share its sync (docs/performance.md has the measurement). Less than one
+/// sync takes on most disks.
+pub const COMMIT_DELAY: Duration = Duration::from_micros(500);
+/// It waits only while at least so many other sessions have a transaction open: a lone client waits for nothing.
+pub const COMMIT_SIBLINGS: usize = 4;

@@ -57,6 +57,10 @@ pub(super) struct Home {
     due: Vec<ConnId>,
     storage_full: bool,
     draining: bool,
+    /// Sessions whose next message may be complete before long.
+    about_to_finish: usize,
+    /// When the first message came that the next commit will hold.
+    first_waiting: Option<Moment>,
 }
 
 /// What an owner must know of a message beside its recipients.
@@ -108,6 +112,8 @@ impl Home {
             due: Vec::new(),
             storage_full: false,
             draining: false,
+            about_to_finish: 0,
+            first_waiting: None,
         }
     }
 
@@ -176,6 +182,13 @@ impl Home {
         };
         let fate = act(session, turn, &mut context, &mut self.out);
         self.out.clear();
+        if session.commit.is_some_and(|c| c.ended == turn.now.mono) {
+            self.first_waiting.get_or_insert(turn.now.mono);
+        }
+        let about = session.is_about_to_finish();
+        if about != std::mem::replace(&mut session.counted, about) {
+            self.about_to_finish = if about { self.about_to_finish + 1 } else { self.about_to_finish - 1 };
+        }
         if session.is_paused() {
             self.paused.push(conn);
         }
@@ -195,6 +208,7 @@ impl Home {
             }
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
+                    self.about_to_finish -= usize::from(session.counted);
                     session.abandon(&mut self.log);
                 }
                 turn.io.close(conn);
@@ -519,6 +533,9 @@ impl Home {
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
         self.start_bounces(turn.now);
         self.log_events(turn);
+        // A lone client's message is committed at once; with several about to finish theirs it waits for some of them.
+        let company = self.about_to_finish >= limits::COMMIT_SIBLINGS;
+        self.log.hold(self.first_waiting.filter(|_| company).map(|first| first + limits::COMMIT_DELAY));
         while let Some(effect) = self.log.poll_effect(turn.now) {
             self.carry_out(effect, turn);
         }
@@ -535,6 +552,7 @@ impl Home {
     fn carry_out(&mut self, effect: Effect, turn: &mut Turn<'_>) {
         match effect {
             Effect::Write { token, file, offset, buffer, start } => {
+                self.first_waiting = None;
                 turn.report.stats.commits.add(1);
                 turn.report.stats.commit_bytes.add((buffer.len() - start) as u64);
                 turn.io.write_durable(token, file.0, offset, buffer, start);

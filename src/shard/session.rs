@@ -31,6 +31,8 @@ pub(super) struct Session {
     /// The client has closed its direction.
     ended: bool,
     paused: bool,
+    /// It is counted among those about to finish a message.
+    pub(super) counted: bool,
 }
 
 /// A message between its last byte and stable storage.
@@ -85,6 +87,7 @@ impl Session {
             closing: false,
             ended: false,
             paused: false,
+            counted: false,
         }
     }
 
@@ -193,6 +196,11 @@ impl Session {
             self.paused = wants_pause;
             if wants_pause { turn.io.pause(self.conn) } else { turn.io.resume(self.conn) }
         }
+    }
+
+    /// Whether a message of it may be complete before long: a transaction is open and its data has not ended.
+    pub(super) fn is_about_to_finish(&self) -> bool {
+        self.commit.is_none() && self.server.in_transaction()
     }
 
     /// Whether it waits for the log to take more of its body.

@@ -195,6 +195,9 @@ impl Log {
             }
         }
         let last = self.queue.len() <= 1;
+        if last && !only_outcomes && !self.flush && self.hold.is_some_and(|until| self.now.mono < until) {
+            return;
+        }
         let bytes = self.bytes_wanted(last);
         if !self.make_room(bytes, only_outcomes) {
             return;

@@ -328,6 +328,8 @@ pub struct Log {
     progress: Vec<Progress>,
     settle_deadline: Option<Moment>,
     flush: bool,
+    /// Until when the next commit waits for company.
+    hold: Option<Moment>,
 
     reads: Slab<PendingRead>,
     compaction: Option<Compaction>,
@@ -378,6 +380,7 @@ impl Log {
             progress: Vec::new(),
             settle_deadline: None,
             flush: false,
+            hold: None,
             reads: Slab::new(),
             compaction: None,
             compact_after: Moment::default(),
@@ -501,6 +504,12 @@ impl Log {
             Some(spot) => self.start_read(PendingRead { caller: Some(token), id, part, spot }),
             None => self.events.push_back(Event::Read { token, result: Err(ReadError::Gone) }),
         }
+    }
+
+    /// No commit with messages begins before `until`, so that others which are about to come share its sync; `None`: the
+    /// next begins as soon as the one in flight has ended. A full buffer does not wait.
+    pub fn hold(&mut self, until: Option<Moment>) {
+        self.hold = until;
     }
 
     /// Writes pending outcomes with the next `poll_effect`, for a shard that stops.
