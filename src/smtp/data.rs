@@ -7,7 +7,7 @@
 
 use crate::limits::RECEIVED_HEADERS;
 use crate::rt::simd;
-use memchr::memchr3;
+use memchr::{memchr_iter, memchr3};
 
 /// Why message data cannot be relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +66,8 @@ pub struct DataScanner {
 const RECEIVED: &[u8; 9] = b"received:";
 /// The terminator `.` CRLF, which does not count into the size of a message.
 const TERMINATOR_BYTES: u64 = 3;
-/// Bytes that are looked at together. Large enough that the test at its end costs little, small enough that the
-/// byte-exact path, taken when there is something to see, is short.
-const BLOCK: usize = 256;
+/// Bounds what input made of nothing but exceptions costs.
+const RETRY_BYTES: usize = 32;
 
 impl DataScanner {
     /// A scanner at the start of message data of at most `max_bytes` octets (dot-stuffed, without the terminator).
@@ -100,51 +99,67 @@ impl DataScanner {
     /// The bytes up to and with the terminator, if `input` has it.
     fn find_end(&mut self, input: &[u8]) -> Option<usize> {
         let mut at = 0;
-        // A block that has something to see is looked at once, then walked through a line at a time.
-        let mut next_block = 0;
-        while at < input.len() {
-            if self.place == Place::Inside {
-                if !self.in_headers && at >= next_block {
-                    at += self.skip_clean(&input[at..]);
-                    next_block = at + BLOCK;
-                    if self.place != Place::Inside {
-                        continue;
-                    }
-                }
-                match memchr3(b'\r', b'\n', 0, &input[at..]) {
-                    Some(distance) => at += distance,
-                    None => return None,
-                }
+        // Where there is something to see, this many bytes are walked through before blocks are tried again.
+        let mut next_try = 0;
+        while let Some(first) = input.get(at) {
+            let at_text = match self.place {
+                Place::Inside => *first != b'\n',
+                Place::LineStart => !matches!(first, b'\n' | b'.'),
+                _ => false,
+            };
+            if at_text && at >= next_try {
+                at += self.skip_clean(&input[at..]);
+                next_try = at + RETRY_BYTES;
+                continue;
             }
-            let byte = input[at];
+            if self.place == Place::Inside {
+                at += memchr3(b'\r', b'\n', 0, &input[at..])?;
+            }
             at += 1;
-            if self.step(byte) {
+            if self.step(input[at - 1]) {
                 return Some(at);
             }
         }
         None
     }
 
-    /// Called inside a line, outside the headers: skips the whole blocks that hold nothing but proper lines, none of
-    /// which begins with a dot, and sets the place behind them. Returns the bytes skipped.
+    /// Skips bytes that hold nothing but proper lines, none of which begins with a dot, and sets the place behind them.
+    /// The first byte may follow the place. Returns the bytes skipped.
     fn skip_clean(&mut self, input: &[u8]) -> usize {
-        if input.len() < BLOCK + 2 || input[0] == b'\n' {
-            return 0;
+        let mut clean = simd::clean_data_prefix(input);
+        // Cut inside CRLF, the place would not say whether the line is empty.
+        if clean > 0 && input[clean - 1] == b'\r' {
+            clean -= 1;
         }
-        let skipped = simd::widest(
-            #[inline(always)]
-            || clean_blocks(input),
-        );
-        if skipped > 0 {
-            self.place = match input[skipped - 1] {
-                b'\n' => Place::LineStart,
-                // Its LF is the next byte, which the block's last comparison has seen. The line is not empty in the
-                // headers' sense, for there are none any more.
-                b'\r' => Place::Cr,
-                _ => Place::Inside,
-            };
+        if self.in_headers {
+            clean = self.headers(&input[..clean]);
         }
-        skipped
+        match input[..clean].last() {
+            Some(b'\n') => self.place = Place::LineStart,
+            Some(_) => self.place = Place::Inside,
+            None => {}
+        }
+        clean
+    }
+
+    /// Goes through the header lines of clean text that begins at the place; returns how much of it is done with.
+    fn headers(&mut self, text: &[u8]) -> usize {
+        let first = (self.place == Place::LineStart).then_some(0);
+        for start in first.into_iter().chain(memchr_iter(b'\n', text).map(|lf| lf + 1)) {
+            let line = &text[start..];
+            match line.first() {
+                None => break,
+                Some(b'\r') => {
+                    self.in_headers = false;
+                    break;
+                }
+                // Not enough to tell: byte by byte, or with the next piece.
+                Some(_) if line.len() < RECEIVED.len() => return start,
+                Some(b'r' | b'R') if line[..RECEIVED.len()].eq_ignore_ascii_case(RECEIVED) => self.count_received(),
+                Some(_) => {}
+            }
+        }
+        text.len()
     }
 
     /// One byte, exactly. Returns whether it ended the data.
@@ -198,42 +213,19 @@ impl DataScanner {
         if usize::from(matched) + 1 < RECEIVED.len() {
             return Place::Name(matched + 1);
         }
+        self.count_received();
+        Place::Inside
+    }
+
+    fn count_received(&mut self) {
         self.received += 1;
         if self.received > RECEIVED_HEADERS {
             self.found(Fault::Loop);
         }
-        Place::Inside
     }
 
     #[cold]
     fn found(&mut self, fault: Fault) {
         self.fault.get_or_insert(fault);
     }
-}
-
-/// Bytes in the leading whole blocks in which every CR is followed by LF, every LF preceded by CR, no byte is zero and
-/// no line begins with a dot. A block's last bytes are judged with the two bytes behind it; the first byte of `input`
-/// is not a LF.
-#[inline(always)]
-fn clean_blocks(input: &[u8]) -> usize {
-    let mut at = 0;
-    while let Some(block) = input.get(at..at + BLOCK + 2) {
-        if !is_clean(block) {
-            break;
-        }
-        at += BLOCK;
-    }
-    at
-}
-
-/// Written so that the compiler makes vector code of it: bytes compared side by side, one accumulator, no branch. (With
-/// a minimum in place of the comparison with zero, or masks made by negation, it did not, and took 40 times as long.)
-#[inline(always)]
-fn is_clean(block: &[u8]) -> bool {
-    let (first, second, third) = (&block[..BLOCK], &block[1..BLOCK + 1], &block[2..BLOCK + 2]);
-    let wrong = |a: u8, b: u8, c: u8| {
-        let (cr, lf) = (a == b'\r', b == b'\n');
-        u8::from((cr ^ lf) | (lf & (c == b'.')) | (a == 0))
-    };
-    first.iter().zip(second).zip(third).fold(0u8, |any, ((a, b), c)| any | wrong(*a, *b, *c)) == 0
 }
