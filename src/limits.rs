@@ -346,3 +346,7 @@ pub const CONNECT_PAUSE: Duration = Duration::from_secs(5);
 pub const CONNECT_PAUSE_DOUBLINGS: u32 = 5;
 /// Messages to a destination that will never take mail that are failed in one turn.
 pub const FAILURES_PER_TURN: usize = 1000;
+/// Time a client has to take the last replies of a session that is over.
+pub const SESSION_LINGER: Duration = Duration::from_secs(30);
+/// Time beyond the drain deadline in which known outcomes are still written.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);

@@ -4,8 +4,8 @@
 //! connections and bytes, questions to DNS, `Settled` and `Fetch` to home shards, events. Lives on the shard that owns
 //! its destinations. It refuses to write the spool, and to decide a retry: that is `queue`'s.
 //!
-//! For each destination a [`Pool`]: its connections, and the jobs whose records are in memory and may go. The one place
-//! where mail meets connections is [`Deliverer::pump`]; everything that could change its answer calls it.
+//! For each destination a `Pool`: its connections, and the jobs whose records are in memory and may go. The one place
+//! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
 mod connection;
 mod outcome;
