@@ -5,23 +5,20 @@ use super::files::Files;
 use super::ring::{Completion, ReceiveBuffers, Ring};
 use super::sockets::{self, Kind, Mode, Sockets, Verdict, parse_user_data, user_data};
 use super::start::Options;
-use super::wake::{self, Wakers};
+use super::wake::Wakers;
 use crate::rt::buffer::Buffer;
 use crate::rt::{ConnId, Event, FileNo, Io, Shard, Wait, random_u64};
 use crate::time::{Moment, Now, Wall};
-use glommio::io::PollableFd;
 use io_uring::{cqueue, opcode, types};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A shard without a deadline still looks round this often: no wake-up is ever lost for good.
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
-/// While a cold task is alive the shard wakes this often to let glommio's reactor look: some 0.1 s in thousands of messages.
-const COLD_WAIT: Duration = Duration::from_millis(1);
 /// A listener that could not accept (no descriptors left) tries again after this.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -33,12 +30,8 @@ pub(super) struct Driver {
     completions: Vec<Completion>,
     ready: Vec<(u64, u32)>,
     scratch: Vec<u8>,
-    /// Signalled by the ring while the shard waits through glommio.
-    doorbell: OwnedFd,
     paused_listeners: Vec<usize>,
     accept_again: Moment,
-    /// Wait through glommio's reactor: only to measure what that costs.
-    wait_by_glommio: bool,
 }
 
 /// The effects.
@@ -58,20 +51,17 @@ impl Driver {
         me: usize,
         wakers: Wakers,
         listeners: Vec<TcpListener>,
-        queue: glommio::TaskQueueHandle,
         origin: Instant,
         options: Options,
     ) -> io::Result<Self> {
         let (mut ring, buffers, mode) = Self::sockets_by(options.epoll)?;
-        let doorbell = wake::eventfd(libc::EFD_NONBLOCK)?;
-        ring.register_eventfd(doorbell.as_raw_fd())?;
         let mut sockets = Sockets::new(mode, listeners);
         sockets.listen(&mut ring)?;
         Ok(Driver {
             backend: Backend {
                 ring,
                 sockets,
-                files: Files::new(queue),
+                files: Files::new(wakers.clone(), me),
                 wakers,
                 me,
                 bell_armed: false,
@@ -83,10 +73,8 @@ impl Driver {
             completions: Vec::with_capacity(1024),
             ready: Vec::new(),
             scratch: Vec::new(),
-            doorbell,
             paused_listeners: Vec::new(),
             accept_again: Moment::NEVER,
-            wait_by_glommio: options.wait_by_glommio,
         })
     }
 
@@ -109,16 +97,15 @@ impl Driver {
     }
 
     /// Runs the shard until it stops.
-    pub(super) async fn run(mut self, mut shard: Box<dyn Shard>) -> io::Result<()> {
-        let served = self.serve(&mut *shard).await;
+    pub(super) fn run(mut self, mut shard: Box<dyn Shard>) -> io::Result<()> {
+        let served = self.serve(&mut *shard);
         let ended = served.and(self.finish_files());
         // The kernel takes its requests back some time after the ring is closed, and may touch these until then.
         std::mem::forget(self);
         ended
     }
 
-    async fn serve(&mut self, shard: &mut dyn Shard) -> io::Result<()> {
-        let doorbell = PollableFd::new(self.doorbell.try_clone()?).map_err(io::Error::from)?;
+    fn serve(&mut self, shard: &mut dyn Shard) -> io::Result<()> {
         loop {
             let now = self.now();
             let wait = shard.turn(now, &mut self.backend);
@@ -127,7 +114,7 @@ impl Driver {
                 Wait::Poll => Duration::ZERO,
                 Wait::Until(moment) => moment.min(self.accept_again).since(now.mono).min(LONGEST_WAIT),
             };
-            self.wait(shard, timeout, &doorbell).await?;
+            self.wait(shard, timeout)?;
             let now = self.now();
             self.dispatch(shard, now);
         }
@@ -149,38 +136,19 @@ impl Driver {
         Ok(())
     }
 
-    async fn wait(&mut self, shard: &dyn Shard, timeout: Duration, doorbell: &PollableFd<OwnedFd>) -> io::Result<()> {
+    /// The one place where a shard sleeps.
+    fn wait(&mut self, shard: &dyn Shard, timeout: Duration) -> io::Result<()> {
         let backend = &mut self.backend;
         backend.arm_bell();
         backend.arm_epoll();
         if timeout.is_zero() || !backend.sockets.failures.is_empty() {
-            backend.ring.enter(Duration::ZERO)?;
-        } else {
-            backend.wakers.falling_asleep(backend.me);
-            if shard.has_mail() {
-                backend.ring.enter(Duration::ZERO)?;
-            } else if self.wait_by_glommio {
-                backend.ring.signal(true);
-                backend.ring.enter(Duration::ZERO)?;
-                if !backend.ring.has_completions() {
-                    // An elapsed timeout is as good an end as the doorbell.
-                    drop(glommio::timer::try_timeout(timeout, doorbell.readable()).await);
-                }
-                backend.ring.signal(false);
-                wake::silence(self.doorbell.as_raw_fd());
-                backend.ring.enter(Duration::ZERO)?;
-            } else if backend.files.cold_tasks() {
-                backend.ring.enter(timeout.min(COLD_WAIT))?;
-            } else {
-                backend.ring.enter(timeout)?;
-            }
-            backend.wakers.awake(backend.me);
+            return backend.ring.enter(Duration::ZERO);
         }
-        // Lets cold tasks, and the reactor that they wait for, run.
-        if backend.files.cold_tasks() {
-            glommio::executor().yield_now().await;
-        }
-        Ok(())
+        backend.wakers.falling_asleep(backend.me);
+        let timeout = if shard.has_mail() { Duration::ZERO } else { timeout };
+        let entered = backend.ring.enter(timeout);
+        backend.wakers.awake(backend.me);
+        entered
     }
 
     fn dispatch(&mut self, shard: &mut dyn Shard, now: Now) {
@@ -198,7 +166,7 @@ impl Driver {
                 shard.handle(Event::Failed { conn, error }, now, &mut self.backend);
             }
         }
-        while let Some(event) = self.backend.files.poll_cold() {
+        while let Some(event) = self.backend.files.poll_ended() {
             shard.handle(event, now, &mut self.backend);
         }
         if now.mono >= self.accept_again {

@@ -1,24 +1,21 @@
-//! The files of a shard: opened with O_DIRECT where the file system has it, written and read on the shard's ring, made by
-//! glommio tasks beside it.
+//! The files of a shard: opened with O_DIRECT where the file system has it, written and read on the shard's ring, made and
+//! removed by short-lived threads beside it.
 #![allow(unsafe_code)]
 
 use super::ring::Ring;
 use super::sockets::{Kind, user_data};
+use super::wake::Wakers;
 use crate::rt::buffer::{BLOCK, Buffer};
 use crate::rt::{Event, FileNo};
-use glommio::io::{DmaFile, OpenOptions};
 use io_uring::{opcode, squeue, types};
 use slab::Slab;
-use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 /// Zeros are written in pieces of this size while a segment is made.
 const ZERO_BYTES: usize = 1 << 20;
@@ -26,8 +23,11 @@ const ZERO_BYTES: usize = 1 << 20;
 pub(super) struct Files {
     open: HashMap<FileNo, OpenFile>,
     operations: Slab<Operation>,
-    cold: Rc<Cold>,
-    queue: glommio::TaskQueueHandle,
+    /// From the threads that do slow work.
+    tell: mpsc::Sender<Ended>,
+    ended: mpsc::Receiver<Ended>,
+    wakers: Wakers,
+    me: usize,
     warned_buffered: bool,
 }
 
@@ -51,14 +51,7 @@ enum Payload {
     Read(Buffer),
 }
 
-/// What the glommio tasks of this shard tell its driver.
-#[derive(Default)]
-pub(super) struct Cold {
-    running: Cell<usize>,
-    done: RefCell<VecDeque<Ended>>,
-}
-
-/// A task that has ended.
+/// A piece of slow work that has ended.
 struct Ended {
     file: FileNo,
     work: Work,
@@ -66,69 +59,65 @@ struct Ended {
     result: io::Result<()>,
 }
 
+#[derive(Clone, Copy)]
 enum Work {
     Create,
     Remove,
 }
 
 impl Files {
-    pub(super) fn new(queue: glommio::TaskQueueHandle) -> Self {
-        Files { open: HashMap::new(), operations: Slab::new(), cold: Rc::default(), queue, warned_buffered: false }
+    pub(super) fn new(wakers: Wakers, me: usize) -> Self {
+        let (tell, ended) = mpsc::channel();
+        Files { open: HashMap::new(), operations: Slab::new(), tell, ended, wakers, me, warned_buffered: false }
     }
 
-    /// Whether a glommio task is alive, so that the shard must let the reactor run now and then.
-    pub(super) fn cold_tasks(&self) -> bool {
-        self.cold.running.get() > 0
-    }
-
-    /// Starts the task that makes a segment.
+    /// Starts to make a segment.
     pub(super) fn create(&mut self, file: FileNo, path: &Path, bytes: u64) {
-        let path = path.to_owned();
-        let making = path.clone();
-        self.spawn(file, Work::Create, path, async move {
-            let result = make_zeroed(&making, bytes).await;
-            if result.is_err() {
+        self.aside(file, Work::Create, path, move |path| {
+            let made = make_zeroed(path, bytes);
+            if made.is_err() {
                 // Half a segment is of no use, and its room may be what is missing. If this fails the file is found, and
                 // reused, at the next start.
-                drop(std::fs::remove_file(&making));
+                drop(std::fs::remove_file(path));
             }
-            result
+            made
         });
     }
 
-    /// Starts the task that removes a segment.
+    /// Starts to remove a segment.
     pub(super) fn remove(&mut self, file: FileNo, path: &Path) {
         if let Some(open) = self.open.get_mut(&file) {
             open.closing = true;
             open.in_kernel += 1;
             self.ended(file);
         }
-        let path = path.to_owned();
-        let removing = path.clone();
-        self.spawn(file, Work::Remove, path, async move {
-            // The extents of a file are given back within unlink: milliseconds, so not on the shard's own thread.
-            let remove = move || std::fs::remove_file(&removing).and_then(|()| sync_folder(&removing));
-            glommio::executor().spawn_blocking(remove).await
-        });
+        self.aside(file, Work::Remove, path, |path| std::fs::remove_file(path).and_then(|()| sync_folder(path)));
     }
 
-    fn spawn(&mut self, file: FileNo, work: Work, path: PathBuf, task: impl Future<Output = io::Result<()>> + 'static) {
-        let cold = Rc::clone(&self.cold);
-        cold.running.set(cold.running.get() + 1);
-        let task = async move {
-            let result = task.await;
-            cold.done.borrow_mut().push_back(Ended { file, work, path, result });
-            cold.running.set(cold.running.get() - 1);
-        };
-        match glommio::spawn_local_into(task, self.queue) {
-            Ok(task) => drop(task.detach()),
-            Err(e) => unreachable!("the shard's queue lives as long as its executor: {e}"),
+    /// Does slow work on a thread of its own, once in thousands of messages; the shard is woken at its end.
+    fn aside(
+        &mut self,
+        file: FileNo,
+        work: Work,
+        path: &Path,
+        act: impl FnOnce(&Path) -> io::Result<()> + Send + 'static,
+    ) {
+        let (tell, wakers, me, path) = (self.tell.clone(), self.wakers.clone(), self.me, path.to_owned());
+        let (failed, failed_path) = (work, path.clone());
+        let thread = std::thread::Builder::new().name(format!("files-{me}")).spawn(move || {
+            let result = act(&path);
+            // Nobody listens any more if the shard has ended.
+            drop(tell.send(Ended { file, work, path, result }));
+            wakers.ring(me);
+        });
+        if let Err(error) = thread {
+            drop(self.tell.send(Ended { file, work: failed, path: failed_path, result: Err(error) }));
         }
     }
 
-    /// What glommio tasks have ended since the last call.
-    pub(super) fn poll_cold(&mut self) -> Option<Event<'static>> {
-        let Ended { file, work, path, result } = self.cold.done.borrow_mut().pop_front()?;
+    /// What slow work has ended since the last call.
+    pub(super) fn poll_ended(&mut self) -> Option<Event<'static>> {
+        let Ended { file, work, path, result } = self.ended.try_recv().ok()?;
         Some(match work {
             Work::Create => Event::FileReady { file, result: result.and_then(|()| self.open(file, &path)) },
             Work::Remove => Event::FileRemoved { file, result },
@@ -253,32 +242,31 @@ impl Files {
 
 /// Makes a file of zeros that is on stable storage: written, not only reserved, so that later commits change neither size
 /// nor extents and their fdatasync is a flush of data alone.
-async fn make_zeroed(path: &Path, bytes: u64) -> io::Result<()> {
-    // glommio's own fallback to buffered writes where O_DIRECT is missing is part of DmaFile.
-    let file: DmaFile =
-        OpenOptions::new().create_new(true).read(true).write(true).dma_open(path).await.map_err(io::Error::from)?;
-    let made = async {
-        file.pre_allocate(bytes, false).await?;
-        let mut at = 0;
-        while at < bytes {
-            let mut zeros = file.alloc_dma_buffer(ZERO_BYTES.min((bytes - at) as usize));
-            zeros.as_bytes_mut().fill(0);
-            let len = zeros.len() as u64;
-            let written = file.write_at(zeros, at).await? as u64;
-            if written != len {
-                return Err(
-                    io::Error::new(io::ErrorKind::WriteZero, "the file system took less than was written").into()
-                );
-            }
-            at += len;
+fn make_zeroed(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut options = File::options();
+    options.create_new(true).write(true);
+    let file = match options.clone().custom_flags(libc::O_DIRECT).open(path) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => options.create_new(false).open(path)?,
+        other => other?,
+    };
+    // All of the room at once, so that a full disk is known before anything is written.
+    // SAFETY: plain system call on a descriptor that lives through it.
+    if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, i64::try_from(bytes).unwrap_or(i64::MAX)) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+            return Err(error);
         }
-        file.fdatasync().await
     }
-    .await;
-    file.close().await.map_err(io::Error::from)?;
-    made.map_err(io::Error::from)?;
-    let path = path.to_owned();
-    glommio::executor().spawn_blocking(move || sync_folder(&path)).await
+    let mut zeros = Buffer::new(ZERO_BYTES);
+    zeros.set_len(ZERO_BYTES);
+    let mut at = 0;
+    while at < bytes {
+        let piece = ZERO_BYTES.min(usize::try_from(bytes - at).unwrap_or(ZERO_BYTES));
+        file.write_all_at(&zeros[..piece], at)?;
+        at += piece as u64;
+    }
+    file.sync_all()?;
+    sync_folder(path)
 }
 
 /// Makes the folder's entry for `path`, or its absence, survive a power cut.

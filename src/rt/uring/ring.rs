@@ -5,7 +5,6 @@ use crate::rt::buffer::Buffer;
 use io_uring::types::{BufRingEntry, SubmitArgs, Timespec};
 use io_uring::{IoUring, squeue};
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -47,22 +46,6 @@ impl Ring {
         Ok(Ring { uring })
     }
 
-    /// Has the ring signal `eventfd` at each completion, while enabled by `signal`.
-    pub(super) fn register_eventfd(&mut self, eventfd: RawFd) -> io::Result<()> {
-        self.uring.submitter().register_eventfd(eventfd)?;
-        self.signal(false);
-        Ok(())
-    }
-
-    pub(super) fn signal(&mut self, on: bool) {
-        let completion = self.uring.completion();
-        if on {
-            completion.enable_eventfd();
-        } else {
-            completion.disable_eventfd();
-        }
-    }
-
     /// Queues an entry.
     ///
     /// # Safety
@@ -94,11 +77,6 @@ impl Ring {
                 "io_uring_enter on a ring in use: {e}"
             );
         }
-    }
-
-    /// Whether completions lie ready without entering the kernel.
-    pub(super) fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty()
     }
 
     /// Submits what is queued; waits for a completion up to `timeout` (`ZERO`: only takes in what is ready).

@@ -4,7 +4,7 @@ use super::driver::Driver;
 use super::ring::Ring;
 use super::wake::Wakers;
 use crate::rt::Shard;
-use glommio::{Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 /// Makes a shard on its own thread: shards are not `Send`.
 pub type Build = Box<dyn FnOnce() -> Box<dyn Shard> + Send>;
 
-/// Registered memory of an executor, in bytes, for the cold tasks only. Locked memory: the limit is often 8 MiB.
+/// Registered memory of an executor, in bytes; glommio needs some. Locked memory: the limit is often 8 MiB.
 const IO_MEMORY_BYTES: usize = 512 << 10;
 /// Waiting connections of a listener; the kernel caps it at net.core.somaxconn.
 const BACKLOG: i32 = 4096;
-/// A message from another core reaches a busy executor's default queue after some 50 ms, a queue with this latency class
-/// within 0.2 ms.
-const LATENCY: Latency = Latency::Matters(Duration::from_millis(1));
+/// Longer than any thread is kept from its CPU: see docs/decisions/0002-where-a-shard-waits.md.
+const PREEMPT_TIMER: Duration = Duration::from_secs(60);
 
 /// Why the shards could not start, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -61,15 +60,12 @@ pub enum StartError {
 pub struct Options {
     /// Sockets by epoll even where provided buffer rings exist.
     pub epoll: bool,
-    /// Wait through glommio's reactor, not in the shard's ring: to measure what that costs.
-    pub wait_by_glommio: bool,
 }
 
 impl Options {
-    /// From RINGPOST_SOCKETS=epoll and RINGPOST_WAIT=glommio: for tests and measurements, not for configuration.
+    /// From RINGPOST_SOCKETS=epoll: for tests and measurements, not for configuration.
     pub fn from_env() -> Self {
-        let is = |name, value: &str| std::env::var_os(name).is_some_and(|v| v == value);
-        Options { epoll: is("RINGPOST_SOCKETS", "epoll"), wait_by_glommio: is("RINGPOST_WAIT", "glommio") }
+        Options { epoll: std::env::var_os("RINGPOST_SOCKETS").is_some_and(|v| v == "epoll") }
     }
 }
 
@@ -161,6 +157,7 @@ fn run(
         LocalExecutorBuilder::new(placement)
             .name(&format!("shard-{shard}"))
             .io_memory(IO_MEMORY_BYTES)
+            .preempt_timer(PREEMPT_TIMER)
             // Its one thread would sit on the shard's own CPU otherwise.
             .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
             .make()
@@ -174,17 +171,10 @@ fn run(
         Err(error) => return Err(error.into()),
     };
     executor.run(async move {
-        let queue = glommio::executor().create_task_queue(Shares::Static(1000), LATENCY, "shard");
-        let task = glommio::spawn_local_into(
-            async move {
-                let driver = Driver::new(shard, wakers, listeners, queue, origin, options)?;
-                let _ = started.send(());
-                drop(started);
-                driver.run(build()).await
-            },
-            queue,
-        );
-        task.map_err(io::Error::from)?.await
+        let driver = Driver::new(shard, wakers, listeners, origin, options)?;
+        let _ = started.send(());
+        drop(started);
+        driver.run(build())
     })
 }
 

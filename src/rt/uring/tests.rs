@@ -192,10 +192,5 @@ fn echo_by_ring() {
 
 #[test]
 fn echo_by_epoll() {
-    echo(Options { epoll: true, ..Options::default() });
-}
-
-#[test]
-fn echo_waiting_through_glommio() {
-    echo(Options { wait_by_glommio: true, ..Options::default() });
+    echo(Options { epoll: true });
 }

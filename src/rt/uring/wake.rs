@@ -21,7 +21,7 @@ impl Wakers {
     /// A bell for each of `shards` shards.
     pub fn new(shards: usize) -> io::Result<Self> {
         (0..shards)
-            .map(|_| Ok(Bell { asleep: AtomicBool::new(false), eventfd: eventfd(0)? }))
+            .map(|_| Ok(Bell { asleep: AtomicBool::new(false), eventfd: eventfd()? }))
             .collect::<io::Result<_>>()
             .map(Wakers)
     }
@@ -37,6 +37,11 @@ impl Wakers {
     }
 
     /// Announces sleep; the mailbox must be looked at once more after this.
+    /// Wakes `shard` whether it sleeps or not.
+    pub(super) fn ring(&self, shard: usize) {
+        ring(self.0[shard].eventfd.as_raw_fd());
+    }
+
     pub(super) fn falling_asleep(&self, shard: usize) {
         self.0[shard].asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -51,10 +56,10 @@ impl Wakers {
     }
 }
 
-/// An eventfd; `flags` are EFD_NONBLOCK or nothing (a bell is read by the ring, which waits on blocking ones only).
-pub(super) fn eventfd(flags: i32) -> io::Result<OwnedFd> {
+/// An eventfd, in blocking mode: the ring, which reads it, waits only on those.
+fn eventfd() -> io::Result<OwnedFd> {
     // SAFETY: plain system call without pointers.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | flags) };
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -63,15 +68,8 @@ pub(super) fn eventfd(flags: i32) -> io::Result<OwnedFd> {
 }
 
 /// Adds one to an eventfd.
-pub(super) fn ring(fd: RawFd) {
+fn ring(fd: RawFd) {
     let one = 1u64;
     // SAFETY: eight readable bytes. It can only fail if the counter is full, and then the reader is awake anyway.
     unsafe { libc::write(fd, (&raw const one).cast(), 8) };
-}
-
-/// Takes a non-blocking eventfd's count, if any.
-pub(super) fn silence(fd: RawFd) {
-    let mut count = 0u64;
-    // SAFETY: eight writable bytes; doorbells do not block.
-    unsafe { libc::read(fd, (&raw mut count).cast(), 8) };
 }
