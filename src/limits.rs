@@ -176,8 +176,6 @@ pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Smallest and largest of the configured message size, octets: RFC 5321 §4.5.3.1.7 asks for 64 KiB at least; a body's
 /// length is kept in 32 bits here and there.
 pub const MESSAGE_BYTES_RANGE: (u64, u64) = (64 << 10, 1 << 30);
-/// Smallest spool bound: room for a few segments a shard and the largest message by default.
-pub const SPOOL_MAX_BYTES_LEAST: u64 = 256 << 20;
 /// Inbound sessions of one shard; the next gets 421 4.3.2. Each costs a descriptor and at most 16 KiB when idle.
 pub const SESSIONS_PER_SHARD_DEFAULT: u32 = 20_000;
 /// Time to wait for one DNS answer before the next server is asked.

@@ -55,8 +55,6 @@ pub struct Config {
 pub struct Spool {
     /// Absolute directory.
     pub path: PathBuf,
-    /// Octets all segments of all shards may have on disk before new mail gets 452; nothing: as much as the disk has.
-    pub max_bytes: Option<u64>,
 }
 
 /// `[[listener]]`

@@ -56,18 +56,6 @@ impl<'a> Resolver<'a> {
         {
             self.error("admin.address", format!("{admin} is a listener's address too; give it one of its own"));
         }
-        if let Some(max) = config.spool.max_bytes
-            && max < 4 * config.smtp.max_message_bytes
-        {
-            self.error(
-                "spool.max_bytes",
-                format!(
-                    "{} is less than four messages of smtp.max_message_bytes = {}",
-                    Size(max),
-                    Size(config.smtp.max_message_bytes)
-                ),
-            );
-        }
         config
     }
 
@@ -176,19 +164,7 @@ impl<'a> Resolver<'a> {
             let here = path.display().to_string();
             self.warn("spool.path", format!("relative: it means {here} because Ringpost was started there; started elsewhere, the mail would not be found"));
         }
-        let least = limits::SPOOL_MAX_BYTES_LEAST;
-        let max_bytes = raw.max_bytes.map_or(0, |size| size.0);
-        if max_bytes != 0 && max_bytes < least {
-            self.error(
-                "spool.max_bytes",
-                format!(
-                    "{} is out of range; allowed are 0 (as much as the disk has) and {} or more",
-                    Size(max_bytes),
-                    Size(least)
-                ),
-            );
-        }
-        Spool { path, max_bytes: (max_bytes != 0).then_some(max_bytes) }
+        Spool { path }
     }
 
     fn listeners(&mut self, raw: Vec<RawListener>) -> Vec<Listener> {
