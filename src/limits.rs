@@ -54,8 +54,8 @@ pub const REPLY_LINES: usize = 256;
 
 /// Shards of one process (10 bits of a message id).
 pub const SHARDS: usize = 1023;
-/// TCP connect, per address.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default of a TCP connect, per address.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(PATH_BYTES > LOCAL_PART_BYTES, "a path holds a local part");
 const _: () = assert!(SESSION_TAIL_BYTES >= 4 * COMMAND_LINE_BYTES, "a pipelined group fits the tail");

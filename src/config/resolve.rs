@@ -392,7 +392,7 @@ impl<'a> Resolver<'a> {
             connect_timeout: self.span(
                 "delivery.connect_timeout",
                 raw.connect_timeout,
-                limits::CONNECT_TIMEOUT,
+                limits::CONNECT_TIMEOUT_DEFAULT,
                 SECOND..=Duration::from_secs(300),
             ),
             retry: self.retry(&raw.retry),
