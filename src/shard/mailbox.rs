@@ -191,6 +191,11 @@ impl Post {
         self.outboxes.iter().all(Vec::is_empty) && !self.has_mail()
     }
 
+    /// Batches that wait for this shard, and items that wait here because another shard's mailbox is full.
+    pub fn depth(&self) -> usize {
+        self.boxes.len(self.me) + self.backlog()
+    }
+
     /// Items that wait in the outboxes.
     pub fn backlog(&self) -> usize {
         self.outboxes.iter().map(Vec::len).sum()
@@ -217,6 +222,7 @@ mod tests {
             });
         }
         assert_eq!((wakes, a.backlog()), (limits::MAILBOX_BATCHES, 10));
+        assert_eq!((a.depth(), b.depth()), (10, limits::MAILBOX_BATCHES));
         let mut seen = 0;
         loop {
             while let Some(batch) = b.receive() {
