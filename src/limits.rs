@@ -90,10 +90,8 @@ const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a comma
 
 /// Recursive servers a resolver talks to (resolv.conf(5) itself stops at 3); further ones are ignored.
 pub const DNS_SERVERS: usize = 8;
-/// Rounds over the servers for one question; what is configured above it is cut (resolv.conf(5) caps at 5).
+/// Most rounds over the servers for one question (resolv.conf(5) caps at 5 too).
 pub const DNS_ATTEMPTS: u32 = 5;
-/// Default time for one try at one server (as resolv.conf(5)).
-pub const DNS_TRY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// All tries of one question together, TCP and aliases included; then it failed. Before its first try it waits as long
 /// at most for a free exchange. A domain asks at most two questions one after the other.
 pub const DNS_QUESTION_TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,7 +6,10 @@ fn machine() -> Machine {
         hostname: Some("mx.example.net".to_owned()),
         cores: 4,
         directory: PathBuf::from("/srv"),
-        resolv_conf: "# x\nnameserver 192.0.2.53\nsearch example.net\nnameserver fe80::1%eth0\n".to_owned(),
+        resolv_conf:
+            "# x\nnameserver 192.0.2.53\nsearch example.net\nnameserver fe80::1%eth0\nnameserver fe80::1%eth9\n"
+                .to_owned(),
+        interfaces: vec![("lo".to_owned(), 1), ("eth0".to_owned(), 2)],
     }
 }
 
@@ -75,7 +78,7 @@ fn the_embedded_configuration_is_the_codes_default() {
     assert!(!config.relay.allows("192.0.2.1".parse().unwrap()) && !config.relay.allows("2001:db8::1".parse().unwrap()));
     assert_eq!(config.spool.path, Path::new("/srv/ringpost-spool"));
     assert_eq!(config.shards, 4);
-    assert_eq!(config.dns.servers, ["192.0.2.53:53".parse().unwrap()]);
+    assert_eq!(config.dns.servers, ["192.0.2.53:53".parse().unwrap(), "[fe80::1%2]:53".parse().unwrap()]);
     assert_eq!((config.smtp.max_message_bytes, config.smtp.max_recipients), (50 << 20, 1000));
 }
 
@@ -176,6 +179,8 @@ fn values_are_checked_and_every_problem_is_told_with_its_line() {
 fn what_is_allowed_but_suspicious_is_warned_about() {
     let warnings = |text: &str| ok(text).warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(!warnings("").contains("hostname"));
+    assert!(warnings("").contains("dns.servers: line 5 of /etc/resolv.conf names a server that is not used"));
+    assert!(!warnings("").contains("line 4 of"));
     assert!(warnings("hostname = \"relay\"").starts_with("test.toml:1:1: hostname: \"relay\" is not fully qualified"));
     assert!(warnings("shards = 8").contains("8 shards on 4 usable cores"));
     assert!(warnings("[relay]\nfrom_networks = [\"64.0.0.0/2\"]").contains("very large part"));
