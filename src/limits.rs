@@ -95,6 +95,10 @@ pub const SHARDS: usize = 1023;
 pub const MAILBOX_BATCHES: usize = 4096;
 /// Items in an outbox above which the shard takes no new mail: its receiver has not looked for thousands of turns.
 pub const OUTBOX_ITEMS: usize = 20_000;
+/// Emptied batches a shard keeps to send in again. A turn sends one to each other shard at most, seldom to many.
+pub const POST_SPARE_BATCHES: usize = 8;
+/// The largest of them, in items; what an unusual turn took goes back.
+pub const POST_SPARE_ITEMS: usize = 1024;
 /// A full mailbox of another shard is tried again after this, if nothing else wakes the shard before.
 pub const RETRY_POST: Duration = Duration::from_millis(1);
 /// Batches of mail taken in one turn; sockets are served between.
