@@ -185,17 +185,7 @@ fn summary(config: &Config) -> String {
         ("hostname", config.hostname.clone()),
         ("shards", config.shards.to_string()),
         ("drain timeout", Span(config.drain_timeout).to_string()),
-        (
-            "spool",
-            format!(
-                "{}, {}",
-                config.spool.path.display(),
-                config
-                    .spool
-                    .max_bytes
-                    .map_or("as large as the disk".to_owned(), |max| format!("at most {}", Size(max)))
-            ),
-        ),
+        ("spool", config.spool.path.display().to_string()),
         ("listeners", list(config.listeners.iter().map(|l| l.address.to_string()).collect(), "none")),
         ("relays for", list(config.relay.from_networks.iter().map(ToString::to_string).collect(), "nobody")),
         (

@@ -3,19 +3,29 @@
 
 use std::time::Duration;
 
-// --- SMTP, server side --------------------------------------------------------------------------------------------
+// --- Addresses and envelopes ---------------------------------------------------------------------------------------
 
-/// A command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 octets at least; extensions add: SIZE 26, BODY 17,
-/// and room for those of later issues (RFC 4954 asks for 12,288 for AUTH only).
-pub const COMMAND_LINE_BYTES: usize = 2048;
 /// RFC 5321 §4.5.3.1.1.
 pub const LOCAL_PART_BYTES: usize = 64;
 /// RFC 5321 §4.5.3.1.2, RFC 1035 §2.3.4.
 pub const DOMAIN_BYTES: usize = 255;
+/// One label of a domain. RFC 1035 §2.3.4.
+pub const LABEL_BYTES: usize = 63;
 /// RFC 5321 §4.5.3.1.3, with the angle brackets.
 pub const PATH_BYTES: usize = 256;
 /// Recipients of one transaction. RFC 5321 §4.5.3.1.8 asks for 100 at least; the next gets 452 4.5.3.
 pub const RECIPIENTS: usize = 1000;
+/// Recipients of one transaction with a next hop: RFC 5321 §4.5.3.1.8 obliges every server to take 100.
+pub const TRANSACTION_RECIPIENTS: usize = 100;
+
+const _: () = assert!(PATH_BYTES > LOCAL_PART_BYTES, "a path holds a local part");
+const _: () = assert!(RECIPIENTS <= u16::MAX as usize, "a recipient's index is a u16");
+
+// --- SMTP, server side ---------------------------------------------------------------------------------------------
+
+/// A command line with its CRLF. RFC 5321 §4.5.3.1.4 asks for 512 octets at least; extensions add: SIZE 26, BODY 17,
+/// and room for those of later issues (RFC 4954 asks for 12,288 for AUTH only).
+pub const COMMAND_LINE_BYTES: usize = 2048;
 /// Default of the largest message, octets as received (dot-stuffed).
 pub const MESSAGE_BYTES_DEFAULT: u64 = 50 << 20;
 /// Received headers before a message counts as looping. RFC 5321 §6.3 asks for a threshold of 100 at least.
@@ -24,12 +34,20 @@ pub const RECEIVED_HEADERS: u32 = 100;
 pub const SERVER_COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
 /// Time between two pieces of message data. RFC 5321 §4.5.3.2.5 (server: as the client's 3 minutes, and more).
 pub const SERVER_DATA_TIMEOUT: Duration = Duration::from_secs(300);
-/// Unconsumed input kept for a session: commands pipelined while its message is being made durable.
-pub const SESSION_TAIL_BYTES: usize = 32 << 10;
-/// Replies not yet taken by the client's TCP window; above it the session reads no more.
-pub const SESSION_OUT_BYTES: usize = 64 << 10;
+/// Time a client may take for its message data as a whole before its rate counts.
+pub const SERVER_DATA_GRACE: Duration = Duration::from_secs(600);
+/// Least average rate of message data after the grace, octets per second: a 50 MiB message may take 29 hours, an
+/// attacker who sends an octet every few minutes has ten.
+pub const SERVER_DATA_BYTES_PER_SECOND: u64 = 512;
+/// Commands in a row that are no SMTP (unknown, malformed, out of order) before the client is hung up on with 421: it
+/// speaks another protocol or guesses, and each costs a reply. One command that works starts the count again.
+pub const SESSION_ERRORS: u8 = 50;
+/// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
+pub const SESSION_ENVELOPE_BYTES: usize = 2048;
 
-// --- SMTP, client side --------------------------------------------------------------------------------------------
+const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a command line");
+
+// --- SMTP, client side ---------------------------------------------------------------------------------------------
 
 /// RFC 5321 §4.5.3.2.1.
 pub const CLIENT_GREETING_TIMEOUT: Duration = Duration::from_secs(300);
@@ -43,6 +61,8 @@ pub const CLIENT_DATA_INITIATION_TIMEOUT: Duration = Duration::from_secs(120);
 pub const CLIENT_DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 /// RFC 5321 §4.5.3.2.6: the reply to the final dot.
 pub const CLIENT_DATA_TERMINATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Command bytes a client connection keeps between transactions.
+pub const CLIENT_OUT_BYTES: usize = 4096;
 /// One line of a reply. RFC 5321 §4.5.3.1.5: 512 at least.
 pub const REPLY_LINE_BYTES: usize = 2048;
 /// All lines of one reply; what is above is read and dropped.
@@ -50,50 +70,187 @@ pub const REPLY_TEXT_BYTES: usize = 4096;
 /// Lines of one reply; a peer that sends more is hung up on.
 pub const REPLY_LINES: usize = 256;
 
-// --- Shards -------------------------------------------------------------------------------------------------------
+const _: () = assert!(REPLY_TEXT_BYTES >= REPLY_LINE_BYTES, "the longest line of a reply can be kept whole");
+
+// --- Headers and notifications that Ringpost writes ----------------------------------------------------------------
+
+/// A name (HELO argument, host name) within a Received header; longer ones are cut.
+pub const TRACE_NAME_BYTES: usize = DOMAIN_BYTES;
+/// A Received header: two names, an address, an id, a date and the words between them, with room to spare.
+pub const RECEIVED_HEADER_BYTES: usize = 2 * TRACE_NAME_BYTES + 256;
+/// Original headers returned in a delivery status notification, in octets as received; the rest is left out.
+pub const DSN_HEADERS_BYTES: usize = 16 << 10;
+/// Text of one reply within a notification; the rest is left out.
+pub const DSN_REPLY_BYTES: usize = 512;
+/// Longest line Ringpost writes into a message, without CRLF (RFC 5322 §2.1.1).
+pub const MESSAGE_LINE_BYTES: usize = 998;
+
+const _: () = assert!(PATH_BYTES + 64 < MESSAGE_LINE_BYTES, "an address fits a header line");
+
+// --- Shards, and what goes between them ----------------------------------------------------------------------------
 
 /// Shards of one process (10 bits of a message id).
 pub const SHARDS: usize = 1023;
-/// TCP connect, per address.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-const _: () = assert!(PATH_BYTES > LOCAL_PART_BYTES, "a path holds a local part");
-const _: () = assert!(SESSION_TAIL_BYTES >= 4 * COMMAND_LINE_BYTES, "a pipelined group fits the tail");
-const _: () = assert!(SHARDS < 1024, "a message id has 10 bits for its shard");
-
-// --- Between shards -----------------------------------------------------------------------------------------------
-
 /// Batches that wait in one mailbox. A batch is what one turn of one shard produced.
 pub const MAILBOX_BATCHES: usize = 4096;
 /// Items in an outbox above which the shard takes no new mail: its receiver has not looked for thousands of turns.
 pub const OUTBOX_ITEMS: usize = 20_000;
-// --- SMTP machines ------------------------------------------------------------------------------------------------
+/// Emptied batches a shard keeps to send in again. A turn sends one to each other shard at most, seldom to many.
+pub const POST_SPARE_BATCHES: usize = 8;
+/// The largest of them, in items; what an unusual turn took goes back.
+pub const POST_SPARE_ITEMS: usize = 1024;
+/// A full mailbox of another shard is tried again after this, if nothing else wakes the shard before.
+pub const RETRY_POST: Duration = Duration::from_millis(1);
+/// Batches of mail taken in one turn; sockets are served between.
+pub const MAIL_ROUNDS_PER_TURN: usize = 64;
+/// Recovered messages handed to their owners in one turn: some 0.2 ms.
+pub const RECOVERED_PER_TURN: usize = 512;
+/// Deadlines of connections are looked at this often; they are seconds and minutes.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
+/// Gauges and histograms go to the control plane this often.
+pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+/// Descriptors for what is no mail connection: listeners, segments, rings, DNS, the log, admin HTTP.
+pub const DESCRIPTORS_RESERVED: usize = 128;
+/// Time a drain may take after SIGTERM before what is left is cut off. All queued mail stays in the spool.
+pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Time beyond the drain deadline in which known outcomes are still written.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
-/// One label of a domain. RFC 1035 §2.3.4.
-pub const LABEL_BYTES: usize = 63;
-/// Commands in a row that are no SMTP (unknown, malformed, out of order) before the client is hung up on with 421: it
-/// speaks another protocol or guesses, and each costs a reply. One command that works starts the count again.
-pub const SESSION_ERRORS: u8 = 50;
-/// Time a client may take for its message data as a whole before its rate counts.
-pub const SERVER_DATA_GRACE: Duration = Duration::from_secs(600);
-/// Least average rate of message data after the grace, octets per second: a 50 MiB message may take 29 hours, an
-/// attacker who sends an octet every few minutes has ten.
-pub const SERVER_DATA_BYTES_PER_SECOND: u64 = 512;
-/// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
-pub const SESSION_ENVELOPE_BYTES: usize = 2048;
-/// Command bytes a client connection keeps between transactions.
-pub const CLIENT_OUT_BYTES: usize = 4096;
+const _: () = assert!(SHARDS < 1024, "a message id has 10 bits for its shard");
 
-const _: () = assert!(REPLY_TEXT_BYTES >= REPLY_LINE_BYTES, "the longest line of a reply can be kept whole");
-const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a command line");
-// --- DNS, per shard -----------------------------------------------------------------------------------------------
+// --- Sessions and accepted mail, per shard -------------------------------------------------------------------------
+
+/// Inbound sessions of one shard; the next gets 421 4.3.2. Each costs a descriptor and at most 16 KiB when idle.
+pub const SESSIONS_PER_SHARD_DEFAULT: u32 = 20_000;
+/// Unconsumed input kept for a session: commands pipelined while its message is being made durable.
+pub const SESSION_TAIL_BYTES: usize = 32 << 10;
+/// Replies not yet taken by the client's TCP window; above it the session reads no more.
+pub const SESSION_OUT_BYTES: usize = 64 << 10;
+/// Time a client has to take the last replies of a session that is over.
+pub const SESSION_LINGER: Duration = Duration::from_secs(30);
+/// While the log has more than this to write, sessions that stream a large body are not read.
+pub const STREAM_PRESSURE_BYTES: usize = 4 << 20;
+/// How long a message may wait for others to share its sync (docs/performance.md has the measurement). Less than one
+/// sync takes on most disks.
+pub const COMMIT_DELAY: Duration = Duration::from_micros(500);
+/// It waits only while at least so many other sessions have a transaction open: a lone client waits for nothing.
+pub const COMMIT_SIBLINGS: usize = 4;
+/// Messages of one shard that are not settled. At it MAIL is answered 452: some 300 bytes of memory each.
+pub const LIVE_MESSAGES_PER_SHARD: usize = 4_000_000;
+/// Records read at once to tell their senders of a failure.
+pub const BOUNCES_READING: usize = 16;
+/// A notification that the log did not take is tried again after this.
+pub const BOUNCE_RETRY: Duration = Duration::from_secs(5);
+
+const _: () = assert!(SESSION_TAIL_BYTES >= 4 * COMMAND_LINE_BYTES, "a pipelined group fits the tail");
+
+// --- Spool ---------------------------------------------------------------------------------------------------------
+
+/// One segment file of a log. Large enough that creating one is rare, small enough that freeing one gives space back soon.
+pub const SPOOL_SEGMENT_BYTES: u32 = 32 << 20;
+/// One commit: one write and one sync. Above 1 MiB a device gains nothing more and every waiting session waits longer.
+pub const SPOOL_COMMIT_BYTES: u32 = 1 << 20;
+/// Commits that wait behind the one in flight; above it `accept` refuses Busy (452). Bounds the memory of a slow disk.
+pub const SPOOL_COMMITS_QUEUED: usize = 8;
+/// Idle commit buffers kept by a shard: the one in flight, the one that fills, and some that sessions still send from.
+pub const SPOOL_BUFFERS_KEPT: usize = 12;
+/// The largest body written as one record. A longer one goes to the log in chunks of this size while it comes; until then
+/// it is collected.
+pub const SPOOL_CHUNK_BYTES: usize = 256 << 10;
+/// How long an outcome may wait for a commit to travel with, before it is written by itself.
+pub const SPOOL_SETTLE_DELAY: Duration = Duration::from_millis(50);
+/// The same while no new segment can be had: the reserve must last.
+pub const SPOOL_SETTLE_DELAY_FULL: Duration = Duration::from_secs(1);
+/// Time between two attempts to create a segment on a full disk.
+pub const SPOOL_RETRY: Duration = Duration::from_secs(1);
+/// The longest pause after repeated write failures (it doubles from `SPOOL_RETRY`).
+pub const SPOOL_RETRY_MAX: Duration = Duration::from_secs(64);
+/// End of the active segment kept for outcomes when no further segment can be had: 256 commits of one block.
+pub const SPOOL_RESERVE_BYTES: u32 = 1 << 20;
+/// The last part of that reserve, kept for the commits that free a segment.
+pub const SPOOL_LAST_RESERVE_BYTES: u32 = 32 << 10;
+/// Segments kept for reuse; more are removed. Four absorb a burst without creating files on the way.
+pub const SPOOL_FREE_SEGMENTS: usize = 4;
+/// Segments' worth of dead bytes below which compaction is not worth its writes.
+pub const SPOOL_COMPACT_SEGMENTS: u64 = 4;
+/// Records that compaction reads ahead.
+pub const SPOOL_COMPACT_READS: usize = 4;
+/// Threads that scan segments at start-up; each holds one segment in memory.
+pub const SPOOL_SCAN_THREADS: usize = 4;
+
+const _: () =
+    assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
+const _: () = assert!(SPOOL_SEGMENT_BYTES >= 8 * SPOOL_COMMIT_BYTES, "little of a segment is lost at its end");
+const _: () = assert!(
+    RECIPIENTS * (PATH_BYTES + 8) + RECEIVED_HEADER_BYTES + SPOOL_CHUNK_BYTES + 8192 <= SPOOL_COMMIT_BYTES as usize,
+    "the largest record fits in one commit"
+);
+const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outcomes have most of the reserve");
+
+// --- Destination queues --------------------------------------------------------------------------------------------
+
+/// With fresh mail and retries both ready, every so many-th job taken is a retry: fresh mail goes first, but retries
+/// cannot starve.
+pub const QUEUE_RETRY_SHARE: u8 = 8;
+/// Retry timers served by one turn of the shard, some 0.5 ms; the rest are due in the next turn.
+pub const QUEUE_TIMERS_PER_TURN: usize = 4096;
+/// Jobs looked at for expiry by one turn of the shard, some 0.2 ms.
+pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
+/// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that
+/// the pool's connections are found again.
+pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);
+/// Empty destinations remembered per shard (some 250 bytes each). Destinations with mail are bounded by the mail.
+pub const QUEUE_IDLE_DESTINATIONS: usize = 20_000;
+/// Text of a job's last reply that is kept for its report, in bytes: a million deferred jobs may hold one each.
+pub const LAST_REPLY_TEXT_BYTES: usize = 256;
+/// The body of a ready job is let go after this: jobs refer into large shared receive buffers, which a few slow jobs
+/// would keep alive; the spool has the bytes.
+pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);
+
+// --- Deliveries ----------------------------------------------------------------------------------------------------
+
+/// Default of a TCP connect, per address.
+pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Idle outbound connections close after this; receivers commonly hang up after 5 s to 5 min.
+pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// Connections to one destination, over all shards.
+pub const CONNECTIONS_PER_DESTINATION_DEFAULT: u32 = 20;
+/// Messages over one connection before it is closed: receivers dislike endless ones, and load balancers need turns.
+pub const MESSAGES_PER_CONNECTION_DEFAULT: u32 = 100;
+/// A destination gets another connection when more than this many messages wait for each it has.
+pub const BACKLOG_PER_CONNECTION: usize = 4;
+/// Another connection to a destination that has just refused one, while others stand, is tried after this; doubled with
+/// each refusal in a row.
+pub const CONNECT_PAUSE: Duration = Duration::from_secs(5);
+/// Refusals in a row after which that pause grows no more: it is 80 s then.
+pub const CONNECT_PAUSE_DOUBLINGS: u32 = 5;
+/// A destination that could not be tried for want of something of ours (descriptors, a source address) is tried again
+/// after this.
+pub const LOCAL_PAUSE: Duration = Duration::from_secs(10);
+/// Records asked for ahead of their turn, per destination: a spool read takes about as long as a few transactions.
+pub const FETCH_AHEAD: usize = 16;
+/// Messages to a destination that will never take mail that are failed in one turn.
+pub const FAILURES_PER_TURN: usize = 1000;
+/// First retry after a transient failure.
+pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// Each interval is the one before times this.
+pub const RETRY_FACTOR_DEFAULT: f64 = 2.0;
+/// Longest interval between two attempts.
+pub const RETRY_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
+/// Part of the interval, up or down, that is random, so that what failed together does not come back together.
+pub const RETRY_JITTER_DEFAULT: f64 = 0.2;
+/// Age at which a message is bounced. RFC 5321 §4.5.4.1: at least 4 to 5 days.
+pub const RETRY_GIVE_UP_DEFAULT: Duration = Duration::from_secs(5 * 86_400);
+
+const _: () = assert!(RETRY_FIRST_DEFAULT.as_secs() <= RETRY_MAX_DEFAULT.as_secs());
+const _: () = assert!(RETRY_MAX_DEFAULT.as_secs() <= RETRY_GIVE_UP_DEFAULT.as_secs());
+
+// --- DNS, per shard ------------------------------------------------------------------------------------------------
 
 /// Recursive servers a resolver talks to (resolv.conf(5) itself stops at 3); further ones are ignored.
 pub const DNS_SERVERS: usize = 8;
-/// Rounds over the servers for one question; what is configured above it is cut (resolv.conf(5) caps at 5).
+/// Most rounds over the servers for one question (resolv.conf(5) caps at 5 too).
 pub const DNS_ATTEMPTS: u32 = 5;
-/// Default time for one try at one server (as resolv.conf(5)).
-pub const DNS_TRY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// All tries of one question together, TCP and aliases included; then it failed. Before its first try it waits as long
 /// at most for a free exchange. A domain asks at most two questions one after the other.
 pub const DNS_QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -135,71 +292,21 @@ pub const DNS_PLAIN_TIME: Duration = Duration::from_secs(3600);
 pub const DNS_CACHED_DOMAINS_DEFAULT: usize = 16 << 10;
 /// Default number of answers to single questions a shard keeps (about 200 bytes each).
 pub const DNS_CACHED_ANSWERS_DEFAULT: usize = 32 << 10;
-
-const _: () = assert!(DNS_SERVERS <= 32, "a round keeps the servers it tried in 32 bits");
-const _: () = assert!(DNS_EXCHANGES <= 1 << 16 && DNS_PENDING_DOMAINS <= 1 << 16, "slots in the low 16 bits of ids");
-const _: () = assert!(DNS_FAILURE_TTL.as_secs() <= 300, "RFC 2308 §7");
-// --- Destination queues -------------------------------------------------------------------------------------------
-
-/// With fresh mail and retries both ready, every so many-th job taken is a retry: fresh mail goes first, but retries
-/// cannot starve.
-pub const QUEUE_RETRY_SHARE: u8 = 8;
-/// Retry timers served by one turn of the shard, some 0.5 ms; the rest are due in the next turn.
-pub const QUEUE_TIMERS_PER_TURN: usize = 4096;
-/// Jobs looked at for expiry by one turn of the shard, some 0.2 ms.
-pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
-/// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that
-/// the pool's connections are found again.
-pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);
-/// Empty destinations remembered per shard (some 250 bytes each). Destinations with mail are bounded by the mail.
-pub const QUEUE_IDLE_DESTINATIONS: usize = 20_000;
-/// Text of a job's last reply that is kept for its report, in bytes: a million deferred jobs may hold one each.
-pub const LAST_REPLY_TEXT_BYTES: usize = 256;
-/// The body of a ready job is let go after this: jobs refer into large shared receive buffers, which a few slow jobs
-/// would keep alive; the spool has the bytes.
-pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);
-
-const _: () = assert!(RECIPIENTS <= u16::MAX as usize, "a recipient's index is a u16");
-
-// --- Sessions and the log -----------------------------------------------------------------------------------------
-
-/// A body longer than this goes to the log in chunks of this size while it comes; until then it is collected.
-pub const STREAM_CHUNK_BYTES: usize = 256 << 10;
-/// While the log has more than this to write, sessions that stream a large body are not read.
-pub const STREAM_PRESSURE_BYTES: usize = 4 << 20;
-/// Recipients of one transaction with a next hop: RFC 5321 §4.5.3.1.8 obliges every server to take 100.
-pub const TRANSACTION_RECIPIENTS: usize = 100;
-// --- Configuration: defaults and ranges; config/ringpost.toml documents each, and a test compares the two -----------
-
-/// Time a drain may take after SIGTERM before what is left is cut off. All queued mail stays in the spool.
-pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-/// Smallest and largest of the configured message size, octets: RFC 5321 §4.5.3.1.7 asks for 64 KiB at least; a body's
-/// length is kept in 32 bits here and there.
-pub const MESSAGE_BYTES_RANGE: (u64, u64) = (64 << 10, 1 << 30);
-/// Smallest spool bound: room for a few segments a shard and the largest message by default.
-pub const SPOOL_MAX_BYTES_LEAST: u64 = 256 << 20;
-/// Inbound sessions of one shard; the next gets 421 4.3.2. Each costs a descriptor and at most 16 KiB when idle.
-pub const SESSIONS_PER_SHARD_DEFAULT: u32 = 20_000;
 /// Time to wait for one DNS answer before the next server is asked.
 pub const DNS_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3);
 /// Rounds over all servers before a lookup counts as failed (the delivery is deferred).
 pub const DNS_ATTEMPTS_DEFAULT: u32 = 3;
-/// Connections to one destination, over all shards.
-pub const CONNECTIONS_PER_DESTINATION_DEFAULT: u32 = 20;
-/// Messages over one connection before it is closed: receivers dislike endless ones, and load balancers need turns.
-pub const MESSAGES_PER_CONNECTION_DEFAULT: u32 = 100;
-/// Idle outbound connections close after this; receivers commonly hang up after 5 s to 5 min.
-pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
-/// First retry after a transient failure.
-pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(5 * 60);
-/// Longest interval between two attempts.
-pub const RETRY_MAX_DEFAULT: Duration = Duration::from_secs(4 * 3600);
-/// Age at which a message is bounced. RFC 5321 §4.5.4.1: at least 4 to 5 days.
-pub const RETRY_GIVE_UP_DEFAULT: Duration = Duration::from_secs(5 * 86_400);
-/// Each interval is the one before times this.
-pub const RETRY_FACTOR_DEFAULT: f64 = 2.0;
-/// Part of the interval, up or down, that is random, so that what failed together does not come back together.
-pub const RETRY_JITTER_DEFAULT: f64 = 0.2;
+
+const _: () = assert!(DNS_SERVERS <= 32, "a round keeps the servers it tried in 32 bits");
+const _: () = assert!(DNS_EXCHANGES <= 1 << 16 && DNS_PENDING_DOMAINS <= 1 << 16, "slots in the low 16 bits of ids");
+const _: () = assert!(DNS_FAILURE_TTL.as_secs() <= 300, "RFC 2308 §7");
+const _: () = assert!(DNS_ATTEMPTS_DEFAULT <= DNS_ATTEMPTS);
+
+// --- Configuration: ranges; config/ringpost.toml documents each key, and a test compares the defaults --------------
+
+/// Smallest and largest of the configured message size, octets: RFC 5321 §4.5.3.1.7 asks for 64 KiB at least; a body's
+/// length is kept in 32 bits here and there.
+pub const MESSAGE_BYTES_RANGE: (u64, u64) = (64 << 10, 1 << 30);
 /// Longest time any key takes: no relation between keys can overflow, and a typo ("5000d") is caught.
 pub const CONFIG_DURATION_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// A configuration file above this is a mistake (a log, a device), not a configuration.
@@ -208,6 +315,8 @@ pub const CONFIG_FILE_BYTES: u64 = 1 << 20;
 pub const LISTENERS: usize = 64;
 /// Networks of `from_networks`: they are searched in order, once a session.
 pub const RELAY_NETWORKS: usize = 1024;
+
+const _: () = assert!(MESSAGE_BYTES_DEFAULT >= MESSAGE_BYTES_RANGE.0 && MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_RANGE.1);
 
 // --- Events, statistics, control plane -----------------------------------------------------------------------------
 
@@ -241,115 +350,3 @@ pub const ADMIN_CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(EVENT_TEXT_BYTES > PATH_BYTES, "an address fits an event whole");
 const _: () = assert!(EVENT_TEXT_BYTES <= u16::MAX as usize / 8, "offsets of an event's texts fit 16 bits");
-const _: () = assert!(MESSAGE_BYTES_DEFAULT >= MESSAGE_BYTES_RANGE.0 && MESSAGE_BYTES_DEFAULT <= MESSAGE_BYTES_RANGE.1);
-const _: () = assert!(RETRY_FIRST_DEFAULT.as_secs() <= RETRY_MAX_DEFAULT.as_secs());
-const _: () = assert!(RETRY_MAX_DEFAULT.as_secs() <= RETRY_GIVE_UP_DEFAULT.as_secs());
-// --- Headers and notifications that Ringpost writes ------------------------------------------------------------------
-
-/// A name (HELO argument, host name) within a Received header; longer ones are cut.
-pub const TRACE_NAME_BYTES: usize = DOMAIN_BYTES;
-/// A Received header: two names, an address, an id, a date and the words between them, with room to spare.
-pub const RECEIVED_HEADER_BYTES: usize = 2 * TRACE_NAME_BYTES + 256;
-/// Original headers returned in a delivery status notification, in octets as received; the rest is left out.
-pub const DSN_HEADERS_BYTES: usize = 16 << 10;
-/// Text of one reply within a notification; the rest is left out.
-pub const DSN_REPLY_BYTES: usize = 512;
-/// Longest line Ringpost writes into a message, without CRLF (RFC 5322 §2.1.1).
-pub const MESSAGE_LINE_BYTES: usize = 998;
-
-const _: () = assert!(PATH_BYTES + 64 < MESSAGE_LINE_BYTES, "an address fits a header line");
-/// Messages of one shard that are not settled. At it MAIL is answered 452: some 300 bytes of memory each.
-pub const LIVE_MESSAGES_PER_SHARD: usize = 4_000_000;
-/// Records read at once to tell their senders of a failure.
-pub const BOUNCES_READING: usize = 16;
-/// A notification that the log did not take is tried again after this.
-pub const BOUNCE_RETRY: Duration = Duration::from_secs(5);
-
-// --- Deliveries ---------------------------------------------------------------------------------------------------
-
-/// Records asked for ahead of their turn, per destination: a spool read takes about as long as a few transactions.
-pub const FETCH_AHEAD: usize = 16;
-/// A destination gets another connection when more than this many messages wait for each it has.
-pub const BACKLOG_PER_CONNECTION: usize = 4;
-
-// --- A shard's turn -----------------------------------------------------------------------------------------------
-
-/// Batches of mail taken in one turn; sockets are served between.
-pub const MAIL_ROUNDS_PER_TURN: usize = 64;
-/// Recovered messages handed to their owners in one turn: some 0.2 ms.
-pub const RECOVERED_PER_TURN: usize = 512;
-/// Deadlines of connections are looked at this often; they are seconds and minutes.
-pub const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
-/// Gauges and histograms go to the control plane this often.
-pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// A full mailbox of another shard is tried again after this, if nothing else wakes the shard before.
-pub const RETRY_POST: Duration = Duration::from_millis(1);
-/// Descriptors for what is no mail connection: listeners, segments, rings, DNS, the log, admin HTTP.
-pub const DESCRIPTORS_RESERVED: usize = 128;
-// --- Spool --------------------------------------------------------------------------------------------------------
-
-/// One segment file of a log. Large enough that creating one is rare, small enough that freeing one gives space back soon.
-pub const SPOOL_SEGMENT_BYTES: u32 = 32 << 20;
-/// One commit: one write and one sync. Above 1 MiB a device gains nothing more and every waiting session waits longer.
-pub const SPOOL_COMMIT_BYTES: u32 = 1 << 20;
-/// Commits that wait behind the one in flight; above it `accept` refuses Busy (452). Bounds the memory of a slow disk.
-pub const SPOOL_COMMITS_QUEUED: usize = 8;
-/// Idle commit buffers kept by a shard: the one in flight, the one that fills, and some that sessions still send from.
-pub const SPOOL_BUFFERS_KEPT: usize = 12;
-/// Trace header of a message, octets: one Received field with its folding.
-pub const SPOOL_TRACE_BYTES: usize = 4096;
-/// The largest body written as one record; larger ones are streamed in chunks of at most this size.
-pub const SPOOL_CHUNK_BYTES: usize = 256 << 10;
-/// How long an outcome may wait for a commit to travel with, before it is written by itself.
-pub const SPOOL_SETTLE_DELAY: Duration = Duration::from_millis(50);
-/// The same while no new segment can be had: the reserve must last.
-pub const SPOOL_SETTLE_DELAY_FULL: Duration = Duration::from_secs(1);
-/// Time between two attempts to create a segment on a full disk.
-pub const SPOOL_RETRY: Duration = Duration::from_secs(1);
-/// The longest pause after repeated write failures (it doubles from `SPOOL_RETRY`).
-pub const SPOOL_RETRY_MAX: Duration = Duration::from_secs(64);
-/// End of the active segment kept for outcomes when no further segment can be had: 256 commits of one block.
-pub const SPOOL_RESERVE_BYTES: u32 = 1 << 20;
-/// The last part of that reserve, kept for the commits that free a segment.
-pub const SPOOL_LAST_RESERVE_BYTES: u32 = 32 << 10;
-/// Segments kept for reuse; more are removed. Four absorb a burst without creating files on the way.
-pub const SPOOL_FREE_SEGMENTS: usize = 4;
-/// Segments' worth of dead bytes below which compaction is not worth its writes.
-pub const SPOOL_COMPACT_SEGMENTS: u64 = 4;
-/// Records that compaction reads ahead.
-pub const SPOOL_COMPACT_READS: usize = 4;
-/// Threads that scan segments at start-up; each holds one segment in memory.
-pub const SPOOL_SCAN_THREADS: usize = 4;
-
-const _: () =
-    assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
-const _: () =
-    assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
-const _: () = assert!(SPOOL_SEGMENT_BYTES >= 8 * SPOOL_COMMIT_BYTES, "little of a segment is lost at its end");
-const _: () = assert!(
-    RECIPIENTS * (PATH_BYTES + 8) + SPOOL_TRACE_BYTES + SPOOL_CHUNK_BYTES + 8192 <= SPOOL_COMMIT_BYTES as usize,
-    "the largest record fits in one commit"
-);
-const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outcomes have most of the reserve");
-
-// --- Group commit -------------------------------------------------------------------------------------------------
-
-/// How long a message may wait for others to share its sync (docs/performance.md has the measurement). Less than one
-/// sync takes on most disks.
-pub const COMMIT_DELAY: Duration = Duration::from_micros(500);
-/// It waits only while at least so many other sessions have a transaction open: a lone client waits for nothing.
-pub const COMMIT_SIBLINGS: usize = 4;
-/// Another connection to a destination that has just refused one, while others stand, is tried after this; doubled with
-/// each refusal in a row.
-pub const CONNECT_PAUSE: Duration = Duration::from_secs(5);
-/// So often at most: 80 s.
-pub const CONNECT_PAUSE_DOUBLINGS: u32 = 5;
-/// Messages to a destination that will never take mail that are failed in one turn.
-pub const FAILURES_PER_TURN: usize = 1000;
-/// Time a client has to take the last replies of a session that is over.
-pub const SESSION_LINGER: Duration = Duration::from_secs(30);
-/// Time beyond the drain deadline in which known outcomes are still written.
-pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
-/// A destination that could not be tried for want of something of ours (descriptors, a source address) is tried again
-/// after this.
-pub const LOCAL_PAUSE: Duration = Duration::from_secs(10);

@@ -55,8 +55,6 @@ pub struct Config {
 pub struct Spool {
     /// Absolute directory.
     pub path: PathBuf,
-    /// Octets all segments of all shards may have on disk before new mail gets 452; nothing: as much as the disk has.
-    pub max_bytes: Option<u64>,
 }
 
 /// `[[listener]]`
@@ -231,6 +229,8 @@ pub struct Machine {
     pub directory: PathBuf,
     /// The text of /etc/resolv.conf.
     pub resolv_conf: String,
+    /// Network interfaces and their indices: what a zone in resolv.conf (`fe80::1%eth0`) means.
+    pub interfaces: Vec<(String, u32)>,
 }
 
 impl Machine {
@@ -241,8 +241,16 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
             resolv_conf: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
+            interfaces: interfaces(),
         }
     }
+}
+
+/// None if /sys is not there: then servers with a zone are not used, and a warning says so.
+fn interfaces() -> Vec<(String, u32)> {
+    let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let index = |folder: &Path| std::fs::read_to_string(folder.join("ifindex")).ok()?.trim().parse().ok();
+    entries.filter_map(|e| Some((e.file_name().into_string().ok()?, index(&e.path())?))).collect()
 }
 
 /// A valid configuration and what is suspicious about it.

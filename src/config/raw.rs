@@ -41,7 +41,6 @@ section! {
     /// `[spool]`
     RawSpool {
         path: Option<String>,
-        max_bytes: Option<Size>,
     }
 }
 

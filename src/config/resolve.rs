@@ -7,6 +7,7 @@ use super::{
     Config, Delivery, Dns, Events, Host, Level, Listener, ListenerKind, Log, Machine, Relay, Retry, Size, SmartHost,
     Smtp, Span, Spool,
 };
+use crate::dns::ResolvConf;
 use crate::limits;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -55,18 +56,6 @@ impl<'a> Resolver<'a> {
             && config.listeners.iter().any(|listener| listener.address == admin)
         {
             self.error("admin.address", format!("{admin} is a listener's address too; give it one of its own"));
-        }
-        if let Some(max) = config.spool.max_bytes
-            && max < 4 * config.smtp.max_message_bytes
-        {
-            self.error(
-                "spool.max_bytes",
-                format!(
-                    "{} is less than four messages of smtp.max_message_bytes = {}",
-                    Size(max),
-                    Size(config.smtp.max_message_bytes)
-                ),
-            );
         }
         config
     }
@@ -176,19 +165,7 @@ impl<'a> Resolver<'a> {
             let here = path.display().to_string();
             self.warn("spool.path", format!("relative: it means {here} because Ringpost was started there; started elsewhere, the mail would not be found"));
         }
-        let least = limits::SPOOL_MAX_BYTES_LEAST;
-        let max_bytes = raw.max_bytes.map_or(0, |size| size.0);
-        if max_bytes != 0 && max_bytes < least {
-            self.error(
-                "spool.max_bytes",
-                format!(
-                    "{} is out of range; allowed are 0 (as much as the disk has) and {} or more",
-                    Size(max_bytes),
-                    Size(least)
-                ),
-            );
-        }
-        Spool { path, max_bytes: (max_bytes != 0).then_some(max_bytes) }
+        Spool { path }
     }
 
     fn listeners(&mut self, raw: Vec<RawListener>) -> Vec<Listener> {
@@ -319,7 +296,7 @@ impl<'a> Resolver<'a> {
                 limits::DNS_TIMEOUT_DEFAULT,
                 Duration::from_millis(100)..=Duration::from_secs(60),
             ),
-            attempts: self.count("dns.attempts", raw.attempts, limits::DNS_ATTEMPTS_DEFAULT, 1, 10),
+            attempts: self.count("dns.attempts", raw.attempts, limits::DNS_ATTEMPTS_DEFAULT, 1, limits::DNS_ATTEMPTS),
         }
     }
 
@@ -341,18 +318,12 @@ impl<'a> Resolver<'a> {
 
     /// The `nameserver` lines of resolv.conf(5); 127.0.0.1 if there is none, as the C library does.
     fn resolv_conf(&mut self) -> Vec<SocketAddr> {
-        let mut servers = Vec::new();
-        let words = self.machine.resolv_conf.lines().map(|line| line.split_ascii_whitespace());
-        let named = words.filter_map(|mut words| (words.next() == Some("nameserver")).then(|| words.next()).flatten());
-        for name in named.take(limits::DNS_SERVERS) {
-            match name.parse::<IpAddr>() {
-                Ok(ip) if !servers.contains(&SocketAddr::new(ip, 53)) => servers.push(SocketAddr::new(ip, 53)),
-                Ok(_) => {}
-                Err(_) => self.warn(
-                    "dns.servers",
-                    format!("the name server \"{name}\" of /etc/resolv.conf is not used: not a plain address"),
-                ),
-            }
+        let machine = self.machine;
+        let interface = |name: &str| machine.interfaces.iter().find(|(n, _)| n == name).map(|(_, index)| *index);
+        let ResolvConf { mut servers, unreadable_lines } = ResolvConf::parse(&machine.resolv_conf, interface);
+        for line in unreadable_lines {
+            let why = "names a server that is not used: no address, or a zone that is no interface";
+            self.warn("dns.servers", format!("line {line} of /etc/resolv.conf {why}"));
         }
         if servers.is_empty() {
             servers.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 53)));
@@ -416,7 +387,7 @@ impl<'a> Resolver<'a> {
             connect_timeout: self.span(
                 "delivery.connect_timeout",
                 raw.connect_timeout,
-                limits::CONNECT_TIMEOUT,
+                limits::CONNECT_TIMEOUT_DEFAULT,
                 SECOND..=Duration::from_secs(300),
             ),
             retry: self.retry(&raw.retry),
@@ -505,7 +476,7 @@ fn domain(name: &str) -> Result<(), &'static str> {
         return Err("an address is not a name");
     }
     for label in name.split('.') {
-        if label.is_empty() || label.len() > 63 {
+        if label.is_empty() || label.len() > limits::LABEL_BYTES {
             return Err("each part between dots must have 1 to 63 characters (and no dot at the end)");
         }
         if label.starts_with('-') || label.ends_with('-') {

@@ -391,11 +391,14 @@ pub(super) mod tests {
             Event::Deferred(deferred),
             Event::Rejected(rejected),
             Event::Accepted(accepted),
-            Notice::event(Wall(0), 0, NoticeKind::Started, b""),
+            Notice::event(Wall(0), 0, NoticeKind::Stopped, b""),
         ] {
             for (key, _) in line(&event).as_object().unwrap() {
                 assert!(MANUAL.contains(&format!("`{key}`")), "docs/operations.md does not explain {key}");
             }
+        }
+        for kind in NoticeKind::ALL {
+            assert!(MANUAL.contains(&format!("`{}`", kind.name())), "docs/operations.md does not explain {kind:?}");
         }
     }
 }

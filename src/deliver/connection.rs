@@ -3,7 +3,6 @@
 
 use super::Turn;
 use crate::dns::{Attempt, Resolution};
-use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply};
 use crate::rt::ConnId;
@@ -288,7 +287,7 @@ impl Connection {
         idle_timeout: std::time::Duration,
     ) -> Option<Moment> {
         match (&self.client, self.idle_since) {
-            (None, _) => Some(self.began + connect_timeout.min(limits::CONNECT_TIMEOUT)),
+            (None, _) => Some(self.began + connect_timeout),
             (Some(_), Some(since)) => Some(since + idle_timeout),
             (Some(client), None) => client.poll_timeout(),
         }

@@ -29,8 +29,8 @@ impl Default for DnsSettings {
     fn default() -> Self {
         DnsSettings {
             servers: Vec::new(),
-            timeout: limits::DNS_TRY_TIMEOUT_DEFAULT,
-            attempts: 2,
+            timeout: limits::DNS_TIMEOUT_DEFAULT,
+            attempts: limits::DNS_ATTEMPTS_DEFAULT,
             server_order: ServerOrder::Listed,
             families: AddressFamilies::Ipv6First,
             addresses_only: false,
@@ -46,7 +46,7 @@ pub enum ServerOrder {
     /// The first listed that works, as resolv.conf(5) says.
     #[default]
     Listed,
-    /// Any of them (`options rotate`).
+    /// Any of them.
     Random,
 }
 

@@ -196,22 +196,12 @@ impl Notice {
 /// What a [`Notice`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// The shard serves.
-    Started,
-    /// Recovery of the shard's log has ended.
-    Recovered,
     /// No room for new mail: it gets 452; queued mail is kept and delivered.
     StorageFull,
     /// The spool's disk failed (EIO, read-only): new mail gets 451.
     StorageError,
     /// The storage takes mail again.
     StorageRestored,
-    /// Recovery could not read something and set it aside; nothing was deleted.
-    Quarantined,
-    /// A bound of the shard is reached (mailbox, queue, memory): new mail gets 4yz.
-    Overloaded,
-    /// The bound is no longer reached.
-    Relieved,
     /// No host of a destination can be reached; all its mail waits.
     Suspended,
     /// No new mail; what is in progress is being finished.
@@ -221,17 +211,22 @@ pub enum NoticeKind {
 }
 
 impl NoticeKind {
+    /// All of them.
+    pub const ALL: [NoticeKind; 6] = [
+        NoticeKind::StorageFull,
+        NoticeKind::StorageError,
+        NoticeKind::StorageRestored,
+        NoticeKind::Suspended,
+        NoticeKind::Draining,
+        NoticeKind::Stopped,
+    ];
+
     /// The name in the event log.
     pub fn name(self) -> &'static str {
         match self {
-            NoticeKind::Started => "started",
-            NoticeKind::Recovered => "recovered",
             NoticeKind::StorageFull => "storage_full",
             NoticeKind::StorageError => "storage_error",
             NoticeKind::StorageRestored => "storage_restored",
-            NoticeKind::Quarantined => "quarantined",
-            NoticeKind::Overloaded => "overloaded",
-            NoticeKind::Relieved => "relieved",
             NoticeKind::Suspended => "suspended",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
@@ -240,10 +235,7 @@ impl NoticeKind {
 
     /// Whether somebody should look at it.
     pub fn is_trouble(self) -> bool {
-        matches!(
-            self,
-            NoticeKind::StorageFull | NoticeKind::StorageError | NoticeKind::Quarantined | NoticeKind::Overloaded
-        )
+        matches!(self, NoticeKind::StorageFull | NoticeKind::StorageError)
     }
 }
 
@@ -388,7 +380,7 @@ mod tests {
     use super::*;
 
     fn notice(i: u64) -> Event {
-        Notice::event(Wall(i), 0, NoticeKind::Overloaded, b"x")
+        Notice::event(Wall(i), 0, NoticeKind::Suspended, b"x")
     }
 
     #[test]

@@ -131,18 +131,27 @@ pub struct Post {
     outboxes: Vec<Batch>,
     /// Mail to this shard itself: the same way, without the queue.
     own: Batch,
+    /// Emptied batches, whichever shard they came from, for the next outbox that is needed: mail goes both ways, so in
+    /// steady state no batch is allocated or freed. At most [`limits::POST_SPARE_BATCHES`].
+    spare: Vec<Batch>,
 }
 
 impl Post {
     /// The post of shard `me`.
     pub fn new(me: usize, boxes: Mailboxes) -> Self {
         let outboxes = boxes.0.iter().map(|_| Vec::new()).collect();
-        Post { me, boxes, outboxes, own: Vec::new() }
+        Post { me, boxes, outboxes, own: Vec::new(), spare: Vec::with_capacity(limits::POST_SPARE_BATCHES) }
     }
 
     /// Puts an item into the outbox for `to`.
     pub fn send(&mut self, to: usize, mail: Mail) {
-        if to == self.me { self.own.push(mail) } else { self.outboxes[to].push(mail) }
+        let outbox = if to == self.me { &mut self.own } else { &mut self.outboxes[to] };
+        if outbox.capacity() == 0
+            && let Some(spare) = self.spare.pop()
+        {
+            *outbox = spare;
+        }
+        outbox.push(mail);
     }
 
     /// Pushes every outbox that is not empty; `wake` is called for each shard that got something.
@@ -163,11 +172,11 @@ impl Post {
         if self.own.is_empty() { self.boxes.pop(self.me) } else { Some(std::mem::take(&mut self.own)) }
     }
 
-    /// Gives an emptied batch back, so that mail to oneself reuses its memory.
-    pub fn recycle(&mut self, batch: Batch) {
-        if self.own.capacity() == 0 {
-            self.own = batch;
-            self.own.clear();
+    /// Gives a batch back whose mail was taken, so that an outbox reuses its memory. What is left in it is dropped.
+    pub fn recycle(&mut self, mut batch: Batch) {
+        if self.spare.len() < limits::POST_SPARE_BATCHES && (1..=limits::POST_SPARE_ITEMS).contains(&batch.capacity()) {
+            batch.clear();
+            self.spare.push(batch);
         }
     }
 
@@ -189,6 +198,11 @@ impl Post {
     /// Whether everything was handed over and nothing waits here.
     pub fn is_empty(&self) -> bool {
         self.outboxes.iter().all(Vec::is_empty) && !self.has_mail()
+    }
+
+    /// Batches that wait for this shard, and items that wait here because another shard's mailbox is full.
+    pub fn depth(&self) -> usize {
+        self.boxes.len(self.me) + self.backlog()
     }
 
     /// Items that wait in the outboxes.
@@ -217,6 +231,7 @@ mod tests {
             });
         }
         assert_eq!((wakes, a.backlog()), (limits::MAILBOX_BATCHES, 10));
+        assert_eq!((a.depth(), b.depth()), (10, limits::MAILBOX_BATCHES));
         let mut seen = 0;
         loop {
             while let Some(batch) = b.receive() {
@@ -232,6 +247,40 @@ mod tests {
             a.flush(|_| {});
         }
         assert_eq!(seen, items);
+    }
+
+    #[test]
+    fn emptied_batches_are_sent_in_again() {
+        let boxes = Mailboxes::new(2);
+        let mut a = Post::new(0, boxes.clone());
+        let mut b = Post::new(1, boxes);
+        let mail = || Mail::Control(Control::Drain);
+        a.send(1, mail());
+        a.flush(|_| {});
+        let mut batch = b.receive().unwrap();
+        let memory = batch.as_ptr();
+        // Back, to itself, and to the other again: always in the same memory.
+        for (from, to) in [(1, 0), (0, 0), (0, 1)] {
+            let sender = if from == 0 { &mut a } else { &mut b };
+            sender.recycle(batch);
+            sender.send(to, mail());
+            sender.flush(|_| {});
+            let receiver = if to == 0 { &mut a } else { &mut b };
+            batch = receiver.receive().unwrap();
+            assert_eq!((batch.as_ptr(), batch.len()), (memory, 1), "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn spare_batches_are_bounded() {
+        let mut post = Post::new(0, Mailboxes::new(1));
+        post.recycle(Vec::new());
+        post.recycle(Vec::with_capacity(10 * limits::POST_SPARE_ITEMS));
+        assert_eq!(post.spare.len(), 0, "nothing to reuse, and too much to keep");
+        for _ in 0..2 * limits::POST_SPARE_BATCHES {
+            post.recycle(Vec::with_capacity(4));
+        }
+        assert_eq!(post.spare.len(), limits::POST_SPARE_BATCHES);
     }
 
     #[test]

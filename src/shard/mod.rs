@@ -262,7 +262,7 @@ impl Shard for ShardCore {
             self.next_report = now.mono + limits::REPORT_INTERVAL;
             self.home.report(&self.report.stats);
             self.deliverer.report(&self.report.stats);
-            self.report.stats.mailbox_depth.set(self.post.backlog() as u64);
+            self.report.stats.mailbox_depth.set(self.post.depth() as u64);
             self.report.histograms.publish();
         }
         if self.may_end(now) {

@@ -266,7 +266,7 @@ impl Session {
                     break;
                 }
                 Step::Body(piece) => {
-                    let small = piece.len() <= limits::STREAM_CHUNK_BYTES;
+                    let small = piece.len() <= limits::SPOOL_CHUNK_BYTES;
                     if small && self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
                         self.began = turn.now.mono;
                         whole = Some(piece);
@@ -324,19 +324,19 @@ impl Session {
             return;
         }
         self.body.extend_from_slice(piece);
-        while self.body.len() > limits::STREAM_CHUNK_BYTES {
+        while self.body.len() > limits::SPOOL_CHUNK_BYTES {
             let id = match self.stream {
                 Stream::Yes(id) => id,
                 _ => context.log.next_id(turn.now.wall),
             };
             self.stream = Stream::Yes(id);
-            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..limits::STREAM_CHUNK_BYTES]) {
+            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..limits::SPOOL_CHUNK_BYTES]) {
                 context.log.stream_abort(id);
                 self.stream = Stream::Failed(refusal);
                 self.body = Vec::new();
                 return;
             }
-            self.body.drain(..limits::STREAM_CHUNK_BYTES);
+            self.body.drain(..limits::SPOOL_CHUNK_BYTES);
         }
     }
 

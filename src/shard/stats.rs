@@ -127,7 +127,7 @@ shard_stats! {
     Gauge spool_messages: "Messages in the spool that are not settled",
     Gauge spool_bytes: "Octets of the spool's segments on disk",
     Gauge outbound_open: "Connections to next hops open, idle ones included",
-    Gauge mailbox_depth: "Messages from other shards not yet taken",
+    Gauge mailbox_depth: "Batches of other shards not yet taken, and items other shards have not taken",
     Gauge resident_bodies_bytes: "Octets of message bodies held in memory",
     Gauge storage_ok: "1 if new mail can be made durable, 0 if it is refused with 451 or 452",
 }

@@ -179,7 +179,7 @@ fn a_host_that_came_late_is_used_soon() {
     let mut world = World::new(|ask| {
         let mut acts = zone.answer(ask);
         if ask.name == "slow.example" {
-            acts[0].0 = secs(4);
+            acts[0].0 = limits::DNS_REST_TIMEOUT + ms(500);
         }
         acts
     });
