@@ -30,6 +30,8 @@ pub mod server;
 pub mod shard;
 pub mod smtp;
 pub mod spool;
+#[cfg(test)]
+mod tidy;
 pub mod time;
 
 /// mimalloc: blocks of message size freed on another core than allocated them are its strong case.

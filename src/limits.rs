@@ -339,3 +339,14 @@ const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outco
 pub const COMMIT_DELAY: Duration = Duration::from_micros(500);
 /// It waits only while at least so many other sessions have a transaction open: a lone client waits for nothing.
 pub const COMMIT_SIBLINGS: usize = 4;
+/// Another connection to a destination that has just refused one, while others stand, is tried after this; doubled with
+/// each refusal in a row.
+pub const CONNECT_PAUSE: Duration = Duration::from_secs(5);
+/// So often at most: 80 s.
+pub const CONNECT_PAUSE_DOUBLINGS: u32 = 5;
+/// Messages to a destination that will never take mail that are failed in one turn.
+pub const FAILURES_PER_TURN: usize = 1000;
+/// Time a client has to take the last replies of a session that is over.
+pub const SESSION_LINGER: Duration = Duration::from_secs(30);
+/// Time beyond the drain deadline in which known outcomes are still written.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(2);

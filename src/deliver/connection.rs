@@ -2,7 +2,7 @@
 //! Lives on the shard that owns the destination.
 
 use super::Turn;
-use crate::dns::Attempt;
+use crate::dns::{Attempt, Resolution};
 use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply};
@@ -26,10 +26,14 @@ pub(super) struct Connection {
     pub(super) client: Option<Client>,
     pub(super) remote: SocketAddr,
     pub(super) host: Rc<str>,
-    /// Addresses to try if this one fails, the next one last.
+    /// Where the destination's mail goes, as it was when this was opened.
+    pub(super) route: Rc<Resolution>,
+    /// Addresses of `route` to try if this one fails, the next one last.
     pub(super) others: Vec<Attempt>,
     pub(super) began: Moment,
-    /// TCP and greeting, in µs, for the first message's event.
+    /// The peer has greeted us and answered EHLO or HELO.
+    pub(super) ready: bool,
+    /// Until then, in µs, for the first message's event.
     pub(super) connect_us: u64,
     /// Transactions that were answered; a connection lost before one is not reused but broken.
     pub(super) done: u32,
@@ -38,6 +42,8 @@ pub(super) struct Connection {
     pub(super) transactions: Vec<Transaction>,
     /// When it fell idle.
     pub(super) idle_since: Option<Moment>,
+    /// It stands in the shard's list of idle connections, perhaps since it was idle before.
+    pub(super) listed: bool,
     unsent: VecDeque<Piece>,
     /// A large body that is being sent in chunks.
     stream: Option<BodyStream>,
@@ -76,8 +82,8 @@ struct BodyStream {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Want {
     Nothing,
-    /// This part of this message's body.
-    Chunk(MessageId, u32),
+    /// This part of this message's body, of the transaction with this token.
+    Chunk(MessageId, u32, u64),
 }
 
 impl Connection {
@@ -86,6 +92,7 @@ impl Connection {
         destination: DestinationId,
         remote: SocketAddr,
         host: Rc<str>,
+        route: Rc<Resolution>,
         others: Vec<Attempt>,
         now: Moment,
     ) -> Self {
@@ -95,13 +102,16 @@ impl Connection {
             client: None,
             remote,
             host,
+            route,
             others,
             began: now,
+            ready: false,
             connect_us: 0,
             done: 0,
             begun: 0,
             transactions: Vec::new(),
             idle_since: None,
+            listed: false,
             unsent: VecDeque::new(),
             stream: None,
         }
@@ -221,7 +231,7 @@ impl Connection {
         match &mut self.stream {
             Some(stream) if !stream.waiting && stream.next <= stream.parts && self.unsent.len() < 2 => {
                 stream.waiting = true;
-                Want::Chunk(stream.id, stream.next)
+                Want::Chunk(stream.id, stream.next, stream.token)
             }
             _ => Want::Nothing,
         }

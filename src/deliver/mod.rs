@@ -4,8 +4,8 @@
 //! connections and bytes, questions to DNS, `Settled` and `Fetch` to home shards, events. Lives on the shard that owns
 //! its destinations. It refuses to write the spool, and to decide a retry: that is `queue`'s.
 //!
-//! For each destination a [`Pool`]: its connections, and the jobs whose records are in memory and may go. The one place
-//! where mail meets connections is [`Deliverer::pump`]; everything that could change its answer calls it.
+//! For each destination a `Pool`: its connections, and the jobs whose records are in memory and may go. The one place
+//! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
 mod connection;
 mod outcome;
@@ -26,7 +26,7 @@ use crate::shard::mailbox::Handoff;
 use crate::shard::stats::{LatencyStage, ShardStats};
 use crate::shard::table::ConnTable;
 use crate::shard::{Turn, micros};
-use crate::smtp::client::{ClientEvent, ClientTimeouts};
+use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
 use std::collections::{HashMap, VecDeque};
@@ -56,9 +56,12 @@ pub struct Deliverer {
     idle: VecDeque<ConnId>,
     /// Connections to flush at the end of a pump.
     touched: Vec<ConnId>,
+    /// Destinations to pump at the end of the turn.
+    wake: VecDeque<DestinationId>,
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
+    max_per_destination: usize,
     next_token: u64,
     order: Vec<Attempt>,
     due: Vec<ConnId>,
@@ -69,13 +72,22 @@ pub struct Deliverer {
 #[derive(Default)]
 struct Pool {
     connections: Vec<ConnId>,
-    connecting: usize,
     /// Jobs held for sending whose record is in memory.
     loaded: VecDeque<JobKey>,
     /// Jobs held for sending whose record was asked for.
     fetching: usize,
     route: Option<Rc<Resolution>>,
     resolving: bool,
+    /// It stands in `Deliverer::wake`.
+    woken: bool,
+    /// It stands in `Deliverer::starved`.
+    starved: bool,
+    /// A host answered a transaction then.
+    last_answer: Moment,
+    /// Some connections stand and another was refused: no more until then.
+    no_more_until: Moment,
+    /// Refusals in a row, for that.
+    refusals: u32,
 }
 
 struct Question {
@@ -111,6 +123,12 @@ impl Deliverer {
             give_up: retry.give_up,
             jitter: retry.jitter,
         };
+        // A smart host's mail goes out from every shard that takes mail in: each has its share of the limit.
+        let per_destination = config.delivery.connections_per_destination as usize;
+        let max_per_destination = match *routes {
+            Routes::Mx => per_destination,
+            Routes::SmartHost(_) => (per_destination / config.shards).max(1),
+        };
         Deliverer {
             me,
             ehlo_name: config.delivery.ehlo_name.as_str().into(),
@@ -125,8 +143,10 @@ impl Deliverer {
             fetches: Map::default(),
             idle: VecDeque::new(),
             touched: Vec::new(),
+            wake: VecDeque::new(),
             starved: VecDeque::new(),
             max_connections,
+            max_per_destination,
             next_token: 0,
             order: Vec::new(),
             due: Vec::new(),
@@ -153,6 +173,7 @@ impl Deliverer {
                     pool.fetching -= 1;
                     if self.queue.is_suspended(destination) {
                         self.queue.put_back(key);
+                        self.wake(destination);
                         continue;
                     }
                     match (&record, self.queue.job_mut(key)) {
@@ -168,7 +189,7 @@ impl Deliverer {
                         }
                         (_, None) => {}
                     }
-                    self.pump(destination, turn);
+                    self.wake(destination);
                 }
                 Fetch::Chunk(conn) => {
                     let Some(connection) = self.connections.get_mut(conn) else { continue };
@@ -230,47 +251,8 @@ impl Deliverer {
 
     /// Takes in what the client machine has to say, gives it more to do, and sends.
     fn progress(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let destination = connection.destination;
-        let mut closed = None;
-        while let Some(connection) = self.connections.get_mut(conn)
-            && let Some(mut client) = connection.client.take()
-        {
-            // The machine is out of the table while its event borrows it.
-            let mut ready = false;
-            let more = match client.poll_event() {
-                None => false,
-                Some(ClientEvent::Ready) => {
-                    ready = true;
-                    true
-                }
-                Some(ClientEvent::Closed(reason)) => {
-                    closed = Some(outcome::end_of_connection(&reason, turn.now.wall, &connection.host));
-                    true
-                }
-                Some(ClientEvent::Recipient { token, index, reply }) => {
-                    let reply = outcome::last_reply(&reply, turn.now.wall, &connection.host);
-                    if let Some(transaction) = connection.transaction(token) {
-                        transaction.answered = true;
-                        transaction.refused.push((index, Box::new(reply)));
-                    }
-                    true
-                }
-                Some(ClientEvent::Finished { token, outcome }) => {
-                    self.finished(conn, token, &outcome, turn);
-                    true
-                }
-            };
-            let Some(connection) = self.connections.get_mut(conn) else { return };
-            connection.client = Some(client);
-            if ready {
-                self.ready(conn, turn);
-            }
-            if !more {
-                break;
-            }
-        }
-        match closed {
+        let Some(destination) = self.connections.get(conn).map(|c| c.destination) else { return };
+        match self.client_events(conn, turn) {
             Some(end) => self.closed(conn, end, turn),
             None => {
                 self.pump(destination, turn);
@@ -279,17 +261,45 @@ impl Deliverer {
         }
     }
 
-    /// The peer has greeted and answered EHLO.
-    fn ready(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.connect_us = micros(turn.now.mono, connection.began);
-        connection.others = Vec::new();
-        turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
-        let destination = connection.destination;
-        if let Some(pool) = self.pools.get_mut(&destination) {
-            pool.connecting -= 1;
+    /// Takes in what the client machine has to say; how the connection ended, if it did.
+    fn client_events(&mut self, conn: ConnId, turn: &mut Turn<'_>) -> Option<outcome::End> {
+        let mut end = None;
+        while let Some(connection) = self.connections.get_mut(conn)
+            && connection.client.as_ref().is_some_and(Client::has_events)
+        {
+            // The machine is out of the table while its event borrows it.
+            let mut client = connection.client.take()?;
+            match client.poll_event() {
+                None => {}
+                Some(ClientEvent::Ready) => {
+                    connection.ready = true;
+                    connection.connect_us = micros(turn.now.mono, connection.began);
+                    connection.others = Vec::new();
+                    turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
+                }
+                Some(ClientEvent::Closed(reason)) => {
+                    end = Some(outcome::end_of_connection(&reason));
+                }
+                Some(ClientEvent::Recipient { token, index, reply }) => {
+                    let reply = outcome::rcpt_reply(&reply, turn.now.wall, &connection.host);
+                    if let Some(transaction) = connection.transaction(token) {
+                        transaction.answered = true;
+                        transaction.refused.push((index, Box::new(reply)));
+                    }
+                }
+                Some(ClientEvent::Finished { token, outcome }) => self.finished(conn, token, &outcome, turn),
+            }
+            self.connections.get_mut(conn)?.client = Some(client);
         }
-        self.queue.reachable(destination);
+        end
+    }
+
+    /// Has the destination pumped before the turn ends.
+    fn wake(&mut self, destination: DestinationId) {
+        let pool = self.pools.entry(destination).or_default();
+        if !std::mem::replace(&mut pool.woken, true) {
+            self.wake.push_back(destination);
+        }
     }
 
     fn flush(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
@@ -300,9 +310,9 @@ impl Deliverer {
 
     fn after_flush(&mut self, conn: ConnId, want: Want, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        if let Want::Chunk(id, part) = want {
-            let home = connection.transactions.first().and_then(|t| self.queue.job(t.job)).map(|job| job.home);
-            if let Some(home) = home {
+        if let Want::Chunk(id, part, token) = want {
+            let job = connection.transaction(token).map(|t| t.job);
+            if let Some(home) = job.and_then(|key| self.queue.job(key)).map(|job| job.home) {
                 self.fetch(id, part, home, Fetch::Chunk(conn), turn);
             }
         }
@@ -310,7 +320,9 @@ impl Deliverer {
         if connection.is_idle() {
             if connection.idle_since.is_none() {
                 connection.idle_since = Some(turn.now.mono);
-                self.idle.push_back(conn);
+                if !std::mem::replace(&mut connection.listed, true) {
+                    self.idle.push_back(conn);
+                }
             }
             if self.draining || connection.begun >= self.config.delivery.messages_per_connection {
                 self.quit(conn, turn);
@@ -338,6 +350,8 @@ impl Deliverer {
         if let Some(pool) = self.pools.get_mut(&destination) {
             pool.connections.retain(|c| *c != conn);
         }
+        // What it will not carry another one must.
+        self.wake(destination);
         self.arm(conn);
     }
 
@@ -376,8 +390,35 @@ impl Deliverer {
         while let Some(destination) = self.queue.poll_touched() {
             self.pump(destination, turn);
         }
+        for _ in 0..self.starved.len() {
+            if self.connections.len() >= self.max_connections && self.idle.is_empty() {
+                break;
+            }
+            let Some(destination) = self.starved.pop_front() else { break };
+            if let Some(pool) = self.pools.get_mut(&destination) {
+                pool.starved = false;
+                self.pump(destination, turn);
+            }
+        }
+        for _ in 0..self.wake.len() {
+            let Some(destination) = self.wake.pop_front() else { break };
+            if let Some(pool) = self.pools.get_mut(&destination) {
+                pool.woken = false;
+                self.pump(destination, turn);
+            }
+        }
+        // Those closed meanwhile stay in the list until it is looked through.
+        if self.idle.len() > 2 * self.connections.len() + 64 {
+            let connections = &self.connections;
+            self.idle.retain(|conn| connections.get(*conn).is_some());
+        }
         // A pump may have asked DNS.
         self.dns(turn);
+    }
+
+    /// Whether another turn has something to do at once.
+    pub fn has_work(&self) -> bool {
+        !self.wake.is_empty() || self.queue.has_work()
     }
 
     /// Bodies of mail that could not go at once leave memory; the spool has them.

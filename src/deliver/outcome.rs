@@ -11,7 +11,7 @@ use crate::shard::event::{self, Code, Event, Notice, NoticeKind};
 use crate::shard::mailbox::{FinalOutcome, Mail, Settled};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
-use crate::smtp::client::{CloseReason, Outcome};
+use crate::smtp::client::{CloseReason, Outcome, RefusedAt};
 use crate::smtp::reply::Reply;
 use crate::spool::RecordView;
 use crate::time::{Moment, Wall};
@@ -21,27 +21,31 @@ use std::net::SocketAddr;
 pub(super) struct End {
     /// In whole sentences for the operator and the sender.
     pub(super) text: String,
-    /// What the peer said, if it said something.
-    pub(super) reply: Option<LastReply>,
+    /// Not by our own QUIT.
+    pub(super) is_failure: bool,
 }
 
-pub(super) fn end_of_connection(reason: &CloseReason<'_>, at: Wall, host: &str) -> End {
-    let (text, reply) = match reason {
-        CloseReason::Refused(reply) => {
-            (format!("the host refused the session: {} {}", reply.code, reply.text), Some(reply))
-        }
-        CloseReason::Shutdown(reply) => {
-            (format!("the host ended the session: {} {}", reply.code, reply.text), Some(reply))
-        }
-        CloseReason::Unexpected(reply) => {
-            (format!("the host sent a reply out of place: {} {}", reply.code, reply.text), None)
-        }
-        CloseReason::NotSmtp(error) => (format!("the host does not speak SMTP: {error:?}"), None),
-        CloseReason::Timeout(awaited) => (format!("the host did not answer in time (waiting for {awaited:?})"), None),
-        CloseReason::PeerClosed => ("the host closed the connection".to_owned(), None),
-        CloseReason::Quit => ("the session was ended".to_owned(), None),
+pub(super) fn end_of_connection(reason: &CloseReason<'_>) -> End {
+    let text = match reason {
+        CloseReason::Refused(reply) => format!("the host refused the session: {} {}", reply.code, reply.text),
+        CloseReason::Shutdown(reply) => format!("the host ended the session: {} {}", reply.code, reply.text),
+        CloseReason::Unexpected(reply) => format!("the host sent a reply out of place: {} {}", reply.code, reply.text),
+        CloseReason::NotSmtp(error) => format!("the host does not speak SMTP: {error:?}"),
+        CloseReason::Timeout(awaited) => format!("the host did not answer in time (waiting for {awaited:?})"),
+        CloseReason::PeerClosed => "the host closed the connection".to_owned(),
+        CloseReason::Quit => "the session was ended".to_owned(),
     };
-    End { text, reply: reply.map(|r| last_reply(r, at, host)) }
+    End { text, is_failure: !matches!(reason, CloseReason::Quit) }
+}
+
+/// The reply to a RCPT. 552 without a status of its own means too many recipients, which is for now (RFC 5321
+/// §4.5.3.1.10); with one it means what the status says, mostly a full mailbox.
+pub(super) fn rcpt_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
+    let mut reply = last_reply(reply, at, host);
+    if reply.code == 552 && reply.status.is_none_or(|s| s == Status::new(5, 5, 3)) {
+        (reply.code, reply.status) = (452, Some(Status::new(4, 5, 3)));
+    }
+    reply
 }
 
 /// A reply as it is kept.
@@ -64,11 +68,23 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let reused = connection.done > 0;
         let Some(transaction) = connection.take_transaction(token) else { return };
+        let destination = connection.destination;
         let (host, remote) = (std::rc::Rc::clone(&connection.host), connection.remote);
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
-        let Some(job) = self.queue.job(key) else { return };
         let now = turn.now;
+        let heard = transaction.answered
+            || matches!(outcome, Outcome::Accepted(_))
+            || matches!(outcome, Outcome::Refused { stage, .. } if *stage != RefusedAt::Local);
+        if heard && let Some(pool) = self.pools.get_mut(&destination) {
+            pool.last_answer = now.mono;
+            if !reused {
+                // Somebody is there: only now, because a host may greet well and take nothing.
+                pool.refusals = 0;
+                self.queue.reachable(destination);
+            }
+        }
+        let Some(job) = self.queue.job(key) else { return };
         let stages = Stages {
             queue: micros(transaction.began, job.enqueued),
             connect,
@@ -100,6 +116,14 @@ impl Deliverer {
         if !rest.as_slice().is_empty() {
             match outcome {
                 Outcome::Accepted(reply) => self.delivered(key, &rest, reply, &host, remote, stages, &record, turn),
+                // Not this message but the connection has had enough: that is no attempt either.
+                Outcome::Refused { stage: RefusedAt::Mail, reply }
+                    if reply.code == 421 && reused && !answered && again.is_empty() =>
+                {
+                    self.queue.put_back(key);
+                    self.wake(destination);
+                    return;
+                }
                 Outcome::Refused { reply, .. } => {
                     let reply = Box::new(last_reply(reply, now.wall, &host));
                     if is_permanent(&reply) {
@@ -112,6 +136,7 @@ impl Deliverer {
                 // A connection that had worked before was closed under us: that is no attempt.
                 Outcome::Lost { after_final_dot: false } if reused && !answered && again.is_empty() => {
                     self.queue.put_back(key);
+                    self.wake(destination);
                     return;
                 }
                 Outcome::Lost { after_final_dot } => {
@@ -247,45 +272,38 @@ impl Deliverer {
 
     /// The destination will never take mail: all of it that is ready fails.
     pub(super) fn fail_all(&mut self, destination: DestinationId, reply: &LastReply, turn: &mut Turn<'_>) {
-        let loaded = self.pools.get_mut(&destination).map(|p| std::mem::take(&mut p.loaded)).unwrap_or_default();
-        let mut loaded = loaded.into_iter();
-        while let Some(key) = loaded.next().or_else(|| self.queue.take(destination)) {
+        for _ in 0..limits::FAILURES_PER_TURN {
+            let loaded = self.pools.get_mut(&destination).and_then(|p| p.loaded.pop_front());
+            let Some(key) = loaded.or_else(|| self.queue.take(destination)) else { return };
             let Some(job) = self.queue.job_mut(key) else { continue };
             let (recipients, record) = (job.recipients.clone(), job.body.take());
             self.fail(key, recipients, Box::new(reply.clone()), None, Stages::default(), record.as_deref(), turn);
             self.queue.finished(key);
         }
+        self.wake(destination);
     }
 
     /// The machine has closed the connection; its transactions are finished.
     pub(super) fn closed(&mut self, conn: ConnId, end: End, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        let destination = connection.destination;
-        if connection.connect_us == 0 {
-            // It never came to its first message.
-            let text = match &end.reply {
-                Some(reply) => format!("{} ({})", end.text, reply.host),
-                None => end.text,
-            };
-            self.connect_failed(conn, &text, turn);
-            return;
-        }
         // A last QUIT may still be unsent; it is a courtesy.
         let _ = connection.flush(turn);
-        self.forget(conn, turn);
-        self.pump(destination, turn);
+        if connection.begun == 0 && end.is_failure {
+            // It never came to its first message.
+            self.connect_failed(conn, &end.text, turn);
+        } else {
+            self.forget(conn, turn);
+        }
     }
 
     /// A connection that must not be used any more, because of us.
     pub(super) fn broken(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        let destination = connection.destination;
         for transaction in std::mem::take(&mut connection.transactions) {
             let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 3, 0)), why.as_bytes());
             self.defer_job(transaction.job, reply, turn);
         }
         self.forget(conn, turn);
-        self.pump(destination, turn);
     }
 
     // --- events ---------------------------------------------------------------------------------------------------

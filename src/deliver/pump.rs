@@ -10,7 +10,7 @@ use crate::route::NextHop;
 use crate::rt::ConnId;
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
-use crate::smtp::client::MailParams;
+use crate::smtp::client::{Client, MailParams};
 use crate::spool::RecordView;
 use crate::time::Moment;
 use std::net::{IpAddr, SocketAddr};
@@ -22,9 +22,17 @@ impl Deliverer {
         if self.draining {
             return;
         }
-        while let Some(conn) = self.free_connection(destination) {
-            let Some(key) = self.next_loaded(destination, turn) else { break };
-            self.begin(conn, key, turn);
+        loop {
+            while let Some(conn) = self.free_connection(destination) {
+                let Some(key) = self.next_loaded(destination, turn) else { break };
+                self.begin(conn, key, turn);
+            }
+            // A message that the next hop's announcements forbid is over as soon as it is begun.
+            let refused = |conn: &&ConnId| {
+                self.connections.get(**conn).and_then(|c| c.client.as_ref()).is_some_and(Client::has_events)
+            };
+            let Some(conn) = self.touched.iter().find(refused).copied() else { break };
+            let _ = self.client_events(conn, turn);
         }
         self.open_more(destination, turn);
         let mut touched = std::mem::take(&mut self.touched);
@@ -32,6 +40,9 @@ impl Deliverer {
             self.flush(conn, turn);
         }
         self.touched = touched;
+        if self.pools.get(&destination).is_some_and(Pool::is_unused) {
+            self.pools.remove(&destination);
+        }
     }
 
     /// An idle connection, or else one that takes an envelope behind its final dot.
@@ -109,14 +120,13 @@ impl Deliverer {
                 return;
             }
             let pool = self.pools.entry(destination).or_default();
-            let (open, fetching) = (pool.connections.len(), pool.fetching);
-            let waiting = pool.loaded.len() + fetching + self.queue.peek_len(destination);
-            let enough = if self.queue.is_probing(destination) {
-                open > 0
-            } else {
-                open > 0 && waiting <= open * limits::BACKLOG_PER_CONNECTION
-            };
-            if waiting == 0 || enough || open >= self.config.delivery.connections_per_destination as usize {
+            let open = pool.connections.len();
+            let waiting = pool.loaded.len() + pool.fetching + self.queue.peek_len(destination);
+            let enough = open > 0
+                && (self.queue.is_probing(destination)
+                    || waiting <= open * limits::BACKLOG_PER_CONNECTION
+                    || turn.now.mono < pool.no_more_until);
+            if waiting == 0 || enough || open >= self.max_per_destination {
                 return;
             }
             let Some(route) = self.route(destination, turn) else { return };
@@ -130,10 +140,15 @@ impl Deliverer {
     fn make_room(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         while self.connections.len() >= self.max_connections {
             let Some(conn) = self.idle.pop_front() else {
-                self.starved.push_back(destination);
+                let pool = self.pools.entry(destination).or_default();
+                if !std::mem::replace(&mut pool.starved, true) {
+                    self.starved.push_back(destination);
+                }
                 return false;
             };
-            if self.connections.get(conn).is_some_and(|c| c.idle_since.is_some()) {
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            connection.listed = false;
+            if connection.idle_since.is_some() {
                 self.forget(conn, turn);
             }
         }
@@ -183,8 +198,12 @@ impl Deliverer {
             Verdict::Hosts(_) => return Some(route),
             Verdict::Temporary { reason } => {
                 let reply = failure(Status::new(4, 4, 3), reason);
-                self.pools.entry(destination).or_default().route = None;
-                self.unreachable(destination, reply, turn);
+                let pool = self.pools.entry(destination).or_default();
+                pool.route = None;
+                // Connections that stand do without DNS.
+                if pool.connections.is_empty() {
+                    self.unreachable(destination, reply, turn);
+                }
                 return None;
             }
             Verdict::NullMx => {
@@ -198,39 +217,40 @@ impl Deliverer {
     }
 
     /// Begins a connection to the best address; false if not even that could be done.
-    fn open(&mut self, destination: DestinationId, route: &Resolution, turn: &mut Turn<'_>) -> bool {
+    fn open(&mut self, destination: DestinationId, route: &Rc<Resolution>, turn: &mut Turn<'_>) -> bool {
         let mut order = std::mem::take(&mut self.order);
         route.attempt_order(turn.io.random(), &mut order);
         order.reverse();
         let others = order.clone();
         self.order = order;
-        self.try_addresses(destination, others, "no address to connect to", turn)
+        let began = turn.now.mono;
+        self.try_addresses(destination, route, others, "no address to connect to", began, turn)
     }
 
     /// Connects to the last of `others`, or the one before it, and so on; if none is left the destination is out of
-    /// reach.
-    pub(super) fn try_addresses(
+    /// reach, unless something else says that it is not.
+    fn try_addresses(
         &mut self,
         destination: DestinationId,
+        route: &Rc<Resolution>,
         mut others: Vec<Attempt>,
         why: &str,
+        began: Moment,
         turn: &mut Turn<'_>,
     ) -> bool {
         let mut error = why.to_owned();
         let port = self.port(destination);
         while let Some(attempt) = others.pop() {
-            let Some(pool) = self.pools.get_mut(&destination) else { return false };
-            let Some(host) = pool.route.as_ref().and_then(|r| r.hosts().get(usize::from(attempt.host))) else { break };
+            let Some(host) = route.hosts().get(usize::from(attempt.host)) else { break };
             let remote = SocketAddr::new(attempt.address, port);
             let sources = &self.config.delivery.source_addresses;
             let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();
             match turn.io.connect(remote, source) {
                 Ok(conn) => {
                     turn.report.stats.outbound_connections.add(1);
-                    pool.connections.push(conn);
-                    pool.connecting += 1;
-                    let host = Rc::clone(&host.name);
-                    let connection = Connection::new(conn, destination, remote, host, others, turn.now.mono);
+                    self.pools.entry(destination).or_default().connections.push(conn);
+                    let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
+                    let connection = Connection::new(conn, destination, remote, host, route, others, turn.now.mono);
                     self.connections.insert(conn, Box::new(connection));
                     self.arm(conn);
                     return true;
@@ -238,10 +258,19 @@ impl Deliverer {
                 Err(e) => error = format!("{remote}: {e}"),
             }
         }
-        // Those that stand go on; only if none does is the destination out of reach.
-        if self.pools.get(&destination).is_none_or(|p| p.connections.is_empty()) {
+        let waiting = self.queue.peek_len(destination);
+        let pool = self.pools.entry(destination).or_default();
+        let waiting = waiting + pool.loaded.len() + pool.fetching;
+        if !pool.connections.is_empty() {
+            // The others go on. Whoever limits our connections does not want to be asked again at once.
+            pool.refusals = (pool.refusals + 1).min(limits::CONNECT_PAUSE_DOUBLINGS);
+            pool.no_more_until = turn.now.mono + limits::CONNECT_PAUSE * (1 << (pool.refusals - 1));
+        } else if waiting > 0 && pool.last_answer < began {
             let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 1)), error.as_bytes());
             self.unreachable(destination, reply, turn);
+        } else {
+            // It answered while this was tried: it can be reached. The next message, or the one waiting, asks anew.
+            self.wake(destination);
         }
         false
     }
@@ -257,11 +286,11 @@ impl Deliverer {
     pub(super) fn connect_failed(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
         turn.report.stats.outbound_connection_failures.add(1);
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        let others = std::mem::take(&mut connection.others);
-        let (destination, why) =
-            (connection.destination, format!("{} [{}]: {why}", connection.host, connection.remote));
+        let (others, began) = (std::mem::take(&mut connection.others), connection.began);
+        let (destination, route) = (connection.destination, Rc::clone(&connection.route));
+        let why = format!("{} [{}]: {why}", connection.host, connection.remote);
         self.forget(conn, turn);
-        self.try_addresses(destination, others, &why, turn);
+        self.try_addresses(destination, &route, others, &why, began, turn);
     }
 
     /// Closes a connection without ceremony and takes it out of its pool.
@@ -270,15 +299,8 @@ impl Deliverer {
         turn.io.close(conn);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             pool.connections.retain(|c| *c != conn);
-            if connection.connect_us == 0 && connection.begun == 0 {
-                pool.connecting = pool.connecting.saturating_sub(1);
-            }
-            if pool.is_unused() {
-                self.pools.remove(&connection.destination);
-            }
-        }
-        if let Some(destination) = self.starved.pop_front() {
-            self.queue.touch(destination);
+            // The pump clears away a pool that is not used any more.
+            self.wake(connection.destination);
         }
     }
 
@@ -301,11 +323,9 @@ impl Deliverer {
 
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
-        self.connections.is_empty()
-            && self.loaded.is_empty()
-            && self.fetching == 0
-            && !self.resolving
-            && self.route.is_none()
+        // The route is in the resolver's cache as well.
+        let held = self.loaded.len() + self.fetching + self.connections.len();
+        held == 0 && !self.resolving && !self.woken && !self.starved
     }
 }
 

@@ -21,7 +21,7 @@ use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::smtp::server::{PeerFacts, Server, ServerPolicy, Verdict};
-use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, RecipientView, RecordView};
+use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, ReadError, RecipientView, RecordView};
 use crate::time::{Moment, Now, Wall};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -29,8 +29,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Waits for a commit, but no session does: a notification of our own.
-const NOBODY: u64 = u64::MAX;
+/// Set in what waits for a commit if it is no session but a notification of our own; the rest is its key in
+/// `Home::notices`. Sessions use 56 bits.
+const NOTICE: u64 = 1 << 63;
 
 /// See the module. Lives on its shard.
 pub(super) struct Home {
@@ -50,6 +51,8 @@ pub(super) struct Home {
     /// Failures whose senders are still to be told.
     bounces: VecDeque<Bounce>,
     bounces_reading: usize,
+    /// Failures whose notification waits for its commit.
+    notices: Slab<Bounce>,
     /// A refused notification is tried again then.
     bounces_after: Moment,
     /// Sessions that wait for the log to take more of a large body.
@@ -107,6 +110,7 @@ impl Home {
             reads: Slab::new(),
             bounces: VecDeque::new(),
             bounces_reading: 0,
+            notices: Slab::new(),
             bounces_after: Moment(0),
             paused: Vec::new(),
             due: Vec::new(),
@@ -189,7 +193,7 @@ impl Home {
         if about != std::mem::replace(&mut session.counted, about) {
             self.about_to_finish = if about { self.about_to_finish + 1 } else { self.about_to_finish - 1 };
         }
-        if session.is_paused() {
+        if session.waits_for_log && !std::mem::replace(&mut session.listed, true) {
             self.paused.push(conn);
         }
         fate
@@ -203,7 +207,7 @@ impl Home {
     fn end_event(&mut self, conn: ConnId, fate: Fate, turn: &mut Turn<'_>) {
         match fate {
             Fate::Open => {
-                let deadline = self.sessions.get(conn).and_then(|s| s.server.poll_timeout());
+                let deadline = self.sessions.get(conn).and_then(|s| s.deadline());
                 self.sessions.set_deadline(conn, deadline);
             }
             Fate::Over => {
@@ -224,17 +228,8 @@ impl Home {
             let fate = self.with_session(conn, turn, |session, turn, _, out| {
                 if session.server.handle_timeout(turn.now.mono, out) { session.hang_up(turn, out) } else { Fate::Open }
             });
-            // A client that does not read its 421 either is not waited for.
-            let gone = if self
-                .sessions
-                .get(conn)
-                .is_some_and(|s| s.server.poll_timeout().is_none_or(|d| d <= turn.now.mono))
-            {
-                Fate::Over
-            } else {
-                fate
-            };
-            self.end_event(conn, gone, turn);
+            let lingered = self.sessions.get(conn).is_some_and(|s| s.has_lingered(turn.now.mono));
+            self.end_event(conn, if lingered { Fate::Over } else { fate }, turn);
         }
         self.due = due;
     }
@@ -258,7 +253,12 @@ impl Home {
 
     /// Whether nothing of this half is under way: no session, no commit, no outcome unwritten.
     pub(super) fn is_quiet(&self) -> bool {
-        self.sessions.is_empty() && self.log.is_idle() && self.bounces.is_empty() && self.reads.is_empty()
+        self.sessions.is_empty() && self.log_is_quiet()
+    }
+
+    /// Whether everything known is on stable storage.
+    pub(super) fn log_is_quiet(&self) -> bool {
+        self.log.is_idle() && self.bounces.is_empty() && self.reads.is_empty() && self.notices.is_empty()
     }
 
     /// Outcomes go to stable storage without waiting for company.
@@ -293,7 +293,7 @@ impl Home {
             match event {
                 spool::Event::Durable { waiter, id, record } => self.durable(waiter, id, record, turn),
                 spool::Event::Refused { waiter, why, .. } => self.refused(waiter, why, turn),
-                spool::Event::Read { token, result } => self.read_done(token, result.ok(), turn),
+                spool::Event::Read { token, result } => self.read_done(token, result, turn),
                 spool::Event::StorageFull { error } => {
                     self.storage_full = true;
                     turn.report.stats.storage_ok.set(0);
@@ -336,7 +336,11 @@ impl Home {
         let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
         let facts = Message { id, accepted: view.accepted(), size, record: Some(&record) };
         self.hand_off(&facts, || view.recipients(), turn);
-        if waiter == NOBODY {
+        if waiter & NOTICE != 0 {
+            // Only now that the sender is sure to be told.
+            if let Some(bounce) = self.notices.try_remove((waiter & !NOTICE) as usize) {
+                self.settle(&bounce);
+            }
             return;
         }
         let conn = session::waiting(waiter);
@@ -367,11 +371,14 @@ impl Home {
 
     /// The log could not keep a message: its client keeps it.
     fn refused(&mut self, waiter: u64, why: spool::Refusal, turn: &mut Turn<'_>) {
-        turn.report.stats.rejected.add(1);
-        if waiter == NOBODY {
-            // A notification; its message is still unsettled and fails again after the next attempt or restart.
+        if waiter & NOTICE != 0 {
+            if let Some(bounce) = self.notices.try_remove((waiter & !NOTICE) as usize) {
+                tracing::warn!(shard = self.me, id = %bounce.id, %why, "a notification to the sender must wait");
+                self.put_off(bounce, turn.now);
+            }
             return;
         }
+        turn.report.stats.rejected.add(1);
         let conn = session::waiting(waiter);
         let fate = self.with_session(conn, turn, |session, turn, context, out| {
             session.commit = None;
@@ -435,14 +442,14 @@ impl Home {
         }
     }
 
-    fn read_done(&mut self, token: u64, record: Option<Slice>, turn: &mut Turn<'_>) {
+    fn read_done(&mut self, token: u64, result: Result<Slice, ReadError>, turn: &mut Turn<'_>) {
         match self.reads.try_remove(token as usize) {
             Some(ReadFor::Owner { id, part, owner }) => {
-                turn.post.send(usize::from(owner), Mail::Fetched { id, part, record });
+                turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
             Some(ReadFor::Bounce(bounce)) => {
                 self.bounces_reading -= 1;
-                self.bounce(bounce, record.as_ref(), turn);
+                self.bounce(bounce, &result, turn);
             }
             None => {}
         }
@@ -461,28 +468,50 @@ impl Home {
         }
     }
 
-    /// Writes the notification of a failure, and settles the recipients with it: both go with one commit.
-    fn bounce(&mut self, bounce: Bounce, record: Option<&Slice>, turn: &mut Turn<'_>) {
+    /// Writes the notification of a failure; the recipients are settled once it is on stable storage.
+    fn bounce(&mut self, bounce: Bounce, record: &Result<Slice, ReadError>, turn: &mut Turn<'_>) {
+        let view = match record {
+            Ok(record) => RecordView::parse(record),
+            Err(ReadError::File(error)) => {
+                tracing::warn!(shard = self.me, id = %bounce.id, %error, "a notification to the sender must wait");
+                return self.put_off(bounce, turn.now);
+            }
+            Err(ReadError::Gone) => return,
+            Err(ReadError::Damaged) => None,
+        };
+        let Some(view) = view else {
+            let id = bounce.id;
+            tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told of the failure");
+            return self.settle(&bounce);
+        };
+        if !dsn::may_notify(view.sender()) {
+            return self.settle(&bounce);
+        }
+        let key = self.notices.vacant_key();
+        match self.notify(&bounce, &view, NOTICE | key as u64, turn.now) {
+            Ok(()) => {
+                self.notices.insert(bounce);
+            }
+            Err(refusal) => {
+                tracing::warn!(shard = self.me, id = %bounce.id, %refusal, "a notification to the sender must wait");
+                self.put_off(bounce, turn.now);
+            }
+        }
+    }
+
+    fn put_off(&mut self, bounce: Bounce, now: Now) {
+        self.bounces.push_front(bounce);
+        self.bounces_after = now.mono + limits::BOUNCE_RETRY;
+    }
+
+    fn settle(&mut self, bounce: &Bounce) {
         let outcome = if bounce.expired { Outcome::Expired } else { Outcome::Bounced };
-        let view = record.and_then(|r| RecordView::parse(r));
-        if let Some(view) = &view
-            && dsn::may_notify(view.sender())
-            && let Err(refusal) = self.notify(&bounce, view, turn.now)
-        {
-            tracing::warn!(shard = self.me, id = %bounce.id, %refusal, "a notification to the sender must wait");
-            self.bounces.push_front(bounce);
-            self.bounces_after = turn.now.mono + limits::BOUNCE_RETRY;
-            return;
-        }
-        if view.is_none() {
-            tracing::error!(shard = self.me, id = %bounce.id, "its record cannot be read: the sender cannot be told of the failure");
-        }
         for &index in bounce.recipients.as_slice() {
             self.log.settle(bounce.id, index, outcome);
         }
     }
 
-    fn notify(&mut self, bounce: &Bounce, view: &RecordView<'_>, now: Now) -> Result<(), spool::Refusal> {
+    fn notify(&mut self, bounce: &Bounce, view: &RecordView<'_>, waiter: u64, now: Now) -> Result<(), spool::Refusal> {
         let reply = Reply { code: bounce.reply.code, status: bounce.reply.status, text: &bounce.reply.text };
         let reports: Vec<_> = bounce
             .recipients
@@ -524,7 +553,7 @@ impl Home {
             trace: b"",
             body: spool::Body::Whole(&body),
         };
-        self.log.accept(&message, NOBODY)
+        self.log.accept(&message, waiter)
     }
 
     // --- the turn -------------------------------------------------------------------------------------------------
@@ -542,6 +571,9 @@ impl Home {
         self.log_events(turn);
         if !self.paused.is_empty() && self.log.pressure() <= limits::STREAM_PRESSURE_BYTES / 2 {
             for conn in std::mem::take(&mut self.paused) {
+                if let Some(session) = self.sessions.get_mut(conn) {
+                    session.listed = false;
+                }
                 let fate =
                     self.with_session(conn, turn, |session, turn, context, out| session.proceed(turn, context, out));
                 self.end_event(conn, fate, turn);

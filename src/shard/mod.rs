@@ -188,10 +188,15 @@ impl ShardCore {
         }
         // The last outcomes of others' deliveries may still come; they are worth the sync that prevents duplicates.
         let others_done = self.ending.busy.load(Ordering::Acquire) == 0;
-        if others_done {
+        if others_done || late {
             self.home.flush_log();
         }
-        late || (others_done && self.post.is_empty() && self.home.is_quiet())
+        if late {
+            // What is known is written, but nothing holds the process for long.
+            let overdue = now.mono >= drain.deadline + limits::DRAIN_GRACE;
+            return overdue || (others_done && self.post.is_empty() && self.home.log_is_quiet());
+        }
+        others_done && self.post.is_empty() && self.home.is_quiet()
     }
 
     /// Hands recovered mail to its owners, as fast as they take it.
@@ -269,7 +274,10 @@ impl Shard for ShardCore {
             self.report.events.flush_now();
             return Wait::Stop;
         }
-        if self.post.has_own() || (self.recovered.is_some() && self.drain.is_none() && !self.post.is_congested()) {
+        if self.post.has_own()
+            || self.deliverer.has_work()
+            || (self.recovered.is_some() && self.drain.is_none() && !self.post.is_congested())
+        {
             return Wait::Poll;
         }
         let due = [Some(self.next_sweep), self.home.poll_timeout(), self.deliverer.poll_timeout()];

@@ -26,11 +26,15 @@ pub(super) struct Session {
     stream: Stream,
     began: Moment,
     pub(super) commit: Option<Commit>,
-    /// The machine wants the connection closed once all replies are out.
-    closing: bool,
+    /// The machine wants the connection closed once all replies are out: since when.
+    closing: Option<Moment>,
     /// The client has closed its direction.
     ended: bool,
     paused: bool,
+    /// Paused because the log has much to write.
+    pub(super) waits_for_log: bool,
+    /// It stands in the shard's list of those.
+    pub(super) listed: bool,
     /// It is counted among those about to finish a message.
     pub(super) counted: bool,
 }
@@ -84,9 +88,11 @@ impl Session {
             stream: Stream::No,
             began: Moment(0),
             commit: None,
-            closing: false,
+            closing: None,
             ended: false,
             paused: false,
+            waits_for_log: false,
+            listed: false,
             counted: false,
         }
     }
@@ -99,29 +105,61 @@ impl Session {
         context: &mut Context<'_>,
         out: &mut Vec<u8>,
     ) -> Fate {
-        if self.closing {
+        if self.closing.is_some() {
             // The last reply is on its way; whatever the client still says is not wanted.
             return Fate::Open;
         }
-        if self.tail.is_empty() {
+        if self.tail.is_empty() && self.may_feed() {
             let consumed = self.feed(bytes, turn, context, out);
             self.tail.extend_from_slice(&bytes[consumed..]);
         } else {
             self.tail.extend_from_slice(bytes);
             self.feed_tail(turn, context, out);
         }
+        self.go_on(turn, context, out)
+    }
+
+    /// Sends the replies; feeds on while the machine had stopped only for want of room that there is now.
+    fn go_on(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+        while out.len() >= limits::SESSION_OUT_BYTES && self.unsent.is_empty() && self.closing.is_none() {
+            if self.flush(turn, out) == Fate::Over {
+                return Fate::Over;
+            }
+            self.feed_tail(turn, context, out);
+        }
         self.settle_input(turn, context);
         self.flush(turn, out)
+    }
+
+    /// Whether the machine may be given input: not while its last replies have nowhere to go.
+    fn may_feed(&self) -> bool {
+        self.unsent.len() <= limits::SESSION_OUT_BYTES && self.closing.is_none()
+    }
+
+    fn close(&mut self, now: Moment) {
+        self.closing.get_or_insert(now);
+    }
+
+    /// When the session must be looked at. A client that does not take its last replies has a moment for them.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        match self.closing {
+            Some(since) => Some(since + limits::SESSION_LINGER),
+            None => self.server.poll_timeout(),
+        }
+    }
+
+    /// Whether its last replies have waited long enough.
+    pub(super) fn has_lingered(&self, now: Moment) -> bool {
+        self.closing.is_some_and(|since| now >= since + limits::SESSION_LINGER)
     }
 
     /// Goes on with what was pipelined behind a message, after its verdict is in `out`.
     pub(super) fn proceed(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
         self.feed_tail(turn, context, out);
-        self.settle_input(turn, context);
         if self.ended && self.commit.is_none() {
-            self.closing = true;
+            self.close(turn.now.mono);
         }
-        self.flush(turn, out)
+        self.go_on(turn, context, out)
     }
 
     /// The client has closed its direction. A message that is complete is still answered.
@@ -130,7 +168,7 @@ impl Session {
         if self.commit.is_some() {
             return Fate::Open;
         }
-        self.closing = true;
+        self.close(turn.now.mono);
         self.flush(turn, &mut Vec::new())
     }
 
@@ -145,7 +183,7 @@ impl Session {
 
     /// The machine has put its last words into `out`.
     pub(super) fn hang_up(&mut self, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Fate {
-        self.closing = true;
+        self.close(turn.now.mono);
         self.flush(turn, out)
     }
 
@@ -154,14 +192,18 @@ impl Session {
         if !self.unsent.is_empty() {
             self.unsent.append(out);
             // More than the client takes: `Writable` goes on with it.
-            return if self.closing && self.unsent.len() > limits::SESSION_OUT_BYTES { Fate::Over } else { Fate::Open };
+            return if self.closing.is_some() && self.unsent.len() > limits::SESSION_OUT_BYTES {
+                Fate::Over
+            } else {
+                Fate::Open
+            };
         }
         if !out.is_empty() {
             let taken = turn.io.write(self.conn, &[IoSlice::new(out)]);
             self.unsent.extend_from_slice(&out[taken..]);
             out.clear();
         }
-        if self.closing && self.unsent.is_empty() { Fate::Over } else { Fate::Open }
+        if self.closing.is_some() && self.unsent.is_empty() { Fate::Over } else { Fate::Open }
     }
 
     /// The socket has room again.
@@ -175,10 +217,13 @@ impl Session {
         }
         self.unsent = Vec::new();
         // Commands may wait that were not answered for want of room.
-        if self.closing { Fate::Over } else { self.proceed(turn, context, out) }
+        if self.closing.is_some() { Fate::Over } else { self.proceed(turn, context, out) }
     }
 
     fn feed_tail(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
+        if !self.may_feed() || self.tail.is_empty() {
+            return;
+        }
         let mut tail = std::mem::take(&mut self.tail);
         let consumed = self.feed(&tail, turn, context, out);
         tail.drain(..consumed);
@@ -189,9 +234,11 @@ impl Session {
 
     /// Pauses a client that sends faster than its mail can be stored or its replies be sent, and lets it go on later.
     fn settle_input(&mut self, turn: &mut Turn<'_>, context: &Context<'_>) {
-        let wants_pause = self.tail.len() > limits::SESSION_TAIL_BYTES
-            || self.unsent.len() > limits::SESSION_OUT_BYTES
-            || (self.stream != Stream::No && context.log.pressure() > limits::STREAM_PRESSURE_BYTES);
+        let log_is_behind = self.stream != Stream::No && context.log.pressure() > limits::STREAM_PRESSURE_BYTES;
+        let wants_pause = log_is_behind
+            || self.tail.len() > limits::SESSION_TAIL_BYTES
+            || self.unsent.len() > limits::SESSION_OUT_BYTES;
+        self.waits_for_log = log_is_behind;
         if wants_pause != self.paused {
             self.paused = wants_pause;
             if wants_pause { turn.io.pause(self.conn) } else { turn.io.resume(self.conn) }
@@ -201,11 +248,6 @@ impl Session {
     /// Whether a message of it may be complete before long: a transaction is open and its data has not ended.
     pub(super) fn is_about_to_finish(&self) -> bool {
         self.commit.is_none() && self.server.in_transaction()
-    }
-
-    /// Whether it waits for the log to take more of its body.
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused
     }
 
     /// The machine's loop. Returns how much of `input` it consumed.
@@ -220,14 +262,18 @@ impl Session {
             match step {
                 Step::NeedInput | Step::Blocked => break,
                 Step::Close => {
-                    self.closing = true;
+                    self.close(turn.now.mono);
                     break;
                 }
                 Step::Body(piece) => {
-                    if self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
+                    let small = piece.len() <= limits::STREAM_CHUNK_BYTES;
+                    if small && self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
                         self.began = turn.now.mono;
                         whole = Some(piece);
                     } else {
+                        if self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
+                            self.began = turn.now.mono;
+                        }
                         if let Some(first) = whole.take() {
                             self.collect(first, turn, context);
                         }

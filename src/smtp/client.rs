@@ -361,6 +361,12 @@ impl Client {
         }
     }
 
+    /// Whether [`poll_event`](Self::poll_event) has something: also right after [`start`](Self::start), which may refuse a
+    /// message by itself.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     // --- handle ---------------------------------------------------------------------------------------------------
 
     /// Takes all of `bytes`.

@@ -110,20 +110,31 @@ impl Driver {
 
     /// Runs the shard until it stops.
     pub(super) async fn run(mut self, mut shard: Box<dyn Shard>) -> io::Result<()> {
+        let served = self.serve(&mut *shard).await;
+        let ended = served.and(self.finish_files());
+        // The kernel takes its requests back some time after the ring is closed, and may touch these until then.
+        std::mem::forget(self);
+        ended
+    }
+
+    async fn serve(&mut self, shard: &mut dyn Shard) -> io::Result<()> {
         let doorbell = PollableFd::new(self.doorbell.try_clone()?).map_err(io::Error::from)?;
         loop {
             let now = self.now();
             let wait = shard.turn(now, &mut self.backend);
             let timeout = match wait {
-                Wait::Stop => break,
+                Wait::Stop => return Ok(()),
                 Wait::Poll => Duration::ZERO,
                 Wait::Until(moment) => moment.min(self.accept_again).since(now.mono).min(LONGEST_WAIT),
             };
-            self.wait(&*shard, timeout, &doorbell).await?;
+            self.wait(shard, timeout, &doorbell).await?;
             let now = self.now();
-            self.dispatch(&mut *shard, now);
+            self.dispatch(shard, now);
         }
-        // What the kernel still writes from our buffers must end before they go.
+    }
+
+    /// What the kernel still reads from or writes to our buffers ends before they go.
+    fn finish_files(&mut self) -> io::Result<()> {
         while self.backend.files.busy() {
             self.backend.ring.enter(LONGEST_WAIT)?;
             self.backend.ring.take(&mut self.completions);
@@ -267,10 +278,16 @@ impl Driver {
         for (key, _) in std::mem::take(&mut self.ready) {
             if key & sockets::LISTENER != 0 {
                 let index = (key & !sockets::LISTENER) as usize;
-                while index < self.backend.sockets.listeners.len()
-                    && let Ok(fd) = self.backend.sockets.accept_by_hand(index)
-                {
-                    self.accepted(shard, now, index, fd, true);
+                while index < self.backend.sockets.listeners.len() {
+                    match self.backend.sockets.accept_by_hand(index) {
+                        Ok(fd) => self.accepted(shard, now, index, fd, true),
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(e) => {
+                            self.backend.sockets.pause_accept(index);
+                            self.accepted(shard, now, index, -e.raw_os_error().unwrap_or(libc::EIO), false);
+                            break;
+                        }
+                    }
                 }
                 continue;
             }

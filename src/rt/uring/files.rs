@@ -56,7 +56,15 @@ enum Payload {
 #[derive(Default)]
 pub(super) struct Cold {
     running: Cell<usize>,
-    done: RefCell<VecDeque<(FileNo, Work, PathBuf, io::Result<()>)>>,
+    done: RefCell<VecDeque<Ended>>,
+}
+
+/// A task that has ended.
+struct Ended {
+    file: FileNo,
+    work: Work,
+    path: PathBuf,
+    result: io::Result<()>,
 }
 
 enum Work {
@@ -117,7 +125,7 @@ impl Files {
         cold.running.set(cold.running.get() + 1);
         let task = async move {
             let result = task.await;
-            cold.done.borrow_mut().push_back((file, work, path, result));
+            cold.done.borrow_mut().push_back(Ended { file, work, path, result });
             cold.running.set(cold.running.get() - 1);
             wake::ring(bell);
         };
@@ -129,7 +137,7 @@ impl Files {
 
     /// What glommio tasks have ended since the last call.
     pub(super) fn poll_cold(&mut self) -> Option<Event<'static>> {
-        let (file, work, path, result) = self.cold.done.borrow_mut().pop_front()?;
+        let Ended { file, work, path, result } = self.cold.done.borrow_mut().pop_front()?;
         Some(match work {
             Work::Create => Event::FileReady { file, result: result.and_then(|()| self.open(file, &path)) },
             Work::Remove => Event::FileRemoved { file, result },

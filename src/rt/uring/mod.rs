@@ -1,6 +1,6 @@
 //! The production backend: one glommio executor per shard, and inside it the shard's own socket ring.
 //!
-//! Theory of operation. All that is hot goes through ONE ring of the shard's own ([`ring::Ring`]): multishot accept and
+//! Theory of operation. All that is hot goes through ONE ring of the shard's own (`ring::Ring`): multishot accept and
 //! receive into provided buffers, connects, the write and the linked fdatasync of a commit, reads of the spool, the
 //! eventfd by which other cores wake this one, and the next deadline as the timeout of the wait itself. What is not hot
 //! (making a segment) runs as glommio tasks on the same executor. While no such task is alive, nothing but this ring can

@@ -61,6 +61,8 @@ pub(super) struct Slot {
     paused: bool,
     closing: bool,
     awaiting_room: bool,
+    /// Shutting it down completes no receive: closing cancels it.
+    datagram: bool,
     /// Where a connect under way goes; the kernel reads it until the entry is submitted.
     target: Option<Box<SockAddr>>,
 }
@@ -113,6 +115,7 @@ impl Sockets {
                 paused: false,
                 closing: false,
                 awaiting_room: false,
+                datagram: false,
                 target: None,
             });
             u32::try_from(self.slots.len() - 1).expect("descriptors are fewer")
@@ -122,6 +125,7 @@ impl Sockets {
         entry.generation = entry.generation.wrapping_add(1) & 0xff_ffff;
         entry.connecting = connecting;
         (entry.receiving, entry.paused, entry.closing, entry.awaiting_room) = (false, false, false, false);
+        entry.datagram = false;
         ConnId { slot, generation: entry.generation }
     }
 
@@ -139,20 +143,29 @@ impl Sockets {
     /// Begins to accept on every listener.
     pub(super) fn listen(&mut self, ring: &mut Ring) -> io::Result<()> {
         for index in 0..self.listeners.len() {
-            match &self.mode {
-                Mode::Ring => self.arm_accept(ring, index),
-                Mode::Epoll(epoll) => {
-                    let listener = &self.listeners[index];
-                    listener.set_nonblocking(true)?;
-                    epoll_add(epoll, listener.as_raw_fd(), LISTENER | index as u64, libc::EPOLLIN as u32)?;
-                }
+            if let Mode::Epoll(_) = &self.mode {
+                self.listeners[index].set_nonblocking(true)?;
             }
+            self.arm_accept(ring, index);
         }
         Ok(())
     }
 
+    /// Stops asking about a listener for a while: there are no descriptors to accept with.
+    pub(super) fn pause_accept(&self, index: usize) {
+        if let (Mode::Epoll(epoll), Some(listener)) = (&self.mode, self.listeners.get(index)) {
+            epoll_remove(epoll, listener.as_raw_fd());
+        }
+    }
+
     pub(super) fn arm_accept(&mut self, ring: &mut Ring, index: usize) {
         let Some(listener) = self.listeners.get(index) else { return };
+        if let Mode::Epoll(epoll) = &self.mode {
+            if let Err(error) = epoll_add(epoll, listener.as_raw_fd(), LISTENER | index as u64, libc::EPOLLIN as u32) {
+                tracing::error!(%error, "a listener is lost to epoll");
+            }
+            return;
+        }
         let entry = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()))
             .flags(libc::SOCK_CLOEXEC)
             .build()
@@ -195,6 +208,7 @@ impl Sockets {
         let socket = Socket::new(Domain::for_address(to), Type::DGRAM.cloexec(), Some(Protocol::UDP))?;
         socket.connect(&to.into())?;
         let conn = self.insert(socket.into(), false);
+        self.slots[conn.slot as usize].datagram = true;
         self.arm_receive(ring, conn);
         Ok(conn)
     }
@@ -325,8 +339,8 @@ impl Sockets {
             let fd = slot.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             // SAFETY: plain system call on a descriptor that the slot owns.
             let done = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
-            // A datagram socket, or a peer that is gone already, does not complete by that.
-            if done != 0 && slot.receiving && matches!(self.mode, Mode::Ring) {
+            // A datagram socket, or a connection that is gone already, does not complete by that.
+            if (done != 0 || slot.datagram) && slot.receiving && matches!(self.mode, Mode::Ring) {
                 self.stop_receiving(ring, conn);
             }
         }

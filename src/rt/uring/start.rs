@@ -8,6 +8,7 @@ use glommio::{Latency, LocalExecutorBuilder, Placement, PoolPlacement, Shares};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -74,17 +75,24 @@ impl Options {
 
 /// The running shards.
 #[derive(Debug)]
-pub struct ShardThreads(Vec<JoinHandle<io::Result<()>>>);
+pub struct ShardThreads {
+    threads: Vec<JoinHandle<()>>,
+    ended: mpsc::Receiver<(usize, io::Result<()>)>,
+}
 
 impl ShardThreads {
-    /// Waits for all shards to stop. The first failure ends the process: its mail is safe in the spool, and a start with
-    /// all shards serves it, a process without one of its shards does not.
+    /// Waits for all shards to stop. The first failure is returned at once, to end the process: its mail is safe in the
+    /// spool, and a start with all shards serves it; a process without one of its shards does not.
     pub fn join(self) -> io::Result<()> {
-        for thread in self.0 {
-            match thread.join() {
-                Ok(result) => result?,
-                Err(_) => return Err(io::Error::other("a shard panicked")),
+        for _ in &self.threads {
+            let (shard, result) =
+                self.ended.recv().unwrap_or_else(|_| (usize::MAX, Err(io::Error::other("a shard panicked"))));
+            if let Err(error) = result {
+                return Err(io::Error::new(error.kind(), format!("shard {shard}: {error}")));
             }
+        }
+        for thread in self.threads {
+            drop(thread.join());
         }
         Ok(())
     }
@@ -106,19 +114,38 @@ pub fn start(
     let cpus = usable_cpus();
     let origin = Instant::now();
     let mut threads = Vec::new();
+    let (started, starts) = mpsc::channel();
+    let (end, ended) = mpsc::channel();
     for (shard, (build, listeners)) in build.into_iter().zip(listeners).enumerate() {
         // More shards than CPUs (tests, small containers) share them.
         let cpu = cpus.get(shard % cpus.len().max(1)).copied();
         let wakers = wakers.clone();
         let thread = std::thread::Builder::new()
             .name(format!("shard-{shard}"))
-            .spawn(move || run(shard, cpu, wakers, listeners, origin, options, build))
+            .spawn({
+                let (started, end) = (started.clone(), end.clone());
+                move || {
+                    let result = run(shard, cpu, wakers, listeners, origin, options, started, build);
+                    // Nobody listens any more if another shard has failed before.
+                    drop(end.send((shard, result)));
+                }
+            })
             .map_err(|error| StartError::Executor { shard, error })?;
         threads.push(thread);
     }
-    Ok(ShardThreads(threads))
+    drop((started, end));
+    for _ in &threads {
+        if starts.recv().is_err() {
+            // One ended without having started; its result says why.
+            let failed = ended.recv().unwrap_or_else(|_| (0, Err(io::Error::other("a shard panicked"))));
+            let error = failed.1.err().unwrap_or_else(|| io::Error::other("it ended at once"));
+            return Err(StartError::Executor { shard: failed.0, error });
+        }
+    }
+    Ok(ShardThreads { threads, ended })
 }
 
+#[allow(clippy::too_many_arguments, reason = "what a thread is given to start with")]
 fn run(
     shard: usize,
     cpu: Option<usize>,
@@ -126,6 +153,7 @@ fn run(
     listeners: Vec<TcpListener>,
     origin: Instant,
     options: Options,
+    started: mpsc::Sender<()>,
     build: Build,
 ) -> io::Result<()> {
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
@@ -150,6 +178,8 @@ fn run(
         let task = glommio::spawn_local_into(
             async move {
                 let driver = Driver::new(shard, wakers, listeners, queue, origin, options)?;
+                let _ = started.send(());
+                drop(started);
                 driver.run(build()).await
             },
             queue,
