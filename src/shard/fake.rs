@@ -11,11 +11,11 @@ mod zone;
 pub use hop::{Act, At, Door, Hop, Received};
 pub use zone::{Entry, Zone};
 
+use super::event::{self, EventSource};
 use super::mailbox::{Control, Mail, Mailboxes};
-use super::stats::ShardStats;
-use super::{Ending, Parts, ShardCore};
+use super::stats::{HistogramSource, ShardStats, stage_histograms};
+use super::{Ending, Parts, Report, ShardCore};
 use crate::config::{self, Config};
-use crate::control::{self, ShardLink};
 use crate::dns::{AddressFamilies, DnsSettings};
 use crate::route::Routes;
 use crate::rt::buffer::Buffer;
@@ -481,8 +481,10 @@ pub struct World {
     pub stats: Vec<Arc<ShardStats>>,
     pub max_connections: usize,
     mailboxes: Mailboxes,
+    /// Prints every event of the shards, to find out why a test fails.
+    pub trace: bool,
     /// The other ends of the reports.
-    _links: Vec<ShardLink>,
+    links: Vec<(EventSource, HistogramSource)>,
     waits: Vec<Wait>,
     ready: Vec<bool>,
 }
@@ -536,7 +538,8 @@ impl World {
             stats: Vec::new(),
             max_connections,
             mailboxes: Mailboxes::new(1),
-            _links: Vec::new(),
+            trace: false,
+            links: Vec::new(),
             waits: Vec::new(),
             ready: Vec::new(),
         };
@@ -564,11 +567,14 @@ impl World {
             families: AddressFamilies::Ipv4Only,
             ..DnsSettings::default()
         };
-        (self.stats, self._links, self.shards) = (Vec::new(), Vec::new(), Vec::new());
+        (self.stats, self.links, self.shards) = (Vec::new(), Vec::new(), Vec::new());
         for (me, recovered) in (0..shards).zip(recovery.shards) {
-            let (report, link) = control::link(&self.config);
-            self.stats.push(Arc::clone(&report.stats));
-            self._links.push(link);
+            let (events, source) = event::channel(true);
+            let (histograms, taken) = stage_histograms();
+            let stats = Arc::new(ShardStats::default());
+            let report = Report { stats: Arc::clone(&stats), events, histograms };
+            self.stats.push(stats);
+            self.links.push((source, taken));
             self.shards.push(Some(ShardCore::new(Parts {
                 me,
                 shards,
@@ -625,6 +631,12 @@ impl World {
                 continue;
             }
             self.waits[me] = shard.turn(m.now, &mut Side { me, m });
+            let trace = self.trace;
+            while self.links[me].0.take_batch(|event| {
+                if trace {
+                    eprintln!("{:>12} shard {me}: {event:?}", m.now.mono.0 / 1000);
+                }
+            }) {}
             if self.waits[me] == Wait::Stop {
                 self.shards[me] = None;
                 m.listening[me] = false;

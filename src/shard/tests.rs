@@ -34,6 +34,14 @@ fn marks(world: &World, recipient: &str) -> Vec<u32> {
     marks
 }
 
+/// As `marks`, of those whose taking the relay was told.
+fn told(world: &World, recipient: &str) -> Vec<u32> {
+    let copies = world.machine.got(recipient).into_iter().filter(|r| r.told);
+    let mut marks: Vec<u32> = copies.filter_map(Received::mark).collect();
+    marks.sort_unstable();
+    marks
+}
+
 fn dsns(world: &World) -> Vec<Received> {
     world.machine.received().filter(|r| r.is_dsn()).cloned().collect()
 }
@@ -48,7 +56,8 @@ fn reported(dsn: &Received) -> Vec<String> {
 /// What the deliverers still remember.
 fn remembered(world: &World) -> Vec<(&'static str, usize)> {
     let all = world.shards.iter().flatten().flat_map(|shard| shard.deliverer.bookkeeping());
-    all.filter(|(_, count)| *count > 0).collect()
+    // The list of idle connections is cleared now and then of those that are gone.
+    all.filter(|(what, count)| *count > if *what == "idle" { 64 } else { 0 }).collect()
 }
 
 /// That nothing is left of all the mail: no message, no job, no socket.

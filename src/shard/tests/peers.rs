@@ -50,13 +50,13 @@ fn a_peer_that_ends_every_session_is_left_alone_and_gets_its_mail_later() {
             continue;
         }
         world.run(minutes(4));
-        assert_eq!((marks(&world, "x@a.test"), dsns(&world).len()), (vec![], 0), "{at:?} {act:?}");
+        assert_eq!((told(&world, "x@a.test"), dsns(&world).len()), (vec![], 0), "{at:?} {act:?}");
         world.hop("10.0.0.1").mend();
         // A hop that fell silent costs its timeout, then a retry.
-        let all = world.run_until(minutes(40), |w| marks(w, "x@a.test").len() == 3);
-        assert!(all, "{at:?} {act:?}: {:?}", marks(&world, "x@a.test"));
+        let all = world.run_until(minutes(40), |w| told(w, "x@a.test").len() == 3);
+        assert!(all, "{at:?} {act:?}: {:?}", told(&world, "x@a.test"));
         assert_at_rest(&mut world);
-        assert_eq!(marks(&world, "x@a.test"), [0, 1, 2], "{at:?} {act:?}");
+        assert_eq!(told(&world, "x@a.test"), [0, 1, 2], "{at:?} {act:?}");
     }
     assert!(problems.is_empty(), "{problems:#?}");
 }

@@ -64,7 +64,7 @@ fn letter(mark: u32, rng: &mut Rng) -> Letter {
     letter
 }
 
-fn one(seed: u64) {
+fn one(seed: u64, trace: bool) {
     let mut rng = Rng(seed);
     let mut config = config();
     config.delivery.retry.first = secs(30);
@@ -73,6 +73,7 @@ fn one(seed: u64) {
     config.delivery.connections_per_destination = 4;
     let shards = 1 + rng.below(3) as u16;
     let mut world = World::with(seed, shards, config, 3 + rng.below(20) as usize);
+    world.trace = trace;
     for n in 0..DOMAINS {
         world.domain(&format!("d{n}.test"), &format!("10.0.0.{}", n % HOPS));
     }
@@ -167,9 +168,17 @@ fn check(world: &World, seed: u64, sent: &[Sent], kills: usize) {
     }
 }
 
+/// `RINGPOST_SEED=7 cargo test one_seed -- --nocapture` shows what happens in one run.
+#[test]
+fn one_seed_of_choice() {
+    if let Some(seed) = std::env::var("RINGPOST_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        one(seed, true);
+    }
+}
+
 #[test]
 fn what_is_acknowledged_is_delivered_or_returned() {
     for seed in 0..50 {
-        one(seed);
+        one(seed, false);
     }
 }
