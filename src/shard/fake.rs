@@ -160,7 +160,13 @@ pub struct Client {
 impl Client {
     /// Whether its message was acknowledged.
     pub fn is_accepted(&self) -> bool {
-        self.verdict.is_some_and(|at| self.replies.get(at).is_some_and(|r| r.starts_with("250 ")))
+        self.queued_as().is_some()
+    }
+
+    /// The id under which its message was acknowledged.
+    pub fn queued_as(&self) -> Option<String> {
+        let id = self.replies.get(self.verdict?)?.strip_prefix("250 2.0.0 ")?.strip_suffix(" queued")?;
+        Some(id.to_owned())
     }
 }
 
