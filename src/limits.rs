@@ -350,3 +350,6 @@ pub const FAILURES_PER_TURN: usize = 1000;
 pub const SESSION_LINGER: Duration = Duration::from_secs(30);
 /// Time beyond the drain deadline in which known outcomes are still written.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// A destination that could not be tried for want of something of ours (descriptors, a source address) is tried again
+/// after this.
+pub const LOCAL_PAUSE: Duration = Duration::from_secs(10);

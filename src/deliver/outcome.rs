@@ -288,8 +288,9 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         // A last QUIT may still be unsent; it is a courtesy.
         let _ = connection.flush(turn);
-        if connection.begun == 0 && end.is_failure {
-            // It never came to its first message.
+        let answered = self.pools.get(&connection.destination).is_some_and(|p| p.last_answer >= connection.began);
+        if end.is_failure && !answered {
+            // Nobody took or refused a message since it was opened: as good as no connection.
             self.connect_failed(conn, &end.text, turn);
         } else {
             self.forget(conn, turn);

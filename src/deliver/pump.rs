@@ -13,6 +13,7 @@ use crate::shard::mailbox::Mail;
 use crate::smtp::client::{Client, MailParams};
 use crate::spool::RecordView;
 use crate::time::Moment;
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
@@ -239,6 +240,7 @@ impl Deliverer {
         turn: &mut Turn<'_>,
     ) -> bool {
         let mut error = why.to_owned();
+        let mut local = true;
         let port = self.port(destination);
         while let Some(attempt) = others.pop() {
             let Some(host) = route.hosts().get(usize::from(attempt.host)) else { break };
@@ -255,9 +257,14 @@ impl Deliverer {
                     self.arm(conn);
                     return true;
                 }
-                Err(e) => error = format!("{remote}: {e}"),
+                Err(e) => {
+                    // Ours (no descriptors, no such source address), unless the network says at once that it is closed.
+                    local &= !matches!(e.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable);
+                    error = format!("{remote}: {e}");
+                }
             }
         }
+        let local = local && error != why;
         let waiting = self.queue.peek_len(destination);
         let pool = self.pools.entry(destination).or_default();
         let waiting = waiting + pool.loaded.len() + pool.fetching;
@@ -267,7 +274,13 @@ impl Deliverer {
             pool.no_more_until = turn.now.mono + limits::CONNECT_PAUSE * (1 << (pool.refusals - 1));
         } else if waiting > 0 && pool.last_answer < began {
             let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 1)), error.as_bytes());
-            self.unreachable(destination, reply, turn);
+            if local {
+                self.put_back_loaded(destination);
+                self.queue.pause(destination, reply, turn.now.mono + limits::LOCAL_PAUSE, turn.now);
+                self.tell_suspended(destination, &error, turn.now.mono + limits::LOCAL_PAUSE, turn);
+            } else {
+                self.unreachable(destination, reply, turn);
+            }
         } else {
             // It answered while this was tried: it can be reached. The next message, or the one waiting, asks anew.
             self.wake(destination);
@@ -304,16 +317,19 @@ impl Deliverer {
         }
     }
 
+    fn put_back_loaded(&mut self, destination: DestinationId) {
+        let Some(pool) = self.pools.get_mut(&destination) else { return };
+        let loaded: Vec<_> = pool.loaded.drain(..).collect();
+        pool.route = None;
+        // The first in line goes back last, so that it is first again.
+        for key in loaded.into_iter().rev() {
+            self.queue.put_back(key);
+        }
+    }
+
     /// Nobody of the destination can be reached now: it is left alone for a while, with all its mail.
     fn unreachable(&mut self, destination: DestinationId, reply: LastReply, turn: &mut Turn<'_>) {
-        if let Some(pool) = self.pools.get_mut(&destination) {
-            let loaded: Vec<_> = pool.loaded.drain(..).collect();
-            pool.route = None;
-            // The first in line goes back last, so that it is first again.
-            for key in loaded.into_iter().rev() {
-                self.queue.put_back(key);
-            }
-        }
+        self.put_back_loaded(destination);
         let text = String::from_utf8_lossy(&reply.text).into_owned();
         let random = turn.io.random();
         let until = self.queue.unreachable(destination, reply, turn.now, random);

@@ -329,8 +329,20 @@ impl<B> Queue<B> {
             return until;
         }
         d.strikes = d.strikes.saturating_add(1);
-        d.trouble = Some(Box::new(reason));
         let until = now.mono + self.policy.delay(d.strikes, random);
+        self.pause(dest, reason, until, now);
+        until
+    }
+
+    /// As [`unreachable`](Self::unreachable), until a given moment: the reason is ours (no descriptors left), and nothing
+    /// is held against the destination.
+    pub fn pause(&mut self, dest: DestinationId, reason: LastReply, until: Moment, now: Now) {
+        self.now = now;
+        let Some(d) = self.destinations.get_mut(dest) else { return };
+        if let Access::Suspended(_) = d.access {
+            return;
+        }
+        d.trouble = Some(Box::new(reason));
         // Fresh mail came last and has bodies; what has none came before it.
         let mut index = d.fresh.tail;
         self.destinations.set_access(dest.index, Access::Suspended(until));
@@ -347,7 +359,6 @@ impl<B> Queue<B> {
             }
             self.sweep(limits::QUEUE_SWEEP_PER_TURN);
         }
-        until
     }
 
     /// A host of the destination answered: it is open, its failures are forgotten.

@@ -4,7 +4,6 @@
 
 use super::ring::Ring;
 use super::sockets::{Kind, user_data};
-use super::wake;
 use crate::rt::buffer::{BLOCK, Buffer};
 use crate::rt::{Event, FileNo};
 use glommio::io::{DmaFile, OpenOptions};
@@ -15,7 +14,7 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -77,16 +76,16 @@ impl Files {
         Files { open: HashMap::new(), operations: Slab::new(), cold: Rc::default(), queue, warned_buffered: false }
     }
 
-    /// Whether a glommio task is alive, so that the shard must wait through glommio's reactor.
+    /// Whether a glommio task is alive, so that the shard must let the reactor run now and then.
     pub(super) fn cold_tasks(&self) -> bool {
         self.cold.running.get() > 0
     }
 
-    /// Starts the task that makes a segment; `bell` is rung at its end.
-    pub(super) fn create(&mut self, file: FileNo, path: &Path, bytes: u64, bell: RawFd) {
+    /// Starts the task that makes a segment.
+    pub(super) fn create(&mut self, file: FileNo, path: &Path, bytes: u64) {
         let path = path.to_owned();
         let making = path.clone();
-        self.spawn(file, Work::Create, path, bell, async move {
+        self.spawn(file, Work::Create, path, async move {
             let result = make_zeroed(&making, bytes).await;
             if result.is_err() {
                 // Half a segment is of no use, and its room may be what is missing. If this fails the file is found, and
@@ -97,8 +96,8 @@ impl Files {
         });
     }
 
-    /// Starts the task that removes a segment; `bell` is rung at its end.
-    pub(super) fn remove(&mut self, file: FileNo, path: &Path, bell: RawFd) {
+    /// Starts the task that removes a segment.
+    pub(super) fn remove(&mut self, file: FileNo, path: &Path) {
         if let Some(open) = self.open.get_mut(&file) {
             open.closing = true;
             open.in_kernel += 1;
@@ -106,28 +105,20 @@ impl Files {
         }
         let path = path.to_owned();
         let removing = path.clone();
-        self.spawn(file, Work::Remove, path, bell, async move {
+        self.spawn(file, Work::Remove, path, async move {
             // The extents of a file are given back within unlink: milliseconds, so not on the shard's own thread.
             let remove = move || std::fs::remove_file(&removing).and_then(|()| sync_folder(&removing));
             glommio::executor().spawn_blocking(remove).await
         });
     }
 
-    fn spawn(
-        &mut self,
-        file: FileNo,
-        work: Work,
-        path: PathBuf,
-        bell: RawFd,
-        task: impl Future<Output = io::Result<()>> + 'static,
-    ) {
+    fn spawn(&mut self, file: FileNo, work: Work, path: PathBuf, task: impl Future<Output = io::Result<()>> + 'static) {
         let cold = Rc::clone(&self.cold);
         cold.running.set(cold.running.get() + 1);
         let task = async move {
             let result = task.await;
             cold.done.borrow_mut().push_back(Ended { file, work, path, result });
             cold.running.set(cold.running.get() - 1);
-            wake::ring(bell);
         };
         match glommio::spawn_local_into(task, self.queue) {
             Ok(task) => drop(task.detach()),

@@ -3,9 +3,9 @@
 //! Theory of operation. All that is hot goes through ONE ring of the shard's own (`ring::Ring`): multishot accept and
 //! receive into provided buffers, connects, the write and the linked fdatasync of a commit, reads of the spool, the
 //! eventfd by which other cores wake this one, and the next deadline as the timeout of the wait itself. What is not hot
-//! (making a segment) runs as glommio tasks on the same executor. While no such task is alive, nothing but this ring can
-//! produce work, so the shard waits in the ring directly; while one is, it waits through glommio's reactor, on an
-//! eventfd that the ring signals (docs/decisions/0002-where-a-shard-waits.md has the measurements).
+//! (making and removing segments) runs as glommio tasks on the same executor. The shard always waits in its own ring; while such
+//! a task is alive it wakes every millisecond and lets the reactor run (docs/decisions/0002-where-a-shard-waits.md has
+//! the measurements, and what went wrong when it waited through the reactor).
 //!
 //! On kernels that lack DEFER_TASKRUN or provided buffer rings (before 6.1), or with RINGPOST_SOCKETS=epoll, sockets are
 //! driven by an epoll set that the ring polls; everything else is the same.

@@ -61,7 +61,7 @@ pub enum StartError {
 pub struct Options {
     /// Sockets by epoll even where provided buffer rings exist.
     pub epoll: bool,
-    /// Wait through glommio's reactor always, not only while one of its tasks is alive: to measure what that costs.
+    /// Wait through glommio's reactor, not in the shard's ring: to measure what that costs.
     pub wait_by_glommio: bool,
 }
 
