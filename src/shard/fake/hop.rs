@@ -38,6 +38,7 @@ pub enum Act {
     /// These lines, and the end of the connection.
     SayAndClose(String),
     Close,
+    /// And never a word again on this connection.
     Silence,
 }
 
@@ -119,6 +120,8 @@ pub(super) struct Call {
     pub conn: crate::rt::ConnId,
     pub live: bool,
     counted: bool,
+    /// It fell silent: nothing more is answered, or the relay would take one reply for another.
+    mute: bool,
     input: Vec<u8>,
     /// Octets of a body in which its end was looked for already.
     scanned: usize,
@@ -137,6 +140,7 @@ impl Call {
             conn,
             live: true,
             counted: false,
+            mute: false,
             input: Vec::new(),
             scanned: 0,
             in_data: false,
@@ -164,7 +168,7 @@ impl Call {
     /// The relay sent bytes.
     pub fn input(&mut self, m: &mut Machine, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
-        while self.live {
+        while self.live && !self.mute {
             if self.in_data {
                 let hop = m.hops.get_mut(&self.hop).unwrap();
                 if hop.cuts.front().is_some_and(|cut| self.input.len() >= *cut) {
@@ -283,7 +287,10 @@ impl Call {
                 self.end(m);
                 false
             }
-            Act::Silence => false,
+            Act::Silence => {
+                self.mute = true;
+                false
+            }
         }
     }
 

@@ -83,8 +83,9 @@ fn a_crash_does_not_keep_a_failure_from_its_sender() {
         world.crash(1);
         assert!(world.run_until(minutes(10), |w| !dsns(w).is_empty()), "after {ms} ms");
         assert_at_rest(&mut world);
-        // The crash may have come between the notification's commit and the outcome's.
-        assert!(dsns(&world).len() <= 2, "after {ms} ms");
+        // At worst the crash comes behind the notification's delivery and before the commit of either outcome: the first
+        // goes out again, and the failure begets another.
+        assert!(dsns(&world).len() <= 3, "after {ms} ms");
     }
 }
 

@@ -134,9 +134,11 @@ fn one(seed: u64, trace: bool) {
     // The longest silence of a peer that is waited for, then the retries.
     world.run(minutes(1));
     assert!(world.run_until(minutes(60), |w| w.queued() == 0), "seed {seed}: {} messages remain", world.queued());
+    // Peers that never say goodbye have five minutes for it.
+    world.run(minutes(6));
     assert_at_rest(&mut world);
     check(&world, seed, &sent, kills);
-    world.run(minutes(25));
+    world.run(minutes(15));
     assert_eq!(remembered(&world), [], "seed {seed}");
 }
 
@@ -160,7 +162,8 @@ fn check(world: &World, seed: u64, sent: &[Sent], kills: usize) {
             let told = copies.iter().filter(|r| r.told).count();
             assert!(told <= 1 + kills, "seed {seed}: {told} copies of {mark} for {recipient}, {kills} kills");
             let notes = dsns.iter().filter(|(text, about)| text.contains(&id) && about.contains(recipient)).count();
-            assert!(notes <= 1 + kills, "seed {seed}: {notes} notifications of {mark} for {recipient}");
+            // Each crash may repeat one, and beget another.
+            assert!(notes <= 1 + 2 * kills, "seed {seed}: {notes} notifications of {mark} for {recipient}");
             let accepted = client.is_accepted();
             assert!(!accepted || !copies.is_empty() || notes > 0, "seed {seed}: {mark} for {recipient} is lost");
             assert!(kills > 0 || told == 0 || notes == 0, "seed {seed}: {mark} for {recipient} delivered and bounced");
@@ -176,9 +179,27 @@ fn one_seed_of_choice() {
     }
 }
 
+/// The seeds in four tests, so that they run beside each other.
+fn quarter(which: u64) {
+    (0..50).filter(|seed| seed % 4 == which).for_each(|seed| one(seed, false));
+}
+
 #[test]
-fn what_is_acknowledged_is_delivered_or_returned() {
-    for seed in 0..50 {
-        one(seed, false);
-    }
+fn what_is_acknowledged_is_delivered_or_returned_0() {
+    quarter(0);
+}
+
+#[test]
+fn what_is_acknowledged_is_delivered_or_returned_1() {
+    quarter(1);
+}
+
+#[test]
+fn what_is_acknowledged_is_delivered_or_returned_2() {
+    quarter(2);
+}
+
+#[test]
+fn what_is_acknowledged_is_delivered_or_returned_3() {
+    quarter(3);
 }
