@@ -9,6 +9,8 @@
 
 mod connection;
 mod outcome;
+#[cfg(test)]
+mod probe;
 mod pump;
 mod questions;
 

@@ -4,11 +4,15 @@
 //! `home` accepts mail and keeps the log, [`Deliverer`] delivers the mail of the destinations this shard owns.
 
 pub mod event;
+#[cfg(test)]
+mod fake;
 mod home;
 pub mod mailbox;
 mod session;
 pub mod stats;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::config::Config;
 use crate::deliver::Deliverer;

@@ -17,6 +17,6 @@ pub use offline::{list, verify};
 pub use recover::{Options, Recovery, RecoveryError, recover};
 
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;

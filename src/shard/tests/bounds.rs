@@ -1,0 +1,127 @@
+//! What must not grow: tables, lists, connections, replies nobody reads.
+
+use super::*;
+
+#[test]
+fn two_thousand_domains_used_once_are_forgotten() {
+    let mut world = World::with(30, 1, config(), 5000);
+    for n in 0..2000 {
+        world.domain(&format!("d{n}.test"), &format!("10.1.{}.{}", n / 200, n % 200));
+        world.submit(0, &Letter::new(n, &[&format!("x@d{n}.test")]));
+        world.run(millis(1));
+    }
+    assert!(world.run_until(minutes(2), |w| w.machine.received().count() == 2000));
+    assert_at_rest(&mut world);
+    let lists: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| ["idle", "starved"].contains(what)).collect();
+    assert_eq!(lists, [], "no connection is left");
+    // One more message now and then, as a shard has that lives.
+    for n in 0..40 {
+        world.accept(0, &Letter::new(5000 + n, &["x@d0.test"]));
+        world.run(minutes(1));
+    }
+    world.run(minutes(20));
+    assert_eq!(remembered(&world), []);
+}
+
+#[test]
+fn one_domain_used_for_long_leaves_no_trail() {
+    let mut world = World::new(31);
+    world.domain("a.test", "10.0.0.1");
+    for n in 0..3000 {
+        world.submit(0, &Letter::new(n, &["x@a.test"]));
+        world.run(millis(20));
+    }
+    assert!(world.run_until(secs(10), |w| w.machine.received().count() == 3000));
+    for (what, count) in remembered(&world) {
+        assert!(count <= 100, "{what}: {count}");
+    }
+    assert_at_rest(&mut world);
+}
+
+#[test]
+fn destinations_that_found_no_connection_are_served_when_there_is_one() {
+    let mut world = World::with(32, 1, config(), 4);
+    for n in 0..100 {
+        world.domain(&format!("d{n}.test"), &format!("10.0.1.{n}"));
+    }
+    for n in 0..300 {
+        world.submit(0, &Letter::new(n, &[&format!("x@d{}.test", n % 100)]));
+    }
+    let mut most = 0;
+    assert!(
+        world.run_until(minutes(4), |w| {
+            most = most.max(w.machine.hops.values().map(|hop| hop.open).sum::<usize>());
+            w.machine.received().count() == 300
+        }),
+        "{} of 300",
+        world.machine.received().count()
+    );
+    assert!(most <= 4, "{most} connections at once");
+    assert_at_rest(&mut world);
+    let starved: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| *what == "starved").collect();
+    assert_eq!(starved, []);
+}
+
+#[test]
+fn hosts_that_never_answer_do_not_keep_the_connections_of_others() {
+    let mut world = World::with(33, 1, config(), 4);
+    for n in 0..20 {
+        world.domain(&format!("dead{n}.test"), &format!("10.0.2.{n}"));
+        world.hop(&format!("10.0.2.{n}")).door = Door::Silent;
+        world.submit(0, &Letter::new(n, &[&format!("x@dead{n}.test")]));
+    }
+    world.run(secs(1));
+    world.domain("a.test", "10.0.0.1");
+    world.accept(0, &Letter::new(100, &["x@a.test"]));
+    // Twenty dead hosts, four at a time, 30 s each.
+    assert!(world.run_until(minutes(4), |w| marks(w, "x@a.test").len() == 1));
+    for n in 0..20 {
+        world.hop(&format!("10.0.2.{n}")).door = Door::Open;
+    }
+    assert!(world.run_until(minutes(30), |w| w.machine.received().count() == 21));
+    assert_at_rest(&mut world);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_ended_and_costs_little() {
+    let mut world = World::new(34);
+    let client = world.connect_deaf(0, 1000);
+    let flood = b"HELP\r\n".repeat(300_000);
+    world.send(client, &flood);
+    world.run(secs(10));
+    let taken = flood.len() - world.machine.unread(client);
+    assert!(taken < 256 << 10, "{taken} octets were read, replies to all of them kept");
+    let mut minute = 0;
+    while world.machine.clients[client].closed.is_none() && minute < 30 {
+        world.send(client, b"NOOP\r\n");
+        world.run(minutes(1));
+        minute += 1;
+    }
+    assert!(minute <= 15, "ended in bounded time");
+    world.run(secs(1));
+    assert_eq!(world.machine.open_sockets(0), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_ended_even_if_it_says_nothing_more() {
+    let mut world = World::new(35);
+    let client = world.connect_deaf(0, 100);
+    world.send(client, &b"HELP\r\n".repeat(2000));
+    assert!(world.run_until(minutes(15), |w| w.machine.clients[client].closed.is_some()));
+    let other = world.connect_deaf(0, 10);
+    world.send(other, b"QUIT\r\n");
+    assert!(world.run_until(minutes(15), |w| w.machine.clients[other].closed.is_some()), "QUIT, its reply unread");
+}
+
+#[test]
+fn a_pipelined_flood_is_answered_to_its_end() {
+    let mut world = World::new(36);
+    let client = world.connect(0);
+    let commands = 8192 / 6;
+    world.send(client, &b"HELP\r\n".repeat(commands));
+    world.run(secs(1));
+    assert_eq!(world.machine.clients[client].replies.len(), 1 + commands);
+    world.send(client, b"QUIT\r\n");
+    assert!(world.run_until(secs(1), |w| w.machine.clients[client].closed.is_some()));
+    assert!(world.machine.clients[client].replies.last().is_some_and(|r| r.starts_with("221")));
+}
