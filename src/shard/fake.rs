@@ -541,6 +541,7 @@ pub fn config() -> Config {
         cores: 1,
         directory: PathBuf::from("/"),
         resolv_conf: "nameserver 192.0.2.53\n".to_owned(),
+        interfaces: Vec::new(),
     };
     let mut config = config::parse("tests", config::EMBEDDED, &machine).unwrap().config;
     config.spool.path = PathBuf::from(FOLDER);
