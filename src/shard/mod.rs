@@ -4,8 +4,6 @@
 //! `home` accepts mail and keeps the log, [`Deliverer`] delivers the mail of the destinations this shard owns.
 
 pub mod event;
-#[cfg(test)]
-mod fake;
 mod home;
 pub mod mailbox;
 mod session;

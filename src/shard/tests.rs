@@ -5,12 +5,13 @@
 mod bounces;
 mod bounds;
 mod delivery;
+mod fake;
 mod peers;
 mod random;
 mod restart;
 
-use super::fake::{Act, At, Door, Letter, Op, Received, World, config};
 use super::mailbox::Control;
+use fake::{Act, At, Door, Letter, Op, Received, World, config};
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;

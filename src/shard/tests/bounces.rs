@@ -152,8 +152,8 @@ fn mail_that_grows_too_old_is_given_up_and_its_sender_told_once() {
 #[test]
 fn a_domain_that_does_not_exist_bounces_and_one_that_nobody_knows_of_waits() {
     let mut world = World::new(13);
-    world.machine.zone.domains.insert("broken.test".to_owned(), crate::shard::fake::Entry::ServFail);
-    world.machine.zone.domains.insert("mute.test".to_owned(), crate::shard::fake::Entry::Silent);
+    world.machine.zone.domains.insert("broken.test".to_owned(), super::fake::Entry::ServFail);
+    world.machine.zone.domains.insert("mute.test".to_owned(), super::fake::Entry::Silent);
     world.accept(0, &Letter::new(1, &["x@nowhere.test", "y@broken.test", "z@mute.test"]));
     assert!(world.run_until(secs(10), |w| dsns(w).len() == 1));
     assert_eq!(reported(&dsns(&world)[0]), ["x@nowhere.test"]);
