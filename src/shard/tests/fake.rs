@@ -394,8 +394,7 @@ impl Io for Side<'_> {
     }
 
     fn write(&mut self, conn: ConnId, parts: &[IoSlice<'_>]) -> usize {
-        let mut bytes: Vec<u8> = parts.iter().flat_map(|p| p.iter().copied()).collect();
-        let (all, latency) = (bytes.len(), self.m.latency);
+        let (all, latency) = (parts.iter().map(|p| p.len()).sum(), self.m.latency);
         let Some(sock) = self.m.tables[self.me].get(conn) else { return all };
         let taken = match &mut sock.flow {
             _ if sock.awaiting_room => 0,
@@ -407,7 +406,10 @@ impl Io for Side<'_> {
                 taken
             }
         };
-        bytes.truncate(taken);
+        let mut bytes = Vec::with_capacity(taken);
+        for part in parts {
+            bytes.extend_from_slice(&part[..part.len().min(taken - bytes.len())]);
+        }
         let peer = sock.peer;
         if taken < all && !std::mem::replace(&mut sock.awaiting_room, true) && !matches!(sock.flow, Flow::Room(_)) {
             self.m.tell_later(self.me, conn, Happening::Writable, latency);

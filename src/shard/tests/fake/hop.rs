@@ -56,7 +56,8 @@ pub struct Received {
 impl Received {
     /// What stands behind `X-Test:`.
     pub fn mark(&self) -> Option<u32> {
-        let text = String::from_utf8_lossy(&self.data);
+        // The headers of these tests are short, the bodies are not.
+        let text = String::from_utf8_lossy(&self.data[..self.data.len().min(4096)]);
         let (head, _) = text.split_once("\r\n\r\n")?;
         head.lines().find_map(|line| line.strip_prefix("X-Test: "))?.trim().parse().ok()
     }
