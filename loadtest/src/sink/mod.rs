@@ -428,7 +428,8 @@ impl Connection {
                     self.flush().await?;
                     return Ok(());
                 }
-                Stop::HangUp => return Ok(()),
+                // Without a word to this command; what was said before it is said.
+                Stop::HangUp => return self.flush().await,
             }
         }
     }
