@@ -28,6 +28,8 @@ pub mod route;
 pub mod rt;
 pub mod server;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod smtp;
 pub mod spool;
 #[cfg(test)]

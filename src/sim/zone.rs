@@ -1,0 +1,1 @@
+//! A DNS server of the simulated world.
