@@ -569,7 +569,7 @@ impl Home {
             self.carry_out(effect, turn);
         }
         self.log_events(turn);
-        if !self.paused.is_empty() && self.log.pressure() <= limits::STREAM_PRESSURE_BYTES / 2 {
+        if !self.paused.is_empty() && self.log.pressure() <= self.log.pressure_limit() / 2 {
             for conn in std::mem::take(&mut self.paused) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.listed = false;

@@ -603,7 +603,7 @@ impl World {
         let count = usize::from(shards);
         let m = &mut self.machine;
         let geometry = spool::Geometry::default();
-        let options = spool::Options { shards, wall: m.now.wall, seed: m.rng.next(), geometry };
+        let options = spool::Options { shards, wall: m.now.wall, seed: m.rng.next(), geometry, scan_threads: 1 };
         let recovery = spool::recover(&Short(&m.disk), Path::new(FOLDER), options).unwrap();
         assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
         self.mailboxes = Mailboxes::new(count);
@@ -634,6 +634,7 @@ impl World {
                 report,
                 ending: Arc::clone(&ending),
                 max_connections: self.max_connections,
+                geometry,
                 seed: m.rng.next(),
             })));
         }
@@ -928,7 +929,8 @@ impl World {
         let copy = MemDisk::default();
         copy.files.lock().unwrap().clone_from(&m.disk.files.lock().unwrap());
         let shards = u16::try_from(self.shards.len()).unwrap();
-        let options = spool::Options { shards, wall: m.now.wall, seed: 1, geometry: spool::Geometry::default() };
+        let geometry = spool::Geometry::default();
+        let options = spool::Options { shards, wall: m.now.wall, seed: 1, geometry, scan_threads: 1 };
         spool::recover(&Short(&copy), Path::new(FOLDER), options).unwrap().live_messages()
     }
 }
