@@ -5,6 +5,9 @@
 //! replies, file operations, `Handoff` and `Fetched` to owners, notifications to senders (as mail of its own). It
 //! refuses to deliver anything.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
+
 use super::event::{self, Event, Notice, NoticeKind};
 use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
 use super::session::{self, Context, Fate, Session};

@@ -3,6 +3,8 @@
 //! A [`ShardCore`] has two halves that know each other only by [`mailbox::Mail`], even where both are on one core:
 //! `home` accepts mail and keeps the log, [`Deliverer`] delivers the mail of the destinations this shard owns.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 pub mod event;
 mod home;
 pub mod mailbox;

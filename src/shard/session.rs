@@ -97,6 +97,12 @@ impl Session {
         }
     }
 
+    /// Unconsumed input, unsent replies, collected body, in bytes; recipients of the open transaction.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [self.tail.len(), self.unsent.len(), self.body.len(), self.server.envelope().recipient_count()]
+    }
+
     /// Takes bytes from the client. `out` is the shard's scratch for replies, empty.
     pub(super) fn received(
         &mut self,

@@ -553,6 +553,11 @@ pub fn config() -> Config {
     config
 }
 
+/// Nothing is ever larger than it may be.
+fn check_bounds(shard: &ShardCore) {
+    shard.audit(&mut |what, size, bound| assert!(size <= bound, "{what}: {size}, at most {bound}"));
+}
+
 impl World {
     /// One shard, the default configuration.
     pub fn new(seed: u64) -> World {
@@ -680,6 +685,7 @@ impl World {
                 continue;
             }
             self.waits[me] = shard.turn(m.now, &mut Side { me, m });
+            check_bounds(shard);
             let trace = self.trace;
             while self.links[me].0.take_batch(|event| {
                 if trace {

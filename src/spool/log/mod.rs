@@ -17,6 +17,8 @@
 //! The order of the log's segments is the order of time. A record that says that a message is settled always stands
 //! behind every record of that message's acceptance, and segments are freed from the oldest only, so it outlives them.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod commit;
 mod compact;
 mod exchange;
