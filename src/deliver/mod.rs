@@ -7,10 +7,10 @@
 //! For each destination a `Pool`: its connections, and the jobs whose records are in memory and may go. The one place
 //! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod connection;
 mod outcome;
-#[cfg(test)]
-mod probe;
 mod pump;
 mod questions;
 

@@ -15,6 +15,8 @@
 //! `put_back`, `unreachable`, `reachable`); `poll_touched`, `poll_expired`, `poll_timeout`. Every one costs O(1), a
 //! retry timer O(log n); long work is cut in slices, one a turn.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod destination;
 mod job;
 mod retry;

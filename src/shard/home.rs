@@ -5,6 +5,9 @@
 //! replies, file operations, `Handoff` and `Fetched` to owners, notifications to senders (as mail of its own). It
 //! refuses to deliver anything.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
+
 use super::event::{self, Event, Notice, NoticeKind};
 use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
 use super::session::{self, Context, Fate, Session};
@@ -569,7 +572,7 @@ impl Home {
             self.carry_out(effect, turn);
         }
         self.log_events(turn);
-        if !self.paused.is_empty() && self.log.pressure() <= limits::STREAM_PRESSURE_BYTES / 2 {
+        if !self.paused.is_empty() && self.log.pressure() <= self.log.pressure_limit() / 2 {
             for conn in std::mem::take(&mut self.paused) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.listed = false;

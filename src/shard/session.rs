@@ -97,6 +97,12 @@ impl Session {
         }
     }
 
+    /// Unconsumed input, unsent replies, collected body, in bytes; recipients of the open transaction.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [self.tail.len(), self.unsent.len(), self.body.len(), self.server.envelope().recipient_count()]
+    }
+
     /// Takes bytes from the client. `out` is the shard's scratch for replies, empty.
     pub(super) fn received(
         &mut self,
@@ -234,7 +240,7 @@ impl Session {
 
     /// Pauses a client that sends faster than its mail can be stored or its replies be sent, and lets it go on later.
     fn settle_input(&mut self, turn: &mut Turn<'_>, context: &Context<'_>) {
-        let log_is_behind = self.stream != Stream::No && context.log.pressure() > limits::STREAM_PRESSURE_BYTES;
+        let log_is_behind = self.stream != Stream::No && context.log.pressure() > context.log.pressure_limit();
         let wants_pause = log_is_behind
             || self.tail.len() > limits::SESSION_TAIL_BYTES
             || self.unsent.len() > limits::SESSION_OUT_BYTES;
@@ -266,7 +272,7 @@ impl Session {
                     break;
                 }
                 Step::Body(piece) => {
-                    let small = piece.len() <= limits::SPOOL_CHUNK_BYTES;
+                    let small = piece.len() <= context.log.chunk_bytes();
                     if small && self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
                         self.began = turn.now.mono;
                         whole = Some(piece);
@@ -324,19 +330,20 @@ impl Session {
             return;
         }
         self.body.extend_from_slice(piece);
-        while self.body.len() > limits::SPOOL_CHUNK_BYTES {
+        let chunk = context.log.chunk_bytes();
+        while self.body.len() > chunk {
             let id = match self.stream {
                 Stream::Yes(id) => id,
                 _ => context.log.next_id(turn.now.wall),
             };
             self.stream = Stream::Yes(id);
-            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..limits::SPOOL_CHUNK_BYTES]) {
+            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..chunk]) {
                 context.log.stream_abort(id);
                 self.stream = Stream::Failed(refusal);
                 self.body = Vec::new();
                 return;
             }
-            self.body.drain(..limits::SPOOL_CHUNK_BYTES);
+            self.body.drain(..chunk);
         }
     }
 

@@ -85,7 +85,7 @@ impl Log {
     }
 
     pub(super) fn append_chunk(&mut self, id: MessageId, bytes: &[u8]) -> Result<(), Refusal> {
-        if bytes.len() > limits::SPOOL_CHUNK_BYTES {
+        if bytes.len() > self.chunk_bytes() {
             return Err(Refusal::TooLarge);
         }
         let index = match self.streams.get(&id) {
