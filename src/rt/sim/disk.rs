@@ -51,7 +51,7 @@ pub struct Scar {
     pub path: PathBuf,
     /// Bytes of it.
     pub range: Range<u64>,
-    /// What stood there, or should stand there: whichever messages it names are excused.
+    /// The whole file as it was or should be: what stands in the range is what nobody can rely upon.
     pub contents: Vec<u8>,
 }
 
@@ -98,6 +98,25 @@ impl SimFile {
             into[to..to + bytes].copy_from_slice(&block[from..from + bytes]);
         }
         Ok(())
+    }
+
+    /// All bytes, whether they can be read or not.
+    fn contents(&self) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(self.length).expect("a file fits memory")];
+        for (number, block) in &self.blocks {
+            let at = usize::try_from(*number).expect("a file fits memory") * BLOCK;
+            let end = (at + BLOCK).min(bytes.len());
+            bytes[at..end].copy_from_slice(&block[..end - at]);
+        }
+        bytes
+    }
+
+    /// What is scarred when `bytes` do not get to `offset`, though that was said.
+    fn missing(&self, path: &Path, offset: u64, bytes: &[u8]) -> Scar {
+        let mut contents = self.contents();
+        let at = usize::try_from(offset).expect("a file fits memory");
+        contents[at..at + bytes.len()].copy_from_slice(bytes);
+        Scar { path: path.to_owned(), range: offset..offset + bytes.len() as u64, contents }
     }
 
     /// Changes the cache. With `stable` the medium has it too.
@@ -254,12 +273,9 @@ impl SimDisk {
         let state = &mut *self.state();
         let Some((path, number, bit)) = state.any_block() else { return false };
         let file = state.files.get_mut(&path).expect("just found");
+        let (range, contents) = (number * BLOCK as u64..(number + 1) * BLOCK as u64, file.contents());
+        state.scars.push(Scar { path, range, contents });
         let block = file.blocks.get_mut(&number).expect("just found");
-        state.scars.push(Scar {
-            path,
-            range: number * BLOCK as u64..(number + 1) * BLOCK as u64,
-            contents: block.to_vec(),
-        });
         block[bit / 8] ^= 1 << (bit % 8);
         if let Some(Some(medium)) = file.medium.get_mut(&number) {
             medium[bit / 8] ^= 1 << (bit % 8);
@@ -280,15 +296,6 @@ impl SimDisk {
     /// The files and their sizes in bytes.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         self.state().files.iter().map(|(path, file)| (path.clone(), file.length)).collect()
-    }
-
-    /// All bytes of a file as a reader sees them.
-    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        let state = self.state();
-        let file = state.files.get(path)?;
-        let mut bytes = vec![0; usize::try_from(file.length).ok()?];
-        SimFile { bad: Vec::new(), ..file.clone() }.read(0, &mut bytes).ok()?;
-        Some(bytes)
     }
 
     // --- what the shards do: each call is the end of an operation -------------------------------------------------
@@ -315,26 +322,16 @@ impl SimDisk {
                 }
                 return Err(errno(number));
             }
-            Some(DiskFault::Lost) => scars.push(Scar {
-                path: path.to_owned(),
-                range: offset..offset + bytes.len() as u64,
-                contents: bytes.to_vec(),
-            }),
+            Some(DiskFault::Lost) => scars.push(file.missing(path, offset, bytes)),
             Some(DiskFault::Misdirected(blocks)) => {
+                scars.push(file.missing(path, offset, bytes));
                 let room = file.length.saturating_sub(bytes.len() as u64) / BLOCK as u64 * BLOCK as u64;
                 let to = (offset + u64::from(blocks) * BLOCK as u64) % room.max(BLOCK as u64);
-                let mut overwritten = vec![0; bytes.len()];
                 let range = to..to + bytes.len() as u64;
-                if range.end <= file.length && to != offset {
-                    let _ = file.read(to, &mut overwritten);
-                    scars.push(Scar { path: path.to_owned(), range, contents: overwritten });
+                if range.end <= file.length {
+                    scars.push(Scar { path: path.to_owned(), range, contents: file.contents() });
                     file.write(to, bytes, true);
                 }
-                scars.push(Scar {
-                    path: path.to_owned(),
-                    range: offset..offset + bytes.len() as u64,
-                    contents: bytes.to_vec(),
-                });
             }
         }
         Ok(())
@@ -391,6 +388,11 @@ impl SimDisk {
         if state.rng.one_in(2) {
             state.files.remove(path);
         }
+    }
+
+    /// The machine stopped in the middle of a recovery.
+    pub fn cut(&self) {
+        self.end(End::PowerLost);
     }
 
     /// The process is gone; with the power the cache is.

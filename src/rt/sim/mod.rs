@@ -30,6 +30,11 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// The number of an I/O error.
+pub const EIO: i32 = libc::EIO;
+/// The number of a full disk.
+pub const ENOSPC: i32 = libc::ENOSPC;
+
 /// What a receive buffer of the real backend holds, octets.
 const PIECE: usize = 8192;
 /// Turns of one shard in a row, without an event in between and without rest, after which it is said to spin.
@@ -184,6 +189,15 @@ pub struct Counts {
     pub effects: u64,
 }
 
+/// Bounds of connections, counted as the relay opens and closes.
+#[derive(Default)]
+struct Caps {
+    of: BTreeMap<IpAddr, usize>,
+    /// Open, and the most allowed.
+    groups: Vec<(usize, usize)>,
+    over: Vec<(Moment, IpAddr, usize, usize)>,
+}
+
 /// Everything but the shards and the hosts.
 pub struct Core {
     now: Now,
@@ -203,6 +217,9 @@ pub struct Core {
     /// How much happened.
     pub counts: Counts,
     cpus: Vec<Cpu>,
+    /// Octets of each connection that the relay has taken in.
+    handed: BTreeMap<LinkId, u64>,
+    caps: Caps,
     kill_at: Option<u64>,
     dead: bool,
     spins: Option<usize>,
@@ -251,6 +268,8 @@ impl<S: Shard, H: Host> Sim<S, H> {
             trace: Trace::new(),
             counts: Counts::default(),
             cpus: Vec::new(),
+            handed: BTreeMap::new(),
+            caps: Caps::default(),
             kill_at: None,
             dead: false,
             spins: None,
@@ -597,13 +616,35 @@ impl Core {
         self.net.tables.get(shard).map_or(0, net::Table::open)
     }
 
-    /// Connections of the relay to hosts, under way or standing, by host: those it made.
-    pub fn outbound(&self) -> BTreeMap<IpAddr, usize> {
-        let mut open = BTreeMap::new();
-        for link in self.net.links.values().filter(|link| link.relay_open && !link.datagram && link.to.port() != 0) {
-            *open.entry(link.host).or_default() += 1;
+    /// Octets that hosts sent on `link` and a shard has taken in.
+    pub fn handed(&self, link: LinkId) -> u64 {
+        self.handed.get(&link).copied().unwrap_or(0)
+    }
+
+    /// From now on the relay may have `most` connections at once to all of `hosts` together, standing or attempted.
+    pub fn cap(&mut self, hosts: impl IntoIterator<Item = IpAddr>, most: usize) {
+        let group = self.caps.groups.len();
+        self.caps.groups.push((0, most));
+        self.caps.of.extend(hosts.into_iter().map(|host| (host, group)));
+    }
+
+    /// Moments at which the relay had more connections than [`Core::cap`] allows: host, connections, bound.
+    pub fn over_cap(&self) -> &[(Moment, IpAddr, usize, usize)] {
+        &self.caps.over
+    }
+
+    fn count_connection(&mut self, host: IpAddr, begins: bool) {
+        let Some(&group) = self.caps.of.get(&host) else { return };
+        let (open, most) = &mut self.caps.groups[group];
+        if !begins {
+            *open -= 1;
+            return;
         }
-        open
+        *open += 1;
+        if open > most {
+            let over = (self.now.mono, host, *open, *most);
+            self.caps.over.push(over);
+        }
     }
 
     /// The way to `host`, to be changed.
@@ -723,6 +764,7 @@ impl Core {
                     return;
                 };
                 let more = !sock.received.is_empty() || sock.ended;
+                *self.handed.entry(sock.link).or_default() += bytes.len() as u64;
                 self.trace.record(now.mono, &me, "received", u64::from(conn.slot), &bytes);
                 shard.handle(Event::Received { conn, bytes: &bytes }, now, &mut Side { me, core: self });
                 if more {
@@ -833,6 +875,10 @@ impl Core {
         for id in links {
             let Some(link) = self.net.links.get_mut(&id) else { continue };
             link.relay_open = false;
+            let (host, made) = (link.host, link.to.port() != 0 && !link.datagram);
+            if made {
+                self.count_connection(host, false);
+            }
             match end {
                 End::Killed if self.rng.one_in(4) => self.to_host(id, What::HostFailed(id)),
                 End::Killed => self.to_host(id, What::HostEnd(id)),
@@ -913,6 +959,9 @@ impl Side<'_> {
         let window = least + core.rng.below(more as u64 + 1) as usize;
         let id = core.net.link(self.me, to.ip(), to, datagram, window);
         let conn = core.net.socket(self.me, id, datagram);
+        if !datagram {
+            core.count_connection(to.ip(), true);
+        }
         if !datagram && !core.dead {
             core.to_host(id, What::Knock(id));
         }
@@ -1002,7 +1051,12 @@ impl Io for Side<'_> {
         let id = sock.link;
         let Some(link) = core.net.links.get_mut(&id) else { return };
         link.relay_open = false;
-        if link.datagram || link.vanished {
+        let (host, made) = (link.host, link.to.port() != 0 && !link.datagram);
+        let forgotten = link.datagram || link.vanished;
+        if made {
+            core.count_connection(host, false);
+        }
+        if forgotten {
             core.net.links.remove(&id);
         } else if !sock.received.is_empty() {
             core.to_host(id, What::HostFailed(id));
