@@ -16,14 +16,18 @@ pub use records::{EVIL_HOST, EVIL_V4, EVIL_V6, Kind, Records, is_evil};
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use answer::{Ask, encode, garble, mangle_case};
 use hickory_proto::op::{Message, ResponseCode};
-use records::{Truth, canonical};
+use records::{canonical, next_in_loop};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Where DNS servers listen, UDP and TCP.
 pub const PORT: u16 = 53;
-/// MX records, or addresses, of a server in that mood: more than a datagram and than a relay takes.
-const MANY: u16 = 100;
+/// MX records of a server in that mood: more than a datagram holds and than a relay takes.
+const MANY_MX: u16 = 100;
+/// The same with addresses: more than a relay takes, in one datagram.
+const MANY_ADDRESSES: u16 = 40;
+/// Octets of the smallest record with a compressed name: name, type, class, TTL, length, four of data.
+const RECORD: usize = 16;
 
 /// How a server is with a question.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,7 +59,7 @@ pub enum Mood {
     MissingAaaa,
     /// Half of the questions for addresses get SERVFAIL or silence.
     HalfAnswer,
-    /// A hundred MX, the domain's own first; addresses repeated a hundred times.
+    /// A hundred MX, the domain's own best; addresses repeated again and again.
     ManyRecords,
     /// TTL 0, or one with its highest bit set, which is 0 too (RFC 2181 §8).
     ZeroTtl,
@@ -351,11 +355,16 @@ impl Zone {
             Mood::LoopingAlias => self.looping(ask, side),
             mood => self.truth(mood, ask, side),
         };
-        let mut bytes = encode(&message);
-        if matches!(way, Way::Udp(_)) && bytes.len() > ask.room() {
-            self.tally.truncated += 1;
-            bytes = encode(&ask.truncated(side.rng()));
-        }
+        let udp = matches!(way, Way::Udp(_));
+        // The encoder is slow with many names; most of what will not fit is known without it.
+        let bytes = (!udp || message.answers.len() * RECORD <= ask.room()).then(|| encode(&message));
+        let bytes = match bytes.filter(|bytes| !udp || bytes.len() <= ask.room()) {
+            Some(bytes) => bytes,
+            None => {
+                self.tally.truncated += 1;
+                encode(&ask.truncated(side.rng()))
+            }
+        };
         match mood {
             Mood::Slow(time) => {
                 let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2);
@@ -388,7 +397,12 @@ impl Zone {
             self.records.tell_alias(owner, target);
             return ask.alias(owner, target, ttl);
         }
-        let truth: Truth = self.records.tell(&ask.owner, kind, (mood == Mood::ManyRecords).then_some(MANY));
+        let many = match (mood, kind) {
+            (Mood::ManyRecords, Kind::Mx) => Some(MANY_MX),
+            (Mood::ManyRecords, _) => Some(MANY_ADDRESSES),
+            _ => None,
+        };
+        let truth = self.records.tell(&ask.owner, kind, many);
         let mut message = ask.tell(&truth, ttl);
         rng.shuffle(&mut message.answers);
         if mood == Mood::CaseMangled {
@@ -398,18 +412,14 @@ impl Zone {
     }
 
     fn looping(&mut self, ask: &Ask, side: &mut HostSide<'_>) -> Message {
-        let ttl = self.records.seconds();
-        let number = |label: &str| label.strip_prefix("loop")?.parse::<u64>().ok();
-        let (step, base) = match ask.owner.split_once('.') {
-            Some((label, base)) if number(label).is_some() => (number(label), base),
-            _ => (None, ask.owner.as_str()),
+        let next = next_in_loop(&ask.owner);
+        let target = match (side.rng().below(3), &next, ask.owner.split_once('.')) {
+            (0, ..) => ask.owner.clone(),
+            (1, Some(_), Some((_, base))) => base.to_owned(),
+            (_, Some(next), _) => next.clone(),
+            (_, None, _) => format!("loop1.{}", ask.owner),
         };
-        let target = match (side.rng().below(3), step) {
-            (0, _) => ask.owner.clone(),
-            (1, Some(_)) => base.to_owned(),
-            (_, step) => format!("loop{}.{base}", step.unwrap_or(0) + 1),
-        };
-        ask.alias(&ask.owner, &target, ttl)
+        ask.alias(&ask.owner, &target, self.records.seconds())
     }
 
     fn elsewhere(&mut self, way: Way, ask: &Ask, side: &mut HostSide<'_>) {

@@ -5,9 +5,11 @@
 use super::*;
 use crate::dns::{Answer, DnsSettings, ExchangeId, Resolution, Resolver, Transmit};
 use crate::limits;
-use crate::rt::sim::{Sim, Step};
+use crate::rt::sim::{Rng, Sim, Step};
 use crate::rt::{ConnId, Event, Io, Shard, Wait};
 use crate::time::{Moment, Now};
+use hickory_proto::op::{MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RecordType};
 use std::collections::{BTreeSet, VecDeque};
 use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -148,13 +150,18 @@ impl World {
         }
     }
 
-    /// Asks for the domains at once, and waits for all.
-    fn resolve(&mut self, domains: &[&str]) -> Vec<(String, Rc<Resolution>, Duration)> {
+    /// Asks for the domains at once, and waits for all; what ended stays with the asker.
+    fn resolve_more(&mut self, domains: &[&str]) {
         self.asker().wanted.extend(domains.iter().map(|domain| (*domain).to_owned()));
         // Two questions one after the other; what is left then would be left for ever.
         self.pass(2 * limits::DNS_QUESTION_TIMEOUT + Duration::from_secs(1));
         let left = self.asker().begun.clone();
         assert!(left.is_empty(), "not resolved in time: {left:?}");
+    }
+
+    /// The same; what ended is taken.
+    fn resolve(&mut self, domains: &[&str]) -> Vec<(String, Rc<Resolution>, Duration)> {
+        self.resolve_more(domains);
         std::mem::take(&mut self.asker().ended)
     }
 
@@ -307,5 +314,169 @@ fn in_every_mood_each_resolution_ends_and_none_goes_astray() {
         } else {
             assert!(sent >= least, "{mood:?}: {sent} of {least}");
         }
+    }
+}
+
+/// Domains, servers and a network that change at any time: 40 minutes of it.
+fn storm(seed: u64) -> (u64, usize) {
+    let mut world = World::new(seed, &[S1, S2]);
+    let mut rng = Rng::new(seed ^ 0x5eed);
+    let all = [&GOOD[..], &BAD[..]].concat();
+    let mut ended = 0;
+    for step in 0..120u8 {
+        let server = *rng.pick(&[S1, S2]);
+        let mood = *rng.pick(&Mood::ALL);
+        let zone = world.sim.hosts.get_mut(&server).unwrap();
+        match rng.below(12) {
+            0..4 => zone.set_mood(mood),
+            4..6 => zone.set_domain_mood(all[rng.below(15) as usize], mood),
+            6 | 7 => zone.calm(),
+            8 => world.records.host("mx.one.test", &[v4(100 + step), v4(1)], &[]),
+            9 => world.records.domain("two.test", &[(10, &format!("mx{}.two.test", rng.below(4)))]),
+            10 => {
+                let path = world.sim.core.path(server);
+                path.latency_us = (100, *rng.pick(&[1000, 900_000, 4_000_000]));
+                (path.loss_permille, path.twice_permille) = (rng.below(300) as u32, rng.below(500) as u32);
+                path.silent = rng.one_in(4);
+                if rng.one_in(4) {
+                    world.sim.core.refuse_local(rng.below(5) as u32);
+                }
+            }
+            _ => world.sim.core.heal_network(),
+        }
+        let some: Vec<&str> = all.iter().filter(|_| rng.one_in(3)).copied().collect();
+        if rng.one_in(2) {
+            world.asker().wanted.extend(some.iter().map(|domain| (*domain).to_owned()));
+            world.pass(Duration::from_millis(rng.below(40_000)));
+        } else {
+            world.resolve_more(&some);
+        }
+        for (domain, resolution, took) in std::mem::take(&mut world.asker().ended) {
+            world.check(&domain, &resolution);
+            assert!(took <= 2 * limits::DNS_QUESTION_TIMEOUT, "{seed} {domain}: {took:?}");
+            ended += 1;
+        }
+    }
+    world.pass(2 * limits::DNS_QUESTION_TIMEOUT);
+    assert!(world.asker().begun.is_empty());
+    assert_eq!(world.sim.core.open_sockets(0), 0, "{seed}: every socket is closed");
+    assert_eq!(world.tally().unreadable, 0);
+    (world.sim.core.trace.hash(), ended)
+}
+
+#[test]
+fn when_everything_changes_nothing_goes_astray_and_equal_seeds_make_equal_runs() {
+    for seed in 0..2 * SEEDS {
+        let (hash, ended) = storm(seed);
+        assert!(ended > 200, "{ended}");
+        if seed < 2 {
+            assert_eq!(storm(seed), (hash, ended));
+            assert_ne!(storm(seed + 1).0, hash);
+        }
+    }
+}
+
+#[test]
+fn truncated_answers_come_by_tcp_and_caches_spare_questions() {
+    let mut world = World::new(1, &[S1]);
+    world.mood(Mood::Truncated);
+    assert_eq!(hosts(&world.one("one.test")), ["10 mx.one.test [2001:db8:1::1, 198.51.100.1]"]);
+    let zone = &world.sim.hosts[&S1];
+    assert_eq!((zone.tally.udp, zone.tally.tcp, zone.tally.connections, zone.open()), (3, 3, 3, 0));
+    let asked = |world: &World, name, kind| world.sim.hosts[&S1].asked(name, kind);
+    assert_eq!(asked(&world, "One.Test.", Kind::Mx), 2, "by UDP, then TCP");
+    world.mood(Mood::Well);
+    world.one("one.test");
+    world.one("shared.test");
+    assert_eq!((asked(&world, "one.test", Kind::Mx), asked(&world, "mx.one.test", Kind::A)), (2, 2), "cached");
+    world.pass(Duration::from_secs(300));
+    world.one("one.test");
+    assert_eq!((asked(&world, "one.test", Kind::Mx), asked(&world, "mx.one.test", Kind::A)), (3, 3), "expired");
+}
+
+#[test]
+fn many_records_are_more_than_a_datagram_and_the_best_are_kept() {
+    let mut world = World::new(3, &[S1]);
+    world.mood(Mood::ManyRecords);
+    let resolution = world.one("two.test");
+    world.check("two.test", &resolution);
+    let found = resolution.hosts();
+    assert_eq!((found.len(), &*found[0].name), (limits::DNS_MX_HOSTS, "mx1.two.test"));
+    assert!(found[2].name.starts_with("many"));
+    assert_eq!(found[0].addresses.len(), 2, "repeated ones count once");
+    assert_eq!(world.sim.hosts[&S1].tally.tcp, 1);
+}
+
+#[test]
+fn a_mood_with_a_domain_is_one_with_all_below_it() {
+    let mut zone = Zone::new(Records::new());
+    zone.set_domain_mood("Two.test.", Mood::Silent);
+    zone.set_domain_mood("mx1.two.test", Mood::ZeroTtl);
+    let moods = ["two.test", "mx2.two.test", "mx1.two.test", "xtwo.test", "test"].map(|name| zone.mood(name));
+    assert_eq!(moods, [Mood::Silent, Mood::Silent, Mood::ZeroTtl, Mood::Well, Mood::Well]);
+    zone.set_mood(Mood::ServFail);
+    assert_eq!(zone.mood("mx1.two.test"), Mood::ServFail);
+    zone.calm();
+    assert_eq!(zone.mood("two.test"), Mood::Well);
+}
+
+/// A shard that writes octets to one TCP connection, a piece a turn, and keeps what comes.
+struct Writer {
+    pieces: VecDeque<Vec<u8>>,
+    connected: Option<ConnId>,
+    received: Vec<u8>,
+}
+
+impl Shard for Writer {
+    fn handle(&mut self, event: Event<'_>, _: Now, _: &mut dyn Io) {
+        match event {
+            Event::Connected { conn } => self.connected = Some(conn),
+            Event::Received { bytes, .. } => self.received.extend_from_slice(bytes),
+            _ => {}
+        }
+    }
+
+    fn turn(&mut self, now: Now, io: &mut dyn Io) -> Wait {
+        if now.mono == Moment(1_000_000_000) {
+            io.connect(SocketAddr::new(S1, PORT), None).unwrap();
+        }
+        if let Some(conn) = self.connected
+            && let Some(piece) = self.pieces.pop_front()
+        {
+            assert_eq!(io.write(conn, &[IoSlice::new(&piece)]), piece.len());
+        }
+        Wait::Until(now.mono + Duration::from_millis(1))
+    }
+
+    fn has_mail(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn one_connection_carries_many_queries_cut_anywhere() {
+    let mut stream = Vec::new();
+    for id in 0..20 {
+        let mut message = Message::new(id, MessageType::Query, OpCode::Query);
+        let owner = Name::from_ascii(if id % 2 == 0 { "one.test." } else { "no-such.test." }).unwrap();
+        message.add_query(Query::query(owner, RecordType::MX));
+        stream.extend(framed(&encode(&message)));
+    }
+    for (seed, size) in [1, 2, 3, 7, 30, 31, 1000].into_iter().enumerate() {
+        let mut sim = Sim::new(seed as u64, 1_700_000_000_000);
+        sim.hosts.insert(S1, Zone::new(records()));
+        let pieces = stream.chunks(size).map(<[u8]>::to_vec).collect();
+        sim.start(vec![Writer { pieces, connected: None, received: Vec::new() }]);
+        while sim.step(Moment(5_000_000_000)) == Step::Went {}
+        let mut rest = &sim.shards[0].as_ref().unwrap().received[..];
+        for id in 0..20 {
+            let (length, after) = rest.split_first_chunk::<2>().unwrap();
+            let (bytes, after) = after.split_at(usize::from(u16::from_be_bytes(*length)));
+            let message = Message::from_vec(bytes).unwrap();
+            assert_eq!((message.metadata.id, message.answers.len()), (id, usize::from(id % 2 == 0)));
+            rest = after;
+        }
+        assert!(rest.is_empty());
+        assert_eq!((sim.hosts[&S1].tally.tcp, sim.hosts[&S1].open()), (20, 1));
     }
 }
