@@ -16,6 +16,9 @@
 
 #![warn(missing_docs)]
 
+#[macro_use]
+mod planted;
+
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -291,7 +291,9 @@ impl<B> Queue<B> {
             // A quarter and not the double: 20 bytes a waiting job at most.
             self.retries.reserve_exact(self.retries.len() / 4 + 1024);
         }
-        self.retries.push(Reverse((due, key.index, key.generation)));
+        if !planted!(RetryForgotten) {
+            self.retries.push(Reverse((due, key.index, key.generation)));
+        }
         self.waiting += 1;
         self.in_flight -= 1;
         let d = self.destinations.at_mut(destination);

@@ -377,7 +377,7 @@ impl Home {
         if waiter & NOTICE != 0 {
             if let Some(bounce) = self.notices.try_remove((waiter & !NOTICE) as usize) {
                 tracing::warn!(shard = self.me, id = %bounce.id, %why, "a notification to the sender must wait");
-                self.put_off(bounce, turn.now);
+                if planted!(BounceLost) { self.settle(&bounce) } else { self.put_off(bounce, turn.now) }
             }
             return;
         }
@@ -487,7 +487,7 @@ impl Home {
             tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told of the failure");
             return self.settle(&bounce);
         };
-        if !dsn::may_notify(view.sender()) {
+        if !dsn::may_notify(view.sender()) && !planted!(BounceOfBounce) {
             return self.settle(&bounce);
         }
         let key = self.notices.vacant_key();

@@ -156,6 +156,7 @@ impl ShardCore {
                 match mail {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
+                    Mail::Settled(_) if planted!(SettledDropped) => {}
                     Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),

@@ -139,7 +139,7 @@ impl Session {
 
     /// Whether the machine may be given input: not while its last replies have nowhere to go.
     fn may_feed(&self) -> bool {
-        self.unsent.len() <= limits::SESSION_OUT_BYTES && self.closing.is_none()
+        (self.unsent.len() <= limits::SESSION_OUT_BYTES || planted!(WindowIgnored)) && self.closing.is_none()
     }
 
     fn close(&mut self, now: Moment) {
@@ -148,6 +148,9 @@ impl Session {
 
     /// When the session must be looked at. A client that does not take its last replies has a moment for them.
     pub(super) fn deadline(&self) -> Option<Moment> {
+        if planted!(SessionNeverTimesOut) {
+            return None;
+        }
         match self.closing {
             Some(since) => Some(since + limits::SESSION_LINGER),
             None => self.server.poll_timeout(),
@@ -244,6 +247,7 @@ impl Session {
         let wants_pause = log_is_behind
             || self.tail.len() > limits::SESSION_TAIL_BYTES
             || self.unsent.len() > limits::SESSION_OUT_BYTES;
+        let wants_pause = wants_pause && !planted!(WindowIgnored);
         self.waits_for_log = log_is_behind;
         if wants_pause != self.paused {
             self.paused = wants_pause;

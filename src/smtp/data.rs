@@ -87,6 +87,11 @@ impl DataScanner {
 
     /// Takes the next piece. After a fault it goes on looking for the end.
     pub fn scan(&mut self, input: &[u8]) -> Scanned {
+        if planted!(DotOffByOne) && self.place == Place::LineStart && self.bytes > 0 {
+            self.place = Place::Inside;
+        } else if planted!(DotInsideLine) && self.place == Place::Inside {
+            self.place = Place::LineStart;
+        }
         let end = self.find_end(input);
         let consumed = end.unwrap_or(input.len());
         self.bytes += consumed as u64;

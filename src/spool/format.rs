@@ -206,7 +206,7 @@ pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<Re
     if stamp.is_some_and(|s| s != found) || header[MAGIC_AT] != RECORD_MAGIC {
         return None;
     }
-    if header_crc(header, place) != u32_at(header, 0)? {
+    if header_crc(header, place) != u32_at(header, 0)? && !planted!(SkippedChecksum) {
         return None;
     }
     Some(RecordHeader {
@@ -222,7 +222,10 @@ pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<Re
 /// The payload of the record at the start of `bytes`, if all of it is there and its checksum is right.
 pub fn payload<'a>(bytes: &'a [u8], header: &RecordHeader) -> Option<&'a [u8]> {
     let payload = bytes.get(RECORD_HEADER..header.record_bytes())?;
-    (crc32fast::hash(payload) == header.payload_crc).then_some(payload)
+    if planted!(TornTailTrusted) {
+        return Some(payload);
+    }
+    (crc32fast::hash(payload) == header.payload_crc || planted!(SkippedChecksum)).then_some(payload)
 }
 
 /// Header and payload of a record that passed its checksums before: a record in memory.

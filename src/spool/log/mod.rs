@@ -426,7 +426,11 @@ impl Log {
         let live = self.live.get(&id)?;
         match part {
             0 => Some(live.spot),
-            _ if live.wide => self.extras[live.extra as usize].chunks.get(part as usize - 1).copied(),
+            _ if live.wide => {
+                let chunks = &self.extras[live.extra as usize].chunks;
+                let swapped = planted!(StreamedChunkSwapped) && chunks.len() > 1 && part <= 2;
+                chunks.get(if swapped { 2 - part as usize } else { part as usize - 1 }).copied()
+            }
             _ => None,
         }
     }
