@@ -26,6 +26,8 @@ pub mod deliver;
 pub mod dns;
 pub mod limits;
 pub mod message;
+#[cfg(test)]
+mod properties;
 pub mod queue;
 pub mod route;
 pub mod rt;

@@ -19,6 +19,8 @@
 mod audit;
 mod destination;
 mod job;
+#[cfg(test)]
+mod property_tests;
 mod retry;
 mod slots;
 #[cfg(test)]
@@ -324,7 +326,9 @@ impl<B> Queue<B> {
 
     /// No host of the destination could be reached, or its DNS failed for the time being: suspends the destination as
     /// a whole, with the back-off of [`RetryPolicy`] over its consecutive failures. Its jobs stay ready, drop their
-    /// bodies, and count no attempt; those that have reached their give-up age expire ([`poll_expired`](Self::poll_expired)).
+    /// bodies (the latest at once; one that stands before a job without a body goes with its age, by
+    /// [`drop_stale_bodies`](Self::drop_stale_bodies)), and count no attempt; those that have reached their give-up age
+    /// expire ([`poll_expired`](Self::poll_expired)).
     /// Returns when it is probed next. Of several failures at the same time the first counts.
     pub fn unreachable(&mut self, dest: DestinationId, reason: LastReply, now: Now, random: u64) -> Moment {
         self.now = now;
