@@ -10,5 +10,7 @@ pub mod oracle;
 pub mod run;
 pub mod scenario;
 pub mod shrink;
+#[cfg(test)]
+mod tests;
 pub mod world;
 pub mod zone;

@@ -394,7 +394,7 @@ impl<'a> Run<'a> {
         // which mail is given up.
         let limit = give_up + first + Duration::from_secs(20 * 60);
         let end = self.world.sim.now().mono + limit;
-        self.until(end, |world| world.queued() == 0 && world.clients().all(|client| client.open() == 0));
+        self.until(end, |world| world.queued() == 0 && world.stats.iter().all(|stats| stats.sessions.get() == 0));
         // The gauge may be half a second old, and a notification may follow; a drain's last words are said in a minute.
         self.pass(Duration::from_secs(20));
         let end = self.world.sim.now().mono + Duration::from_secs(20 * 60);

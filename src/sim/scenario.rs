@@ -444,7 +444,7 @@ fn body(rng: &mut Rng, mark: u32, octets: usize) -> Vec<u8> {
                 body.extend_from_slice(format!("{mark} {}\r\n", rng.below(1000)).as_bytes());
             }
             4 => {
-                let length = rng.below(900) as usize;
+                let length = rng.within(1..900) as usize;
                 body.resize(body.len() + length, b'a' + (mark % 26) as u8);
                 body.extend_from_slice(b".\r\n");
             }
