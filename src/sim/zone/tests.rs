@@ -480,3 +480,17 @@ fn one_connection_carries_many_queries_cut_anywhere() {
         assert_eq!((sim.hosts[&S1].tally.tcp, sim.hosts[&S1].open()), (20, 1));
     }
 }
+
+#[test]
+fn garbage_is_no_answer() {
+    for seed in 0..SEEDS {
+        let mut world = World::new(seed, &[S1]);
+        world.records.ttl(1);
+        world.mood(Mood::Garbage);
+        for _ in 0..20 {
+            for (domain, resolution, _) in world.resolve(&GOOD) {
+                world.check(&domain, &resolution);
+            }
+        }
+    }
+}
