@@ -6,7 +6,7 @@
 use super::name;
 use crate::limits;
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -134,7 +134,13 @@ fn records(decoder: &mut BinDecoder<'_>, count: u16) -> Option<Vec<Record>> {
     // Not with the capacity that the header claims: 12 octets could claim 65,535 records.
     let mut records = Vec::new();
     for _ in 0..count {
-        records.push(Record::read(decoder).ok()?);
+        let record = Record::read(decoder).ok()?;
+        // The codec lets a record of any type have no data, as in a dynamic update. In an answer it must not pass for
+        // "there is none": that is a reason to bounce mail.
+        if record.data.is_update() {
+            return None;
+        }
+        records.push(record);
     }
     Some(records)
 }

@@ -116,6 +116,29 @@ fn an_unreadable_answer_is_a_failed_try() {
     assert!(reason(&world.resolve("example.com")).contains("unreadable"));
 }
 
+/// Found by the simulator's garbled answers: a record that lost its data read as one of no interest, so the answer said
+/// "no such record", and mail bounced for good where the question had to go to the next server.
+#[test]
+fn a_record_without_data_is_unreadable_and_not_missing() {
+    let zone = simple();
+    let mut world = World::new(|ask| {
+        let mut message = zone.message(ask);
+        for record in &mut message.answers {
+            record.data = RData::Update0(record.record_type());
+        }
+        ask.send(&message)
+    });
+    assert!(reason(&world.resolve("example.com")).contains("unreadable"));
+    let mut world = World::new(|ask| {
+        let mut message = zone.message(ask);
+        if ask.server.to_string() == S1 {
+            message.answers.iter_mut().for_each(|record| record.data = RData::Update0(record.record_type()));
+        }
+        ask.send(&message)
+    });
+    assert_eq!(hosts(&world.resolve("example.com")), [SIMPLE]);
+}
+
 #[test]
 fn late_answers_and_foreign_exchanges_are_harmless() {
     let zone = simple();

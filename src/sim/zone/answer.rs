@@ -169,7 +169,7 @@ pub(super) fn garble(message: &Message, rng: &mut Rng) -> Vec<u8> {
     message.edns = None;
     let bytes = encode(&message);
     let mut garbled = bytes.clone();
-    match rng.below(4) {
+    match rng.below(5) {
         0 => garbled.truncate(rng.below(bytes.len() as u64) as usize),
         1 => {
             garbled = (0..rng.below(700)).map(|_| rng.next() as u8).collect();
@@ -183,6 +183,11 @@ pub(super) fn garble(message: &Message, rng: &mut Rng) -> Vec<u8> {
             let at = *rng.pick(&[6, 8]);
             let more = u16::from_be_bytes([bytes[at], bytes[at + 1]]).saturating_add(count);
             garbled[at..at + 2].copy_from_slice(&more.to_be_bytes());
+        }
+        3 if !message.answers.is_empty() => {
+            let record = &mut message.answers[0];
+            record.data = RData::Update0(record.record_type());
+            garbled = encode(&message);
         }
         _ => {
             for _ in 0..1 + rng.below(8) {

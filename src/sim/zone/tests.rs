@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 
 /// Worlds for each mood.
-const SEEDS: u64 = 5;
+const SEEDS: u64 = 4;
 
 const S1: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 53));
 const S2: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 54));
@@ -366,10 +366,10 @@ fn storm(seed: u64) -> (u64, usize) {
 
 #[test]
 fn when_everything_changes_nothing_goes_astray_and_equal_seeds_make_equal_runs() {
-    for seed in 0..2 * SEEDS {
+    for seed in 0..SEEDS {
         let (hash, ended) = storm(seed);
         assert!(ended > 200, "{ended}");
-        if seed < 2 {
+        if seed == 0 {
             assert_eq!(storm(seed), (hash, ended));
             assert_ne!(storm(seed + 1).0, hash);
         }
@@ -479,4 +479,51 @@ fn one_connection_carries_many_queries_cut_anywhere() {
         assert!(rest.is_empty());
         assert_eq!((sim.hosts[&S1].tally.tcp, sim.hosts[&S1].open()), (20, 1));
     }
+}
+
+#[test]
+fn garbage_is_no_answer() {
+    for seed in 0..SEEDS {
+        let mut world = World::new(seed, &[S1]);
+        world.records.ttl(1);
+        world.mood(Mood::Garbage);
+        for _ in 0..20 {
+            for (domain, resolution, _) in world.resolve(&GOOD) {
+                world.check(&domain, &resolution);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_well_server_of_two_is_enough() {
+    for mood in Mood::ALL {
+        for seed in 0..SEEDS {
+            let mut world = World::new(seed, &[S1, S2]);
+            world.sim.hosts.get_mut(&S1).unwrap().set_mood(mood);
+            for (domain, resolution, took) in world.resolve(&GOOD) {
+                world.check(&domain, &resolution);
+                // Who made a loop is believed.
+                let loops = mood == Mood::LoopingAlias;
+                assert!(loops || !resolution.hosts().is_empty(), "{mood:?} {seed} {domain}: {resolution:?}");
+                // A try each for MX and for addresses, by UDP and TCP, is all that the other one costs.
+                assert!(
+                    took < 4 * limits::DNS_TIMEOUT_DEFAULT + Duration::from_secs(1),
+                    "{mood:?} {seed} {domain}: {took:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn aliases_without_end_cost_a_bounded_number_of_questions() {
+    let mut most = 0;
+    for seed in 0..100 {
+        let mut world = World::new(seed, &[S1]);
+        world.mood(Mood::LoopingAlias);
+        assert_eq!(world.one("one.test").status(), Some("4.4.3"));
+        most = most.max(world.tally().udp);
+    }
+    assert!((4..=limits::DNS_ALIASES as u64 + 1).contains(&most), "{most}");
 }
