@@ -304,15 +304,12 @@ impl Homing<'_> {
         for (log, ids) in merged.to_settle {
             settle.entry(log % self.options.shards).or_default().extend(ids);
         }
-        for (log, mut copies) in merged.to_supersede {
-            copies.sort_unstable();
-            for copies in copies.chunks(256) {
-                let room = format::record_room(copies.len() * format::SUPERSEDED_ENTRY);
-                self.append(log % self.options.shards, room, |b, _| format::write_superseded(b, copies))?;
-            }
+        let mut supersede: BTreeMap<u16, Vec<Superseded>> = BTreeMap::new();
+        for (log, copies) in merged.to_supersede {
+            supersede.entry(log % self.options.shards).or_default().extend(copies);
         }
         for found in merged.live {
-            if let Some((shard, id)) = self.rehome(found)? {
+            if let Some((shard, id)) = self.rehome(found, &mut supersede)? {
                 settle.entry(shard).or_default().push(id);
             }
         }
@@ -325,8 +322,17 @@ impl Homing<'_> {
                 })?;
             }
         }
+        self.flush_all()?;
+        // Only now: a copy that counts no more must not be gone before the one that replaces it is there.
+        for (shard, mut copies) in supersede {
+            copies.sort_unstable();
+            for copies in copies.chunks(256) {
+                let room = format::record_room(copies.len() * format::SUPERSEDED_ENTRY);
+                self.append(shard, room, |buffer, _| format::write_superseded(buffer, copies))?;
+            }
+        }
+        self.flush_all()?;
         for shard in 0..self.options.shards {
-            self.flush(shard)?;
             let part = &mut self.shards[usize::from(shard)].recovered;
             // In the order of the log: compaction then reads forward.
             part.live.sort_by_key(|m| (m.spot.segment, m.spot.offset));
@@ -335,7 +341,11 @@ impl Homing<'_> {
     }
 
     /// Lists one live message with its shard. Returns its shard and id if it turns out to be settled.
-    fn rehome(&mut self, found: Found) -> Result<Option<(u16, MessageId)>, RecoveryError> {
+    fn rehome(
+        &mut self,
+        found: Found,
+        supersede: &mut BTreeMap<u16, Vec<Superseded>>,
+    ) -> Result<Option<(u16, MessageId)>, RecoveryError> {
         let sources = self.sources;
         let newest = |copies: &Vec<Copy>| copies.last().copied();
         let Some(accepted) = found.parts.get(&0).and_then(newest) else { return Ok(None) };
@@ -379,7 +389,7 @@ impl Homing<'_> {
                 None => self.bring(shard, copies[copies.len() - 1])?,
             };
             spots.push(spot);
-            self.supersede_elsewhere(shard, copies)?;
+            self.supersede_elsewhere(shard, copies, supersede);
         }
         // Outcomes that only copies or records elsewhere tell.
         let elsewhere = found.parts[&0].len() > 1;
@@ -410,18 +420,16 @@ impl Homing<'_> {
     }
 
     /// Copies of a record that stand with other shards: should one of them outlive the outcome here, it must not count.
-    fn supersede_elsewhere(&mut self, shard: u16, copies: &[Copy]) -> Result<(), RecoveryError> {
+    fn supersede_elsewhere(&self, shard: u16, copies: &[Copy], supersede: &mut BTreeMap<u16, Vec<Superseded>>) {
         for copy in copies {
             let (other, _) = self.homes[&copy.source];
             if other != shard {
                 let source = &self.sources[copy.source];
                 let offset = source.message(copy.index).offset;
                 let entry = Superseded { sequence: source.header.sequence, log: source.header.log, offset };
-                let room = format::record_room(format::SUPERSEDED_ENTRY);
-                self.append(other, room, |buffer, _| format::write_superseded(buffer, &[entry]))?;
+                supersede.entry(other).or_default().push(entry);
             }
         }
-        Ok(())
     }
 
     /// Copies a record from another shard's segment: a body whose chunks were being compacted when the process ended.
@@ -496,6 +504,10 @@ impl Homing<'_> {
         writer.end = block;
         writer.first = true;
         Ok(())
+    }
+
+    fn flush_all(&mut self) -> Result<(), RecoveryError> {
+        (0..self.options.shards).try_for_each(|shard| self.flush(shard))
     }
 
     fn flush(&mut self, shard: u16) -> Result<(), RecoveryError> {

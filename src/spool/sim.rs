@@ -352,12 +352,17 @@ impl World {
 
     /// The process ends: writes in flight are torn in some way. Then it starts anew.
     pub fn crash(&mut self, shards: u16) {
+        self.stop();
+        self.start(shards);
+    }
+
+    /// The first half of that.
+    pub fn stop(&mut self) {
         for (shard, effect) in std::mem::take(&mut self.writes) {
             if let Effect::Write { file, offset, buffer, start, .. } = effect {
                 self.tear(shard, file, offset, &buffer[start..]);
             }
         }
-        self.start(shards);
     }
 
     /// Until nothing is left to write: then every outcome is durable.
