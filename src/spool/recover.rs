@@ -183,8 +183,9 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     let mut merged = merge(&sources);
     for chain in merged.chains.values() {
         // What was read may stand in a cache only, if the last process was killed in the middle of a commit.
-        if let Some(last) = chain.segments.last() {
-            let path = folder.join(segment_name(sources[*last].number));
+        let unproven = |index: &&usize| !chain.is_proven(sources[**index].scan.newest_commit);
+        for index in chain.segments.iter().filter(unproven) {
+            let path = folder.join(segment_name(sources[*index].number));
             disk.sync(&path).map_err(failed("cannot sync", &path))?;
         }
     }
@@ -324,6 +325,7 @@ impl Homing<'_> {
         }
         self.flush_all()?;
         // Only now: a copy that counts no more must not be gone before the one that replaces it is there.
+        let told: Vec<u16> = supersede.keys().copied().collect();
         for (shard, mut copies) in supersede {
             copies.sort_unstable();
             for copies in copies.chunks(256) {
@@ -332,6 +334,10 @@ impl Homing<'_> {
             }
         }
         self.flush_all()?;
+        for shard in told {
+            // What is superseded counts only once that is proven.
+            self.prove(shard)?;
+        }
         for shard in 0..self.options.shards {
             let part = &mut self.shards[usize::from(shard)].recovered;
             // In the order of the log: compaction then reads forward.
@@ -347,8 +353,8 @@ impl Homing<'_> {
         supersede: &mut BTreeMap<u16, Vec<Superseded>>,
     ) -> Result<Option<(u16, MessageId)>, RecoveryError> {
         let sources = self.sources;
-        let newest = |copies: &Vec<Copy>| copies.last().copied();
-        let Some(accepted) = found.parts.get(&0).and_then(newest) else { return Ok(None) };
+        let proven_first = |copies: &[Copy]| copies.iter().rev().find(|c| c.proven).or(copies.last()).copied();
+        let Some(accepted) = found.parts.get(&0).and_then(|copies| proven_first(copies)) else { return Ok(None) };
         let (shard, _) = self.homes[&accepted.source];
         let front = sources[accepted.source].front(accepted.index);
         let Some(view) = RecordView::from_payload(found.id, front) else { return Ok(None) };
@@ -379,14 +385,17 @@ impl Homing<'_> {
         let mut spots = Vec::new();
         for part in 0..=chunk_count {
             let copies = &found.parts[&part];
-            let local = copies.iter().rev().find(|c| self.homes[&c.source].0 == shard).copied();
-            let spot = match local {
-                Some(copy) => {
+            let local = |c: &&Copy| self.homes[&c.source].0 == shard;
+            let here = copies.iter().rev().filter(local);
+            let best = here.clone().find(|c| c.proven).or(here.clone().next()).copied();
+            let spot = match best {
+                Some(copy) if copy.proven || copies.iter().all(|c| local(&c)) => {
                     let message = sources[copy.source].message(copy.index);
                     let segment = self.homes[&copy.source].1;
                     Spot { segment, offset: message.offset, length: message.length }
                 }
-                None => self.bring(shard, copies[copies.len() - 1])?,
+                // One that another shard's segments hold, and may give up.
+                _ => self.bring(shard, proven_first(copies).expect("a part that counts has a copy"))?,
             };
             spots.push(spot);
             self.supersede_elsewhere(shard, copies, supersede);
@@ -511,8 +520,23 @@ impl Homing<'_> {
     }
 
     fn flush(&mut self, shard: u16) -> Result<(), RecoveryError> {
+        if self.shards[usize::from(shard)].writer.records == 0 {
+            return Ok(());
+        }
+        self.write_commit(shard)
+    }
+
+    /// Writes a commit without records, which proves the one before it.
+    fn prove(&mut self, shard: u16) -> Result<(), RecoveryError> {
+        if self.shards[usize::from(shard)].writer.left(self.options.geometry) < BLOCK {
+            self.open(shard)?;
+        }
+        self.write_commit(shard)
+    }
+
+    fn write_commit(&mut self, shard: u16) -> Result<(), RecoveryError> {
         let Part { recovered, writer } = &mut self.shards[usize::from(shard)];
-        let Some(header) = writer.active.filter(|_| writer.records > 0) else { return Ok(()) };
+        let Some(header) = writer.active else { return Ok(()) };
         writer.buffer.pad_to_block();
         let bytes = u32::try_from(writer.buffer.len() - BLOCK).expect("below 4 GiB");
         let own = recovered.segments.iter().find(|s| s.header.log == shard);
