@@ -68,6 +68,13 @@ enum Standing {
 }
 
 impl Chain {
+    /// Whether a later commit says that this one was synced. If none does, it may be read well and yet stand in a cache
+    /// only, whose sync failed: a sync that succeeds afterwards changes nothing about that. What it says is true, but
+    /// nothing that it replaces may be given up for it.
+    pub fn is_proven(&self, commit: u64) -> bool {
+        commit <= self.proven
+    }
+
     fn standing(&self, commit: u64) -> Standing {
         if self.voids.iter().any(|r| r.contains(&commit)) {
             Standing::Void
@@ -84,6 +91,8 @@ impl Chain {
 pub(crate) struct Copy {
     pub source: usize,
     pub index: usize,
+    /// See [`Chain::is_proven`].
+    pub proven: bool,
 }
 
 /// A message with recipients without outcome, all parts there.
@@ -220,7 +229,7 @@ pub(crate) fn merge(sources: &[Source]) -> Merged {
                 }
             }
             for (commit, copy) in &scan.superseded {
-                if chain.standing(*commit) == Standing::Durable {
+                if chain.standing(*commit) == Standing::Durable && chain.is_proven(*commit) {
                     let by = superseded.entry(*copy).or_insert(*log);
                     if copy.log == *log {
                         *by = *log;
@@ -261,7 +270,11 @@ pub(crate) fn merge(sources: &[Source]) -> Merged {
                     progress: Vec::new(),
                     progress_elsewhere: false,
                 });
-                entry.parts.entry(message.part).or_default().push(Copy { source, index });
+                entry.parts.entry(message.part).or_default().push(Copy {
+                    source,
+                    index,
+                    proven: chain.is_proven(message.commit),
+                });
             }
         }
     }

@@ -183,8 +183,9 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     let mut merged = merge(&sources);
     for chain in merged.chains.values() {
         // What was read may stand in a cache only, if the last process was killed in the middle of a commit.
-        if let Some(last) = chain.segments.last() {
-            let path = folder.join(segment_name(sources[*last].number));
+        let unproven = |index: &&usize| !chain.is_proven(sources[**index].scan.newest_commit);
+        for index in chain.segments.iter().filter(unproven) {
+            let path = folder.join(segment_name(sources[*index].number));
             disk.sync(&path).map_err(failed("cannot sync", &path))?;
         }
     }
@@ -304,15 +305,12 @@ impl Homing<'_> {
         for (log, ids) in merged.to_settle {
             settle.entry(log % self.options.shards).or_default().extend(ids);
         }
-        for (log, mut copies) in merged.to_supersede {
-            copies.sort_unstable();
-            for copies in copies.chunks(256) {
-                let room = format::record_room(copies.len() * format::SUPERSEDED_ENTRY);
-                self.append(log % self.options.shards, room, |b, _| format::write_superseded(b, copies))?;
-            }
+        let mut supersede: BTreeMap<u16, Vec<Superseded>> = BTreeMap::new();
+        for (log, copies) in merged.to_supersede {
+            supersede.entry(log % self.options.shards).or_default().extend(copies);
         }
         for found in merged.live {
-            if let Some((shard, id)) = self.rehome(found)? {
+            if let Some((shard, id)) = self.rehome(found, &mut supersede)? {
                 settle.entry(shard).or_default().push(id);
             }
         }
@@ -325,8 +323,22 @@ impl Homing<'_> {
                 })?;
             }
         }
+        self.flush_all()?;
+        // Only now: a copy that counts no more must not be gone before the one that replaces it is there.
+        let told: Vec<u16> = supersede.keys().copied().collect();
+        for (shard, mut copies) in supersede {
+            copies.sort_unstable();
+            for copies in copies.chunks(256) {
+                let room = format::record_room(copies.len() * format::SUPERSEDED_ENTRY);
+                self.append(shard, room, |buffer, _| format::write_superseded(buffer, copies))?;
+            }
+        }
+        self.flush_all()?;
+        for shard in told {
+            // What is superseded counts only once that is proven.
+            self.prove(shard)?;
+        }
         for shard in 0..self.options.shards {
-            self.flush(shard)?;
             let part = &mut self.shards[usize::from(shard)].recovered;
             // In the order of the log: compaction then reads forward.
             part.live.sort_by_key(|m| (m.spot.segment, m.spot.offset));
@@ -335,10 +347,14 @@ impl Homing<'_> {
     }
 
     /// Lists one live message with its shard. Returns its shard and id if it turns out to be settled.
-    fn rehome(&mut self, found: Found) -> Result<Option<(u16, MessageId)>, RecoveryError> {
+    fn rehome(
+        &mut self,
+        found: Found,
+        supersede: &mut BTreeMap<u16, Vec<Superseded>>,
+    ) -> Result<Option<(u16, MessageId)>, RecoveryError> {
         let sources = self.sources;
-        let newest = |copies: &Vec<Copy>| copies.last().copied();
-        let Some(accepted) = found.parts.get(&0).and_then(newest) else { return Ok(None) };
+        let proven_first = |copies: &[Copy]| copies.iter().rev().find(|c| c.proven).or(copies.last()).copied();
+        let Some(accepted) = found.parts.get(&0).and_then(|copies| proven_first(copies)) else { return Ok(None) };
         let (shard, _) = self.homes[&accepted.source];
         let front = sources[accepted.source].front(accepted.index);
         let Some(view) = RecordView::from_payload(found.id, front) else { return Ok(None) };
@@ -369,17 +385,20 @@ impl Homing<'_> {
         let mut spots = Vec::new();
         for part in 0..=chunk_count {
             let copies = &found.parts[&part];
-            let local = copies.iter().rev().find(|c| self.homes[&c.source].0 == shard).copied();
-            let spot = match local {
-                Some(copy) => {
+            let local = |c: &&Copy| self.homes[&c.source].0 == shard;
+            let here = copies.iter().rev().filter(local);
+            let best = here.clone().find(|c| c.proven).or(here.clone().next()).copied();
+            let spot = match best {
+                Some(copy) if copy.proven || copies.iter().all(|c| local(&c)) => {
                     let message = sources[copy.source].message(copy.index);
                     let segment = self.homes[&copy.source].1;
                     Spot { segment, offset: message.offset, length: message.length }
                 }
-                None => self.bring(shard, copies[copies.len() - 1])?,
+                // One that another shard's segments hold, and may give up.
+                _ => self.bring(shard, proven_first(copies).expect("a part that counts has a copy"))?,
             };
             spots.push(spot);
-            self.supersede_elsewhere(shard, copies)?;
+            self.supersede_elsewhere(shard, copies, supersede);
         }
         // Outcomes that only copies or records elsewhere tell.
         let elsewhere = found.parts[&0].len() > 1;
@@ -410,18 +429,16 @@ impl Homing<'_> {
     }
 
     /// Copies of a record that stand with other shards: should one of them outlive the outcome here, it must not count.
-    fn supersede_elsewhere(&mut self, shard: u16, copies: &[Copy]) -> Result<(), RecoveryError> {
+    fn supersede_elsewhere(&self, shard: u16, copies: &[Copy], supersede: &mut BTreeMap<u16, Vec<Superseded>>) {
         for copy in copies {
             let (other, _) = self.homes[&copy.source];
             if other != shard {
                 let source = &self.sources[copy.source];
                 let offset = source.message(copy.index).offset;
                 let entry = Superseded { sequence: source.header.sequence, log: source.header.log, offset };
-                let room = format::record_room(format::SUPERSEDED_ENTRY);
-                self.append(other, room, |buffer, _| format::write_superseded(buffer, &[entry]))?;
+                supersede.entry(other).or_default().push(entry);
             }
         }
-        Ok(())
     }
 
     /// Copies a record from another shard's segment: a body whose chunks were being compacted when the process ended.
@@ -498,9 +515,28 @@ impl Homing<'_> {
         Ok(())
     }
 
+    fn flush_all(&mut self) -> Result<(), RecoveryError> {
+        (0..self.options.shards).try_for_each(|shard| self.flush(shard))
+    }
+
     fn flush(&mut self, shard: u16) -> Result<(), RecoveryError> {
+        if self.shards[usize::from(shard)].writer.records == 0 {
+            return Ok(());
+        }
+        self.write_commit(shard)
+    }
+
+    /// Writes a commit without records, which proves the one before it.
+    fn prove(&mut self, shard: u16) -> Result<(), RecoveryError> {
+        if self.shards[usize::from(shard)].writer.left(self.options.geometry) < BLOCK {
+            self.open(shard)?;
+        }
+        self.write_commit(shard)
+    }
+
+    fn write_commit(&mut self, shard: u16) -> Result<(), RecoveryError> {
         let Part { recovered, writer } = &mut self.shards[usize::from(shard)];
-        let Some(header) = writer.active.filter(|_| writer.records > 0) else { return Ok(()) };
+        let Some(header) = writer.active else { return Ok(()) };
         writer.buffer.pad_to_block();
         let bytes = u32::try_from(writer.buffer.len() - BLOCK).expect("below 4 GiB");
         let own = recovered.segments.iter().find(|s| s.header.log == shard);

@@ -35,14 +35,38 @@ pub struct MemDisk {
     pub files: Mutex<BTreeMap<PathBuf, Vec<u8>>>,
     /// Segments that fit.
     pub limit: Mutex<Option<usize>>,
+    /// What was written, read back well, and never came to the disk, because its sync failed: places, and what the disk
+    /// has there. Syncing the file again, with success, changes nothing about that.
+    pub unsynced: Mutex<Vec<Unsynced>>,
 }
+
+/// A file, the place in it, and the bytes that a power failure brings back.
+type Unsynced = (PathBuf, usize, Vec<u8>);
 
 fn not_found() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOENT)
 }
 
 impl MemDisk {
+    /// A write whose sync fails.
+    pub fn write_unsynced(&self, path: &Path, offset: u64, bytes: &[u8]) {
+        let at = offset as usize;
+        let before = self.files.lock().unwrap()[path][at..at + bytes.len()].to_vec();
+        self.write(path, offset, bytes);
+        self.unsynced.lock().unwrap().push((path.to_owned(), at, before));
+    }
+
+    pub fn lose_power(&self) {
+        for (path, at, before) in self.unsynced.lock().unwrap().drain(..).rev() {
+            if let Some(file) = self.files.lock().unwrap().get_mut(&path) {
+                file[at..at + before.len()].copy_from_slice(&before);
+            }
+        }
+    }
+
     pub fn write(&self, path: &Path, offset: u64, bytes: &[u8]) {
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
+        self.unsynced.lock().unwrap().retain(|(file, at, b)| file != path || at + b.len() <= start || *at >= end);
         let mut files = self.files.lock().unwrap();
         let file = files.get_mut(path).expect("the log writes to files it created");
         let at = offset as usize;
@@ -86,6 +110,7 @@ impl Disk for MemDisk {
         Ok(())
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.unsynced.lock().unwrap().retain(|(file, ..)| file != path);
         self.files.lock().unwrap().remove(path).map(|_| ()).ok_or_else(not_found)
     }
     fn lock(&self, _: &Path, _: bool) -> io::Result<Option<Lock>> {
@@ -327,6 +352,14 @@ impl World {
         self.logs[shard].handle_written(token, Ok(()));
     }
 
+    /// Fails the sync of the write in flight number `index`: it reads back, until the power fails.
+    pub fn fail_sync(&mut self, index: usize) {
+        let (shard, effect) = self.writes.remove(index);
+        let Effect::Write { token, file, offset, buffer, start } = effect else { panic!("only writes wait") };
+        self.disk.write_unsynced(&self.path(&self.names[shard][&file]), offset, &buffer[start..]);
+        self.logs[shard].handle_written(token, Err(FileError::Io(libc::EIO)));
+    }
+
     fn tear(&mut self, shard: usize, file: FileNo, offset: u64, bytes: &[u8]) {
         let path = self.path(&self.names[shard][&file]);
         let how = self.rng.below(5);
@@ -352,12 +385,17 @@ impl World {
 
     /// The process ends: writes in flight are torn in some way. Then it starts anew.
     pub fn crash(&mut self, shards: u16) {
+        self.stop();
+        self.start(shards);
+    }
+
+    /// The first half of that.
+    pub fn stop(&mut self) {
         for (shard, effect) in std::mem::take(&mut self.writes) {
             if let Effect::Write { file, offset, buffer, start, .. } = effect {
                 self.tear(shard, file, offset, &buffer[start..]);
             }
         }
-        self.start(shards);
     }
 
     /// Until nothing is left to write: then every outcome is durable.
