@@ -17,6 +17,8 @@ pub use offline::{list, verify};
 pub use recover::{Options, Recovery, RecoveryError, recover};
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
