@@ -110,6 +110,8 @@ proptest! {
             prop_assert!(line.len() <= 998 && line.trim().len() > 1);
             prop_assert!(line.bytes().all(|b| matches!(b, b'\t' | b' '..=b'~')), "{:?}", line);
         }
+        // Nobody else opens or ends a comment, or the field's clause with the date.
+        assert_eq!((text.matches('(').count(), text.matches(')').count(), text.matches(';').count()), (2, 2, 1));
         // Unfolded: from NAME (ADDRESS) by NAME (Ringpost) with PROTOCOL id ID; DATE
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let literal = match peer.to_canonical() {

@@ -445,6 +445,21 @@ proptest! {
     #![proptest_config(cases(150))]
 
     #[test]
+    fn property_a_reply_is_too_long_from_the_first_octet_or_line_above_its_bound(
+        octets in limits::REPLY_LINE_BYTES - 4..limits::REPLY_LINE_BYTES + 4,
+        lines in limits::REPLY_LINES - 3..limits::REPLY_LINES + 3,
+        cuts in cuts(),
+    ) {
+        // With its CR, without its LF.
+        let line = format!("250 {}\r\n", "x".repeat(octets - 5));
+        let expected = (octets > limits::REPLY_LINE_BYTES).then_some(ReplyError::LineTooLong);
+        prop_assert_eq!(replies(pieces(line.as_bytes(), &cuts)).1, expected);
+        let reply = "250-x\r\n".repeat(lines - 1) + "250 y\r\n";
+        let expected = (lines > limits::REPLY_LINES).then_some(ReplyError::TooManyLines);
+        prop_assert_eq!(replies(pieces(reply.as_bytes(), &cuts)).1, expected);
+    }
+
+    #[test]
     fn property_replies_are_the_same_in_any_split(
         lines in prop::collection::vec(
             prop_oneof![

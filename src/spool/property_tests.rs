@@ -355,6 +355,11 @@ enum Op {
         shard: u8,
         bytes: u16,
     },
+    /// Much mail that does not stay: segments fill and die, and what stays is moved.
+    Churn {
+        shard: u8,
+        count: u8,
+    },
     /// Twice: the second time is nothing new.
     Settle {
         which: u16,
@@ -385,6 +390,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (any::<u8>(), 1..6u8, 0..9000u16).prop_map(|(shard, recipients, bytes)| Op::Accept { shard, recipients, bytes }),
         1 => (any::<u8>(), prop::collection::vec(1..8000u16, 1..5)).prop_map(|(shard, chunks)| Op::Stream { shard, chunks }),
         1 => (any::<u8>(), 1..8000u16).prop_map(|(shard, bytes)| Op::AbortStream { shard, bytes }),
+        1 => (any::<u8>(), 1..90u8).prop_map(|(shard, count)| Op::Churn { shard, count }),
         6 => (any::<u16>(), any::<u8>()).prop_map(|(which, recipient)| Op::Settle { which, recipient }),
         2 => any::<u16>().prop_map(|which| Op::Finish { which }),
         1 => any::<u16>().prop_map(|which| Op::Read { which }),
@@ -428,6 +434,21 @@ fn apply(world: &mut World, op: Op) {
             let _ = log.stream_chunk(id, &vec![7; usize::from(bytes)]);
             world.turn();
             world.logs[usize::from(shard) % shards].stream_abort(id);
+        }
+        Op::Churn { shard, count } => {
+            for _ in 0..count {
+                let id = world.accept(usize::from(shard) % shards, 1, 9000);
+                world.turn();
+                while !world.writes.is_empty() {
+                    world.complete(0);
+                    world.turn();
+                }
+                if let Ok(id) = id
+                    && world.known[&id].state == State::Acked
+                {
+                    world.finish(id);
+                }
+            }
         }
         Op::Settle { which, recipient } => {
             let Some(id) = one_of(world, which) else { return };
