@@ -22,7 +22,15 @@ pub fn cases(count: u32) -> ProptestConfig {
         RngSeed::Random => RngSeed::Fixed(0x5269_6e67_706f_7374),
         fixed => fixed,
     };
-    ProptestConfig { cases: count.saturating_mul(factor), failure_persistence: None, rng_seed, ..default }
+    // Enough to make a long sequence of commands short, also where few cases are tried.
+    let max_shrink_iters = 4000;
+    ProptestConfig {
+        cases: count.saturating_mul(factor),
+        failure_persistence: None,
+        rng_seed,
+        max_shrink_iters,
+        ..default
+    }
 }
 
 /// Where something is cut, as fractions of its length, so that cuts shrink with it.

@@ -524,7 +524,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(cases(150))]
+    #![proptest_config(cases(100))]
 
     #[test]
     fn property_every_job_is_in_one_place_and_comes_in_its_time(ops in prop::collection::vec(op(), 1..120)) {
@@ -548,7 +548,7 @@ fn policy() -> impl Strategy<Value = RetryPolicy> {
 }
 
 proptest! {
-    #![proptest_config(cases(2000))]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn property_delays_grow_from_first_to_max_and_never_beyond_the_give_up_time(

@@ -234,6 +234,105 @@ impl Post {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::properties::cases;
+    use proptest::prelude::*;
+    use std::collections::{BTreeSet, VecDeque};
+
+    const SHARDS: usize = 3;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Send {
+            from: usize,
+            to: usize,
+            count: u8,
+        },
+        Flush(usize),
+        /// So many batches of mail are taken, and given back or not.
+        Receive {
+            at: usize,
+            most: u8,
+            recycles: bool,
+        },
+        /// Somebody else fills the mailbox to its brim.
+        Stuff(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let shard = || 0..SHARDS;
+        prop_oneof![
+            6 => (shard(), shard(), 1..6u8).prop_map(|(from, to, count)| Step::Send { from, to, count }),
+            4 => shard().prop_map(Step::Flush),
+            4 => (shard(), 1..5u8, any::<bool>()).prop_map(|(at, most, recycles)| Step::Receive { at, most, recycles }),
+            1 => shard().prop_map(Step::Stuff),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(cases(40))]
+
+        #[test]
+        fn property_mail_arrives_once_in_the_order_of_its_sender(steps in prop::collection::vec(step(), 1..80)) {
+            let boxes = Mailboxes::new(SHARDS);
+            let mut posts: Vec<Post> = (0..SHARDS).map(|me| Post::new(me, boxes.clone())).collect();
+            // What is under way, from and to each; the number of a letter is its part.
+            let mut under_way = vec![vec![VecDeque::new(); SHARDS]; SHARDS];
+            let mut next = 0;
+            let receive = |posts: &mut Vec<Post>, under_way: &mut Vec<Vec<VecDeque<u32>>>, at: usize, recycles: bool| {
+                let Some(mut batch) = posts[at].receive() else { return false };
+                for mail in batch.drain(..) {
+                    // Of the one who stuffed it there is only this.
+                    let Mail::Fetch { part, owner, .. } = mail else { continue };
+                    assert_eq!(under_way[usize::from(owner)][at].pop_front(), Some(part));
+                }
+                if recycles {
+                    posts[at].recycle(batch);
+                }
+                true
+            };
+            for step in steps {
+                match step {
+                    Step::Send { from, to, count } => for _ in 0..count {
+                        next += 1;
+                        under_way[from][to].push_back(next);
+                        posts[from].send(to, Mail::Fetch { id: MessageId(0), part: next, owner: from as u16 });
+                    },
+                    Step::Flush(from) => {
+                        let before: Vec<usize> = (0..SHARDS).map(|to| boxes.len(to)).collect();
+                        let mut woken = BTreeSet::new();
+                        posts[from].flush(|to| assert!(woken.insert(to), "once"));
+                        for (to, before) in before.into_iter().enumerate() {
+                            let woke = woken.contains(&to);
+                            assert_eq!(boxes.len(to) > before, woke, "who got something is woken");
+                            let full = before == limits::MAILBOX_BATCHES;
+                            assert!(woke || full || posts[from].outboxes[to].is_empty(), "only that keeps mail back");
+                        }
+                    }
+                    Step::Receive { at, most, recycles } => {
+                        for _ in 0..most {
+                            let has_mail = posts[at].has_mail();
+                            assert_eq!(receive(&mut posts, &mut under_way, at, recycles), has_mail);
+                        }
+                    }
+                    Step::Stuff(to) => while boxes.push(to, vec![Mail::Control(Control::Drain)]).is_ok() {},
+                }
+                for (me, post) in posts.iter().enumerate() {
+                    let kept: usize = post.outboxes.iter().map(Vec::len).sum();
+                    assert_eq!((post.backlog(), post.depth()), (kept, kept + boxes.len(me)));
+                    assert_eq!(post.is_empty(), kept == 0 && !post.has_mail());
+                    assert!(post.has_mail() || !post.has_own());
+                    assert!(post.spare.len() <= limits::POST_SPARE_BATCHES && post.spare.iter().all(Vec::is_empty));
+                }
+            }
+            while posts.iter().any(|post| !post.is_empty()) {
+                for at in 0..SHARDS {
+                    while receive(&mut posts, &mut under_way, at, true) {}
+                    posts[at].flush(|_| {});
+                }
+            }
+            assert!(under_way.iter().flatten().all(VecDeque::is_empty), "none lost");
+        }
+    }
 
     #[test]
     fn a_full_mailbox_loses_nothing_and_keeps_order() {

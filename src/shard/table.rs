@@ -98,6 +98,86 @@ impl<T> ConnTable<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::properties::cases;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// In a slot, which may be taken or not.
+        Open(u32),
+        Close(u32),
+        /// For a connection of this slot, this many generations ago.
+        Deadline(u32, u32, Option<u64>),
+        Sweep(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let slot = || 0..12u32;
+        prop_oneof![
+            3 => slot().prop_map(Step::Open),
+            2 => slot().prop_map(Step::Close),
+            5 => (slot(), 0..3u32, prop::option::of(0..100u64)).prop_map(|(slot, ago, at)| Step::Deadline(slot, ago, at)),
+            3 => (0..110u64).prop_map(Step::Sweep),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(cases(120))]
+
+        #[test]
+        fn property_a_sweep_finds_each_deadline_that_has_come_and_no_other(
+            steps in prop::collection::vec(step(), 1..100),
+        ) {
+            let mut table = ConnTable::default();
+            let mut generations = [0u32; 12];
+            // By slot: the entry and its deadline.
+            let mut model: BTreeMap<u32, (u32, Option<Moment>)> = BTreeMap::new();
+            let conn = |slot: u32, generation: u32| ConnId { slot, generation };
+            for step in steps {
+                match step {
+                    Step::Open(slot) => {
+                        // A slot is given anew only when it is free.
+                        if model.contains_key(&slot) {
+                            continue;
+                        }
+                        let generation = &mut generations[slot as usize];
+                        *generation += 1;
+                        table.insert(conn(slot, *generation), *generation);
+                        model.insert(slot, (*generation, None));
+                    }
+                    Step::Close(slot) => {
+                        let removed = table.remove(conn(slot, generations[slot as usize]));
+                        prop_assert_eq!(removed, model.remove(&slot).map(|(generation, _)| generation));
+                    }
+                    Step::Deadline(slot, ago, at) => {
+                        let generation = generations[slot as usize].wrapping_sub(ago);
+                        table.set_deadline(conn(slot, generation), at.map(Moment));
+                        if let Some((_, deadline)) = model.get_mut(&slot).filter(|(now, _)| *now == generation) {
+                            *deadline = at.map(Moment);
+                        }
+                    }
+                    Step::Sweep(now) => {
+                        let mut due = vec![conn(99, 99)];
+                        table.due(Moment(now), &mut due);
+                        let come = |(_, (_, at)): &(&u32, &(u32, Option<Moment>))| at.is_some_and(|at| at <= Moment(now));
+                        let expected = model.iter().filter(come).map(|(slot, (generation, _))| conn(*slot, *generation));
+                        prop_assert_eq!(due, expected.collect::<Vec<_>>());
+                    }
+                }
+                prop_assert_eq!((table.len(), table.is_empty()), (model.len(), model.is_empty()));
+                let ids: Vec<_> = model.iter().map(|(slot, (generation, _))| conn(*slot, *generation)).collect();
+                prop_assert_eq!(table.ids().collect::<Vec<_>>(), ids);
+                for (slot, generation) in (0..).zip(generations) {
+                    for generation in generation.saturating_sub(2)..generation + 2 {
+                        let entry = model.get(&slot).filter(|(now, _)| *now == generation).map(|(entry, _)| entry);
+                        prop_assert_eq!(table.get(conn(slot, generation)), entry);
+                        prop_assert_eq!(table.get_mut(conn(slot, generation)).map(|e| &*e), entry);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_stale_id_finds_nothing_and_deadlines_go_with_their_connection() {

@@ -71,7 +71,7 @@ fn check_accepted(text: &[u8]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(cases(200))]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn property_what_the_grammar_makes_is_read_as_it_was_made((route, local, domain) in path(), rest in "( [ -~]{0,20})?") {
@@ -145,7 +145,7 @@ fn in_some_case(text: &str, upper: u32) -> String {
 }
 
 proptest! {
-    #![proptest_config(cases(200))]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn property_mail_and_rcpt_are_read_as_they_were_written(
@@ -266,7 +266,7 @@ fn scan<'a>(max: u64, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Option<usi
 }
 
 proptest! {
-    #![proptest_config(cases(600))]
+    #![proptest_config(cases(400))]
 
     #[test]
     fn property_data_means_the_same_in_any_split(bytes in data(), cuts in cuts(), max in prop_oneof![0..700u64, Just(u64::MAX)]) {
@@ -401,7 +401,7 @@ fn transcript<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Transcript {
 }
 
 proptest! {
-    #![proptest_config(cases(200))]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn property_a_session_is_the_same_in_any_split(input in session(), cuts in cuts()) {
@@ -442,7 +442,22 @@ fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<(u16, String)
 }
 
 proptest! {
-    #![proptest_config(cases(200))]
+    #![proptest_config(cases(150))]
+
+    #[test]
+    fn property_a_reply_is_too_long_from_the_first_octet_or_line_above_its_bound(
+        octets in limits::REPLY_LINE_BYTES - 4..limits::REPLY_LINE_BYTES + 4,
+        lines in limits::REPLY_LINES - 3..limits::REPLY_LINES + 3,
+        cuts in cuts(),
+    ) {
+        // With its CR, without its LF.
+        let line = format!("250 {}\r\n", "x".repeat(octets - 5));
+        let expected = (octets > limits::REPLY_LINE_BYTES).then_some(ReplyError::LineTooLong);
+        prop_assert_eq!(replies(pieces(line.as_bytes(), &cuts)).1, expected);
+        let reply = "250-x\r\n".repeat(lines - 1) + "250 y\r\n";
+        let expected = (lines > limits::REPLY_LINES).then_some(ReplyError::TooManyLines);
+        prop_assert_eq!(replies(pieces(reply.as_bytes(), &cuts)).1, expected);
+    }
 
     #[test]
     fn property_replies_are_the_same_in_any_split(

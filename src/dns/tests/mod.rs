@@ -4,6 +4,7 @@
 
 mod caching;
 mod hostile;
+mod properties;
 mod routing;
 mod transport;
 

@@ -137,7 +137,7 @@ fn decode_quoted_printable(text: &str) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(cases(400))]
+    #![proptest_config(cases(120))]
 
     #[test]
     fn property_a_report_is_well_formed_whatever_strangers_said(
