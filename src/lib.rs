@@ -16,6 +16,9 @@
 
 #![warn(missing_docs)]
 
+#[macro_use]
+mod planted;
+
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -23,11 +26,15 @@ pub mod deliver;
 pub mod dns;
 pub mod limits;
 pub mod message;
+#[cfg(test)]
+mod properties;
 pub mod queue;
 pub mod route;
 pub mod rt;
 pub mod server;
 pub mod shard;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod smtp;
 pub mod spool;
 #[cfg(test)]

@@ -156,7 +156,7 @@ pub const SPOOL_COMMITS_QUEUED: usize = 8;
 pub const SPOOL_BUFFERS_KEPT: usize = 12;
 /// The largest body written as one record. A longer one goes to the log in chunks of this size while it comes; until then
 /// it is collected.
-pub const SPOOL_CHUNK_BYTES: usize = 256 << 10;
+pub const SPOOL_CHUNK_BYTES: u32 = 256 << 10;
 /// How long an outcome may wait for a commit to travel with, before it is written by itself.
 pub const SPOOL_SETTLE_DELAY: Duration = Duration::from_millis(50);
 /// The same while no new segment can be had: the reserve must last.
@@ -182,7 +182,8 @@ const _: () =
     assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
 const _: () = assert!(SPOOL_SEGMENT_BYTES >= 8 * SPOOL_COMMIT_BYTES, "little of a segment is lost at its end");
 const _: () = assert!(
-    RECIPIENTS * (PATH_BYTES + 8) + RECEIVED_HEADER_BYTES + SPOOL_CHUNK_BYTES + 8192 <= SPOOL_COMMIT_BYTES as usize,
+    RECIPIENTS * (PATH_BYTES + 8) + RECEIVED_HEADER_BYTES + SPOOL_CHUNK_BYTES as usize + 8192
+        <= SPOOL_COMMIT_BYTES as usize,
     "the largest record fits in one commit"
 );
 const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outcomes have most of the reserve");

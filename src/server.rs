@@ -53,7 +53,9 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
     let routes = Arc::new(routes(&config)?);
 
     let began = Instant::now();
-    let options = spool::Options { shards, wall: wall(), seed: random_u64(), geometry: spool::Geometry::default() };
+    let geometry = spool::Geometry::default();
+    let scan_threads = limits::SPOOL_SCAN_THREADS;
+    let options = spool::Options { shards, wall: wall(), seed: random_u64(), geometry, scan_threads };
     let recovery = spool::recover(&StdDisk, &config.spool.path, options)?;
     for damage in &recovery.damage {
         tracing::error!("spool: {damage}");
@@ -100,6 +102,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             report,
             ending: Arc::clone(&ending),
             max_connections,
+            geometry,
             seed: random_u64(),
         };
         Box::new(move || Box::new(ShardCore::new(parts)) as Box<dyn crate::rt::Shard>) as Build

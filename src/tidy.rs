@@ -22,8 +22,12 @@ const LONG_FILES: &[(&str, &str)] = &[
     ("loadtest/src/send/mod.rs", "the source's session is one loop, and its account is kept beside it"),
 ];
 
-/// Tests whose world has errors of the kernel and answers of DNS, and takes a seed from the environment.
-const WORLD: &str = "src/shard/tests/";
+/// Worlds around the relay: they have errors of the kernel and answers of DNS, and take a seed from the environment.
+const WORLD: &[&str] = &["src/shard/tests/", "src/sim/"];
+
+/// What a simulation runs besides the relay. The same seed must give the same run, so it is as pure as the relay's own
+/// code; it only need not say so, and may name error numbers.
+const SIMULATION: &[&str] = &["src/rt/sim/", "src/sim/"];
 
 /// What may stand at the top of the repository, beside dot-files and what .gitignore names.
 const TOP: &[&str] = &[
@@ -142,11 +146,12 @@ fn layers(source: &Source) -> Vec<String> {
 
 /// What calls itself PURE, and what must be, touches nothing but its arguments.
 fn purity(source: &Source) -> Vec<String> {
-    if source.path.starts_with(WORLD) {
+    let simulation = source.is_in(SIMULATION);
+    if source.is_in(WORLD) && !simulation {
         return Vec::new();
     }
     let claims = source.text.starts_with("//! PURE.");
-    let must = source.is_in(PURE);
+    let must = source.is_in(PURE) || simulation;
     if !claims && !must {
         return Vec::new();
     }
@@ -174,7 +179,9 @@ fn purity(source: &Source) -> Vec<String> {
         let within = |module: &&str| format!("{joined}::").starts_with(&format!("std::{module}::"));
         // A test may ask another program what it thinks of the bytes.
         let oracle = source.is_unit_tests() && within(&"process");
-        let is_std = !oracle && MODULES.iter().any(within);
+        // A world takes its seed from the environment, and nothing else.
+        let seed = source.is_in(WORLD) && within(&"env");
+        let is_std = !oracle && !seed && MODULES.iter().any(within);
         let handy = ["std::*", "std::net::*", "std::time::*", "rand::rng", "rand::random"].contains(&joined.as_str());
         // Made with the standard hasher, whose seed is random: the order of iteration would not be a function of the input.
         let unseeded = path.windows(2).any(|w| (w[0] == "HashMap" || w[0] == "HashSet") && w[1] == "new");
@@ -191,7 +198,7 @@ fn purity(source: &Source) -> Vec<String> {
     }
     // shard and deliver are driven, not pure: they act through rt's Io.
     let driven = source.is_in(&["src/shard/", "src/deliver/"]);
-    if must && !claims && !driven && !source.is_unit_tests() && source.path != "src/spool/sim.rs" {
+    if must && !claims && !driven && !simulation && !source.is_unit_tests() && source.path != "src/spool/sim.rs" {
         found.push(source.at(1, "its contract does not begin with `PURE.`"));
     }
     found
@@ -211,7 +218,7 @@ fn owners(source: &Source) -> Vec<String> {
         ("toml", &["src/config/"]),
         ("hickory_proto", &["src/dns/"]),
     ];
-    if !source.path.starts_with("src/") || source.path.starts_with(WORLD) {
+    if !source.path.starts_with("src/") || source.is_in(WORLD) {
         return Vec::new();
     }
     let mut found = Vec::new();
@@ -225,10 +232,11 @@ fn owners(source: &Source) -> Vec<String> {
 }
 
 /// The one exception of libc: the spool tells a full disk from a broken one by the names of error numbers, which are
-/// plain integers.
+/// plain integers, and a simulated kernel gives them.
 fn is_errno(source: &Source, path: &[String]) -> bool {
     let is_name = |s: &String| s.starts_with('E') && s.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
-    source.path.starts_with("src/spool/") && path.len() == 2 && path[0] == "libc" && is_name(&path[1])
+    let may = source.path.starts_with("src/spool/") || source.is_in(SIMULATION);
+    may && path.len() == 2 && path[0] == "libc" && is_name(&path[1])
 }
 
 /// `unsafe` stands in rt only, each block and impl below a line that says why it is sound.
@@ -575,6 +583,15 @@ fn impurity_is_found() {
     let errno = "//! PURE.\nlet e = libc::ENOSPC;";
     assert_eq!(findings(purity, "src/spool/log/mod.rs", errno), 0);
     assert_eq!(findings(purity, "src/spool/log/mod.rs", "//! PURE.\nlibc::fsync(1);"), 1);
+    for path in ["src/sim/zone.rs", "src/rt/sim/mod.rs"] {
+        for text in ["use std::time::Instant;", "std::thread::spawn(x);", "HashMap::new();", "libc::getpid();"] {
+            assert_eq!(findings(purity, path, &format!("//! A world.\n{text}")), 1, "{path}: {text}");
+        }
+        assert_eq!(findings(purity, path, "//! A world.\nlet e = libc::ENOSPC;"), 0, "{path}");
+    }
+    let seed = "//! A world.\nlet seed = std::env::var(x);";
+    assert_eq!(findings(purity, "src/sim/world.rs", seed), 0);
+    assert_eq!(findings(purity, "src/rt/sim/mod.rs", seed), 1);
 }
 
 #[test]
@@ -600,6 +617,9 @@ fn a_crate_outside_its_place_is_found() {
     assert_eq!(findings(owners, "src/spool/recover.rs", "libc::EIO"), 0);
     assert_eq!(findings(owners, "src/control/mod.rs", "tokio::spawn(x);"), 0);
     assert_eq!(findings(owners, "loadtest/src/run.rs", "tokio::spawn(x);"), 0);
+    let dns = "use hickory_proto::op::Message;";
+    assert_eq!(findings(owners, "src/deliver/mod.rs", dns), 1);
+    assert_eq!(findings(owners, "src/sim/zone.rs", dns), 0);
 }
 
 #[test]

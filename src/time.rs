@@ -51,3 +51,34 @@ pub struct Now {
     /// Civil time: headers, records, expiry of mail.
     pub wall: Wall,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::properties::cases;
+    use proptest::prelude::*;
+
+    fn duration() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            (any::<u64>(), 0..1_000_000_000u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos)),
+            any::<u64>().prop_map(Duration::from_nanos),
+            Just(Duration::MAX),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(cases(2000))]
+
+        #[test]
+        fn property_moments_saturate_and_agree_with_their_differences(a in any::<u64>(), b in any::<u64>(), d in duration()) {
+            let (a, b) = (Moment(a), Moment(b));
+            let nanos = |m: Moment| u128::from(m.0);
+            prop_assert_eq!(nanos(a + d), (nanos(a) + d.as_nanos()).min(nanos(Moment::NEVER)));
+            prop_assert_eq!(nanos(a - d), nanos(a).saturating_sub(d.as_nanos()));
+            prop_assert_eq!(a.since(b).as_nanos(), nanos(a).saturating_sub(nanos(b)));
+            prop_assert_eq!(a.min(b) + a.max(b).since(a.min(b)), a.max(b));
+            prop_assert_eq!(Moment::NEVER + d, Moment::NEVER);
+            prop_assert_eq!(Wall(a.0).since(Wall(b.0)).as_millis(), u128::from(a.0.saturating_sub(b.0)));
+        }
+    }
+}

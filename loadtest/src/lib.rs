@@ -25,6 +25,7 @@ pub mod relay_main;
 pub mod report;
 pub mod run;
 pub mod send;
+pub mod simulate;
 pub mod sink;
 pub mod traffic;
 pub mod units;

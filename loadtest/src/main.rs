@@ -15,6 +15,7 @@ use loadtest::relay_main::relay_main;
 use loadtest::report::{Sent, octets, thousands};
 use loadtest::run::{self, RunConfig};
 use loadtest::send::{SendConfig, Until};
+use loadtest::simulate::{SimulateArgs, simulate};
 use loadtest::sink::{Behaviour, Disconnect, Fail, Sink, SinkConfig};
 use loadtest::traffic::{DomainTemplate, SizeMix, Spread, TrafficConfig};
 use loadtest::units::{Delay, duration, odds, size};
@@ -46,6 +47,8 @@ enum Cmd {
     Sink(SinkArgs),
     /// Answer for a test zone: d0001.test has the MX mx.d0001.test, which is 127.1.0.1, and so on
     Dns(DnsArgs),
+    /// The whole relay in a simulated world, once for each seed: faults of network, disk, DNS and peers, crashes
+    Simulate(SimulateArgs),
 }
 
 #[derive(Args)]
@@ -304,6 +307,7 @@ fn main() -> ExitCode {
         Cmd::Send(args) => send_command(args),
         Cmd::Sink(args) => sink_command(args),
         Cmd::Dns(args) => dns_command(args),
+        Cmd::Simulate(args) => Ok(if simulate(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     };
     result.unwrap_or_else(|e| {
         eprintln!("loadtest: {e}");

@@ -130,6 +130,35 @@ impl<'de> de::Deserialize<'de> for Size {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::properties::cases;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(cases(400))]
+
+        #[test]
+        fn property_what_is_printed_reads_the_same(number in any::<u64>(), shift in 0..64u32) {
+            let number = number >> shift;
+            let span = Span(Duration::from_millis(number));
+            prop_assert_eq!(Span::parse(&span.to_string()), Ok(span));
+            let size = Size(number);
+            prop_assert_eq!(Size::parse(&size.to_string()), Ok(size));
+            let round = Size(number & !0 << shift);
+            prop_assert_eq!(Size::parse(&round.to_string()), Ok(round));
+        }
+
+        #[test]
+        fn property_any_text_is_refused_or_means_what_it_prints(
+            text in "([0-9]{1,21}(ms|s|m|h|d|KiB|MiB|GiB|TiB|B| B|)?){0,4}|[ -~]{0,8}|\\PC{0,8}",
+        ) {
+            if let Ok(span) = Span::parse(&text) {
+                prop_assert_eq!(Span::parse(&span.to_string()), Ok(span));
+            }
+            if let Ok(size) = Size::parse(&text) {
+                prop_assert_eq!(Size::parse(&size.to_string()), Ok(size));
+            }
+        }
+    }
 
     #[test]
     fn durations_round_trip() {

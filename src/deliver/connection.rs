@@ -126,6 +126,16 @@ impl Connection {
         self.client = Some(Client::new(ehlo_name, timeouts, now));
     }
 
+    /// Pieces that the socket has not taken, and how many bytes of them are copies.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn unsent_size(&self) -> (usize, usize) {
+        let copied = |piece: &Piece| match piece {
+            Piece::Bytes(bytes, _) => bytes.len(),
+            Piece::Shared(..) => 0,
+        };
+        (self.unsent.len(), self.unsent.iter().map(copied).sum())
+    }
+
     pub(super) fn can_start(&self, messages_per_connection: u32) -> bool {
         self.begun < messages_per_connection && self.client.as_ref().is_some_and(Client::can_start)
     }

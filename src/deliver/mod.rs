@@ -8,10 +8,10 @@
 //! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
 mod age;
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod connection;
 mod outcome;
-#[cfg(test)]
-mod probe;
 mod pump;
 mod questions;
 

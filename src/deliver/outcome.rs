@@ -139,6 +139,10 @@ impl Deliverer {
                     self.wake(destination);
                     return;
                 }
+                Outcome::Lost { after_final_dot: true } if planted!(LostReplyIsSuccess) => {
+                    let reply = Reply { code: 250, enhanced: None, text: "" };
+                    self.delivered(key, &rest, &reply, &host, remote, stages, &record, turn);
+                }
                 Outcome::Lost { after_final_dot } => {
                     let text: &[u8] = if *after_final_dot {
                         b"the connection was lost while waiting for the reply to the message; it may arrive twice"
@@ -383,7 +387,7 @@ impl<'a> Facts<'a> {
 fn is_permanent(reply: &LastReply) -> bool {
     match reply.code {
         0 => reply.status.is_some_and(|s| s.class() == 5),
-        code => (500..600).contains(&code),
+        code => (500..600).contains(&code) || planted!(TransientIsPermanent),
     }
 }
 

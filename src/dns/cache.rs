@@ -74,6 +74,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         self.slots[victim] = slot;
     }
 
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn bound(&self) -> usize {
+        self.bound
+    }
+
     /// Entries held, the expired ones not yet replaced too.
     pub(super) fn len(&self) -> usize {
         self.slots.len()

@@ -161,6 +161,18 @@ impl Lookups {
     pub(super) fn exchanges(&self) -> usize {
         self.exchanges.len()
     }
+
+    /// The bound of the cache; lookups, entries of their queue, bytes of the largest stream, timers, transmits not taken.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> (usize, [usize; 5]) {
+        let received = |exchange: &Exchange| match &exchange.transport {
+            Transport::Udp => 0,
+            Transport::Tcp(received) => received.len(),
+        };
+        let most = self.exchanges.iter().map(|(_, exchange)| received(exchange)).max().unwrap_or(0);
+        let sizes = [self.lookups.len(), self.queue.len(), most, self.timers.len(), self.transmits.len()];
+        (self.cache.bound(), sizes)
+    }
 }
 
 // --- Commands and polls ---------------------------------------------------------------------------------------------

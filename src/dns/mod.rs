@@ -19,6 +19,8 @@
 //! It refuses to: follow referrals (a server must offer recursion), look at answers it did not ask for, translate
 //! U-labels (RFC 5891: the caller does), search domains or `/etc/hosts`, validate DNSSEC (the recursive server does).
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod cache;
 mod lookup;
 mod name;

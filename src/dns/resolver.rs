@@ -125,6 +125,13 @@ impl Resolver {
         self.cache.len()
     }
 
+    /// The bounds of both caches, and see `Lookups::sizes`.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> (usize, usize, [usize; 5]) {
+        let (answers, sizes) = self.lookups.sizes();
+        (self.cache.bound(), answers, sizes)
+    }
+
     /// Answers to single questions kept, expired ones not yet replaced too.
     pub fn cached_answers(&self) -> usize {
         self.lookups.cached_answers()

@@ -9,6 +9,8 @@
 
 mod headers;
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;
 
 use super::trace::DateCache;

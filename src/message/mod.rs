@@ -4,6 +4,8 @@
 pub mod dsn;
 pub mod envelope;
 pub mod id;
+#[cfg(test)]
+mod property_tests;
 pub mod status;
 pub mod trace;
 

@@ -108,6 +108,12 @@ impl Destinations {
         self.by_name.len()
     }
 
+    /// Entries of the lists of destinations with work, and of empty ones.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn lists(&self) -> [usize; 2] {
+        [self.touched.len(), self.idle.len()]
+    }
+
     pub fn find(&self, name: &str) -> Option<DestinationId> {
         self.by_name.get(name).map(|index| self.id(*index))
     }

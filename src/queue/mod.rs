@@ -15,8 +15,12 @@
 //! `put_back`, `unreachable`, `reachable`); `poll_touched`, `poll_expired`, `poll_timeout`. Every one costs O(1), a
 //! retry timer O(log n); long work is cut in slices, one a turn.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod destination;
 mod job;
+#[cfg(test)]
+mod property_tests;
 mod retry;
 mod slots;
 #[cfg(test)]
@@ -294,7 +298,9 @@ impl<B> Queue<B> {
             // A quarter and not the double: 20 bytes a waiting job at most.
             self.retries.reserve_exact(self.retries.len() / 4 + 1024);
         }
-        self.retries.push(Reverse((due, key.index, key.generation)));
+        if !planted!(RetryForgotten) {
+            self.retries.push(Reverse((due, key.index, key.generation)));
+        }
         self.waiting += 1;
         self.in_flight -= 1;
         let d = self.destinations.at_mut(destination);
@@ -325,7 +331,9 @@ impl<B> Queue<B> {
 
     /// No host of the destination could be reached, or its DNS failed for the time being: suspends the destination as
     /// a whole, with the back-off of [`RetryPolicy`] over its consecutive failures. Its jobs stay ready, drop their
-    /// bodies, and count no attempt; those that have reached their give-up age expire ([`poll_expired`](Self::poll_expired)).
+    /// bodies (the latest at once; one that stands before a job without a body goes with its age, by
+    /// [`drop_stale_bodies`](Self::drop_stale_bodies)), and count no attempt; those that have reached their give-up age
+    /// expire ([`poll_expired`](Self::poll_expired)).
     /// Returns when it is probed next. Of several failures at the same time the first counts.
     pub fn unreachable(&mut self, dest: DestinationId, reason: LastReply, now: Now, random: u64) -> Moment {
         self.now = now;

@@ -11,6 +11,8 @@
 //! recipient domain instead would put a single busy domain on one core. An envelope is one group then, one transaction.
 
 mod hash;
+#[cfg(test)]
+mod property_tests;
 
 pub use hash::{hash, shard_of};
 

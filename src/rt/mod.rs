@@ -13,6 +13,8 @@
 pub mod alloc;
 pub mod buffer;
 pub mod disk;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod simd;
 pub mod uring;
 

@@ -341,6 +341,12 @@ impl EventSink {
         }
     }
 
+    /// Events of the batch that fills.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn waiting(&self) -> usize {
+        self.batch.len()
+    }
+
     /// Events dropped since the start because the queue was full.
     pub fn dropped(&self) -> u64 {
         self.channel.dropped.load(Ordering::Relaxed)

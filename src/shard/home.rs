@@ -5,6 +5,9 @@
 //! replies, file operations, `Handoff` and `Fetched` to owners, notifications to senders (as mail of its own). It
 //! refuses to deliver anything.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
+
 use super::event::{self, Event, Notice, NoticeKind};
 use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
 use super::session::{self, Context, Fate, Session};
@@ -374,7 +377,7 @@ impl Home {
         if waiter & NOTICE != 0 {
             if let Some(bounce) = self.notices.try_remove((waiter & !NOTICE) as usize) {
                 tracing::warn!(shard = self.me, id = %bounce.id, %why, "a notification to the sender must wait");
-                self.put_off(bounce, turn.now);
+                if planted!(BounceLost) { self.settle(&bounce) } else { self.put_off(bounce, turn.now) }
             }
             return;
         }
@@ -484,7 +487,7 @@ impl Home {
             tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told of the failure");
             return self.settle(&bounce);
         };
-        if !dsn::may_notify(view.sender()) {
+        if !dsn::may_notify(view.sender()) && !planted!(BounceOfBounce) {
             return self.settle(&bounce);
         }
         let key = self.notices.vacant_key();
@@ -569,7 +572,7 @@ impl Home {
             self.carry_out(effect, turn);
         }
         self.log_events(turn);
-        if !self.paused.is_empty() && self.log.pressure() <= limits::STREAM_PRESSURE_BYTES / 2 {
+        if !self.paused.is_empty() && self.log.pressure() <= self.log.pressure_limit() / 2 {
             for conn in std::mem::take(&mut self.paused) {
                 if let Some(session) = self.sessions.get_mut(conn) {
                     session.listed = false;

@@ -209,6 +209,25 @@ impl Post {
     pub fn backlog(&self) -> usize {
         self.outboxes.iter().map(Vec::len).sum()
     }
+
+    /// See [`crate::shard::ShardCore::audit`].
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn audit(&self, report: &mut dyn FnMut(&'static str, usize, usize)) {
+        // What one turn begins: recovered mail, or one commit's, in as many parts as it has recipients.
+        let turn = limits::RECOVERED_PER_TURN * limits::RECIPIENTS;
+        report("post.outbox", self.outboxes.iter().map(Vec::len).max().unwrap_or(0), limits::OUTBOX_ITEMS + turn);
+        report("post.own", self.own.len(), turn);
+        report("post.spare batches", self.spare.len(), limits::POST_SPARE_BATCHES);
+        let largest = self.spare.iter().map(Vec::capacity).max();
+        report("post.spare batch", largest.unwrap_or(0), limits::POST_SPARE_ITEMS);
+        report("post.mailbox", self.boxes.len(self.me), limits::MAILBOX_BATCHES);
+    }
+
+    /// Shards that write to each other.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn shards(&self) -> usize {
+        self.outboxes.len()
+    }
 }
 
 #[cfg(test)]

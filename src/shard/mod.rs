@@ -3,6 +3,8 @@
 //! A [`ShardCore`] has two halves that know each other only by [`mailbox::Mail`], even where both are on one core:
 //! `home` accepts mail and keeps the log, [`Deliverer`] delivers the mail of the destinations this shard owns.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 pub mod event;
 mod home;
 pub mod mailbox;
@@ -116,6 +118,8 @@ pub struct Parts {
     pub ending: Arc<Ending>,
     /// Its share of the descriptors for outbound connections.
     pub max_connections: usize,
+    /// Sizes of the spool's files, as recovery was given them.
+    pub geometry: spool::Geometry,
     /// Unpredictable bits.
     pub seed: u64,
 }
@@ -123,9 +127,9 @@ pub struct Parts {
 impl ShardCore {
     /// Makes the shard; on its own thread.
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, shards, config, routes, dns, recovered, mailboxes, report, ending, max_connections, seed } =
-            parts;
-        let log = Log::new(&recovered, seed, spool::Geometry::default());
+        let Parts { me, shards, config, routes, dns, recovered, mailboxes, report, .. } = parts;
+        let Parts { ending, max_connections, geometry, seed, .. } = parts;
+        let log = Log::new(&recovered, seed, geometry);
         report.stats.storage_ok.set(1);
         ShardCore {
             me,
@@ -152,6 +156,7 @@ impl ShardCore {
                 match mail {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
+                    Mail::Settled(_) if planted!(SettledDropped) => {}
                     Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),

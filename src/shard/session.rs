@@ -97,6 +97,12 @@ impl Session {
         }
     }
 
+    /// Unconsumed input, unsent replies, collected body, in bytes; recipients of the open transaction.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [self.tail.len(), self.unsent.len(), self.body.len(), self.server.envelope().recipient_count()]
+    }
+
     /// Takes bytes from the client. `out` is the shard's scratch for replies, empty.
     pub(super) fn received(
         &mut self,
@@ -133,7 +139,7 @@ impl Session {
 
     /// Whether the machine may be given input: not while its last replies have nowhere to go.
     fn may_feed(&self) -> bool {
-        self.unsent.len() <= limits::SESSION_OUT_BYTES && self.closing.is_none()
+        (self.unsent.len() <= limits::SESSION_OUT_BYTES || planted!(WindowIgnored)) && self.closing.is_none()
     }
 
     fn close(&mut self, now: Moment) {
@@ -142,6 +148,9 @@ impl Session {
 
     /// When the session must be looked at. A client that does not take its last replies has a moment for them.
     pub(super) fn deadline(&self) -> Option<Moment> {
+        if planted!(SessionNeverTimesOut) {
+            return None;
+        }
         match self.closing {
             Some(since) => Some(since + limits::SESSION_LINGER),
             None => self.server.poll_timeout(),
@@ -234,10 +243,11 @@ impl Session {
 
     /// Pauses a client that sends faster than its mail can be stored or its replies be sent, and lets it go on later.
     fn settle_input(&mut self, turn: &mut Turn<'_>, context: &Context<'_>) {
-        let log_is_behind = self.stream != Stream::No && context.log.pressure() > limits::STREAM_PRESSURE_BYTES;
+        let log_is_behind = self.stream != Stream::No && context.log.pressure() > context.log.pressure_limit();
         let wants_pause = log_is_behind
             || self.tail.len() > limits::SESSION_TAIL_BYTES
             || self.unsent.len() > limits::SESSION_OUT_BYTES;
+        let wants_pause = wants_pause && !planted!(WindowIgnored);
         self.waits_for_log = log_is_behind;
         if wants_pause != self.paused {
             self.paused = wants_pause;
@@ -266,7 +276,7 @@ impl Session {
                     break;
                 }
                 Step::Body(piece) => {
-                    let small = piece.len() <= limits::SPOOL_CHUNK_BYTES;
+                    let small = piece.len() <= context.log.chunk_bytes();
                     if small && self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
                         self.began = turn.now.mono;
                         whole = Some(piece);
@@ -324,19 +334,20 @@ impl Session {
             return;
         }
         self.body.extend_from_slice(piece);
-        while self.body.len() > limits::SPOOL_CHUNK_BYTES {
+        let chunk = context.log.chunk_bytes();
+        while self.body.len() > chunk {
             let id = match self.stream {
                 Stream::Yes(id) => id,
                 _ => context.log.next_id(turn.now.wall),
             };
             self.stream = Stream::Yes(id);
-            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..limits::SPOOL_CHUNK_BYTES]) {
+            if let Err(refusal) = context.log.stream_chunk(id, &self.body[..chunk]) {
                 context.log.stream_abort(id);
                 self.stream = Stream::Failed(refusal);
                 self.body = Vec::new();
                 return;
             }
-            self.body.drain(..limits::SPOOL_CHUNK_BYTES);
+            self.body.drain(..chunk);
         }
     }
 

@@ -54,11 +54,34 @@ fn reported(dsn: &Received) -> Vec<String> {
     finals.map(|address| address.trim().to_owned()).collect()
 }
 
-/// What the deliverers still remember.
+const IDLE: &str = "deliver.idle";
+const STARVED: &str = "deliver.starved";
+
+/// What the deliverers still remember; what they hold is within its bounds.
 fn remembered(world: &World) -> Vec<(&'static str, usize)> {
-    let all = world.shards.iter().flatten().flat_map(|shard| shard.deliverer.bookkeeping());
-    // The list of idle connections is cleared now and then of those that are gone.
-    all.filter(|(what, count)| *count > if *what == "idle" { 64 } else { 0 }).collect()
+    const REMEMBERS: [&str; 10] = [
+        "deliver.pools",
+        "deliver.resolving",
+        "deliver.connections",
+        "deliver.questions",
+        "deliver.exchanges",
+        "deliver.fetches",
+        // Cleared now and then of connections that are gone.
+        IDLE,
+        "deliver.wake",
+        STARVED,
+        "queue.destinations",
+    ];
+    let mut all = Vec::new();
+    for shard in world.shards.iter().flatten() {
+        shard.audit(&mut |what, count, bound| {
+            assert!(count <= bound, "{what}: {count} of {bound}");
+            if REMEMBERS.contains(&what) && count > if what == IDLE { 64 } else { 0 } {
+                all.push((what, count));
+            }
+        });
+    }
+    all
 }
 
 /// That nothing is left of all the mail: no message, no job, no socket.

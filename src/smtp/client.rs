@@ -367,6 +367,12 @@ impl Client {
         !self.events.is_empty()
     }
 
+    /// Bytes of commands, bytes of a reply that is not complete, events not taken, bytes of their texts.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn sizes(&self) -> [usize; 4] {
+        [self.out.len() + self.held.len(), self.parser.size(), self.events.len(), self.texts.len()]
+    }
+
     // --- handle ---------------------------------------------------------------------------------------------------
 
     /// Takes all of `bytes`.

@@ -87,12 +87,21 @@ impl DataScanner {
 
     /// Takes the next piece. After a fault it goes on looking for the end.
     pub fn scan(&mut self, input: &[u8]) -> Scanned {
-        let end = self.find_end(input);
+        if planted!(DotOffByOne) && self.place == Place::LineStart && self.bytes > 0 {
+            self.place = Place::Inside;
+        } else if planted!(DotInsideLine) && self.place == Place::Inside {
+            self.place = Place::LineStart;
+        }
+        // In two parts where the limit falls into the piece, so that the first fault is the first in any split.
+        let room = self.max_bytes.saturating_add(TERMINATOR_BYTES).saturating_sub(self.bytes);
+        let (within, above) = input.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(input.len()));
+        let mut end = self.find_end(within);
+        if end.is_none() && !above.is_empty() {
+            self.found(Fault::TooBig);
+            end = self.find_end(above).map(|end| within.len() + end);
+        }
         let consumed = end.unwrap_or(input.len());
         self.bytes += consumed as u64;
-        if self.bytes > self.max_bytes.saturating_add(TERMINATOR_BYTES) {
-            self.found(Fault::TooBig);
-        }
         Scanned { consumed, ended: end.is_some() }
     }
 

@@ -16,9 +16,13 @@ pub mod reply;
 pub mod server;
 
 #[cfg(test)]
+mod client_property_tests;
+#[cfg(test)]
 mod client_tests;
 #[cfg(test)]
 mod pair_tests;
+#[cfg(test)]
+mod property_tests;
 #[cfg(test)]
 mod server_tests;
 #[cfg(test)]

@@ -5,7 +5,9 @@
 use super::client::{Client, ClientEvent, ClientTimeouts, MailParams, Outcome, RefusedAt, Transmit};
 use super::server::{PeerFacts, Server, ServerPolicy, Step, Verdict};
 use crate::message::MessageId;
+use crate::properties::cases;
 use crate::time::Moment;
+use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -48,6 +50,8 @@ struct Received {
 }
 
 struct Pair {
+    /// Lines of the reply to EHLO that the client does not get to see.
+    hidden: &'static [&'static str],
     random: Random,
     now: Moment,
     client: Client,
@@ -70,14 +74,13 @@ struct Pair {
 
 const MAX_RECIPIENTS: usize = 3;
 
+fn seeded(seed: u64) -> Random {
+    Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+}
+
 impl Pair {
     fn new(seed: u64, messages: u64, may_relay: bool, verdict: fn(&mut Random) -> Verdict) -> Self {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let now = Moment(1);
-        let policy = Arc::new(ServerPolicy::new("mx.example", 1 << 20, MAX_RECIPIENTS));
-        let mut out = Vec::new();
-        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let server = Server::new(policy, PeerFacts { address, may_relay }, now, &mut out);
+        let mut random = seeded(seed);
         let pending = (0..messages)
             .map(|token| {
                 let recipients =
@@ -88,7 +91,22 @@ impl Pair {
                 (token, Received { sender, recipients, body }, params)
             })
             .collect();
+        Pair::with(random, pending, may_relay, verdict)
+    }
+
+    fn with(
+        random: Random,
+        pending: VecDeque<(u64, Received, MailParams)>,
+        may_relay: bool,
+        verdict: fn(&mut Random) -> Verdict,
+    ) -> Self {
+        let now = Moment(1);
+        let policy = Arc::new(ServerPolicy::new("mx.example", 1 << 20, MAX_RECIPIENTS));
+        let mut out = Vec::new();
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let server = Server::new(policy, PeerFacts { address, may_relay }, now, &mut out);
         Pair {
+            hidden: &[],
             client: Client::new("relay.example".into(), ClientTimeouts::default(), now),
             random,
             now,
@@ -177,7 +195,9 @@ impl Pair {
             }
         }
         self.server_tail = input[at..].to_vec();
-        self.to_client.extend(out);
+        let mut out = String::from_utf8(out).unwrap();
+        self.hidden.iter().for_each(|line| out = out.replace(line, ""));
+        self.to_client.extend(out.into_bytes());
     }
 
     fn client_turn(&mut self) {
@@ -344,4 +364,61 @@ fn a_silent_side_times_out_the_other() {
     pair.client.handle_timeout(pair.now);
     pair.client_turn();
     assert_eq!(pair.finished[&0], "lost true");
+}
+
+/// Any lines in wire form, with sender, number of recipients and BODY=8BITMIME or not.
+fn any_message() -> impl Strategy<Value = (Vec<u8>, bool, usize, bool)> {
+    let octet = any::<u8>().prop_map(|b| if matches!(b, b'\r' | b'\n' | 0) { b'.' } else { b });
+    let line = prop_oneof![prop::collection::vec(octet, 0..90), r"\.{0,3}".prop_map(String::into_bytes)];
+    let body = prop::collection::vec(line, 0..12).prop_map(|lines| {
+        let stuffed = |line: &Vec<u8>| [if line.starts_with(b".") { b"." } else { &b""[..] }, line, b"\r\n"].concat();
+        [lines.iter().map(stuffed).collect::<Vec<_>>().concat(), b".\r\n".to_vec()].concat()
+    });
+    (body, any::<bool>(), 1..2 * MAX_RECIPIENTS, any::<bool>())
+}
+
+proptest! {
+    #![proptest_config(cases(150))]
+
+    #[test]
+    fn property_every_recipient_has_one_verdict_whatever_the_peer_announces(
+        messages in prop::collection::vec(any_message(), 1..8),
+        hidden in prop::sample::select(vec![
+            &[][..], &["250-PIPELINING\r\n"], &["250-8BITMIME\r\n"], &["250-PIPELINING\r\n", "250-8BITMIME\r\n"],
+        ]),
+        refusing in any::<bool>(),
+        seed in any::<u64>(),
+    ) {
+        let eight_bit_is_lost = hidden.contains(&"250-8BITMIME\r\n");
+        let letter = |(token, (body, null, recipients, eight_bit)): (u64, (Vec<u8>, bool, usize, bool))| {
+            let recipients = (0..recipients).map(|i| format!("r{i}@d{token}.example").into_bytes()).collect();
+            let sender = if null { Vec::new() } else { format!("s{token}@x").into_bytes() };
+            let params = MailParams { size: body.len() as u64, eight_bit };
+            (token, Received { sender, recipients, body }, params)
+        };
+        let pending: VecDeque<_> = (0..).zip(messages).map(letter).collect();
+        let all = pending.clone();
+        let some: fn(&mut Random) -> Verdict =
+            |random| if random.below(2) == 0 { Verdict::Busy } else { accept(random) };
+        let mut pair = Pair::with(seeded(seed), pending, true, if refusing { some } else { accept });
+        pair.hidden = hidden;
+        pair.run();
+        assert_eq!(pair.closed.as_deref(), Some("Quit"));
+        pair.check_accepted();
+        for (token, letter, params) in all {
+            // Its own verdict, once, or its transaction's, of which there is one.
+            let mut refused = pair.refused.remove(&token).unwrap_or_default();
+            refused.sort_unstable();
+            let local = params.eight_bit && eight_bit_is_lost;
+            let above = if local { 0..0 } else { MAX_RECIPIENTS as u32..letter.recipients.len().max(MAX_RECIPIENTS) as u32 };
+            assert_eq!(refused, above.collect::<Vec<_>>(), "{token}");
+            let outcome = pair.finished.remove(&token).unwrap();
+            match outcome.as_str() {
+                "Local 554" => assert!(local),
+                "Message 452" => assert!(refusing && !local),
+                other => assert!(other == "accepted" && !local, "{other}"),
+            }
+        }
+        assert!(pair.finished.is_empty() && pair.refused.is_empty());
+    }
 }

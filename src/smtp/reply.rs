@@ -177,6 +177,12 @@ pub struct ReplyParser {
 }
 
 impl ReplyParser {
+    /// Bytes kept.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn size(&self) -> usize {
+        self.partial.len() + self.text.len()
+    }
+
     /// Takes bytes from the front of `input` until a reply is complete (then [`reply`](Self::reply) has it) or nothing
     /// is left.
     pub fn feed(&mut self, input: &mut &[u8]) -> Result<bool, ReplyError> {

@@ -312,6 +312,23 @@ fn the_size_limit_holds_at_the_octet() {
     }
 }
 
+/// The limit was looked at once a piece: what stood behind it in the same piece was found first, and the reply depended on
+/// how the network had cut the data.
+#[test]
+fn what_is_wrong_first_is_the_reply_in_any_split() {
+    for (octets, expected) in [(1000, "554 5.6.0"), (1003, "554 5.6.0"), (1004, "552 5.3.4"), (1500, "552 5.3.4")] {
+        // A bare LF, that many octets into data that is larger than 1000.
+        let text = format!("{}\n{}\r\n.\r\n", "x".repeat(octets - 1), "y".repeat(600));
+        for chunk in [1, 7, 999, 1000, 1003, text.len()] {
+            let mut d = Driver::new();
+            data(&mut d);
+            d.out.clear();
+            text.as_bytes().chunks(chunk).for_each(|piece| d.feed(piece));
+            assert_eq!(code(std::str::from_utf8(&d.out).unwrap()), expected, "{octets} in pieces of {chunk}");
+        }
+    }
+}
+
 #[test]
 fn loops_are_refused() {
     let policy = Arc::new(ServerPolicy::new("mx.example", 100_000, 3));

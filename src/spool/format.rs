@@ -21,6 +21,8 @@ pub const RECORD_HEADER: usize = 40;
 pub const COMMIT_RECORD: usize = RECORD_HEADER + COMMIT_PAYLOAD;
 /// Marks a record header beside its kind.
 const RECORD_MAGIC: u8 = 0xb5;
+/// Where in the header.
+pub const MAGIC_AT: usize = 9;
 const COMMIT_PAYLOAD: usize = 40;
 const ACCEPTED_FIXED: usize = 48;
 const CHUNK_FIXED: usize = 8;
@@ -201,10 +203,10 @@ fn header_crc(header: &[u8], place: Place) -> u32 {
 pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<RecordHeader> {
     let header = bytes.get(..RECORD_HEADER)?;
     let found = u64_at(header, 16)?;
-    if stamp.is_some_and(|s| s != found) || header[9] != RECORD_MAGIC {
+    if stamp.is_some_and(|s| s != found) || header[MAGIC_AT] != RECORD_MAGIC {
         return None;
     }
-    if header_crc(header, place) != u32_at(header, 0)? {
+    if header_crc(header, place) != u32_at(header, 0)? && !planted!(SkippedChecksum) {
         return None;
     }
     Some(RecordHeader {
@@ -220,7 +222,10 @@ pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<Re
 /// The payload of the record at the start of `bytes`, if all of it is there and its checksum is right.
 pub fn payload<'a>(bytes: &'a [u8], header: &RecordHeader) -> Option<&'a [u8]> {
     let payload = bytes.get(RECORD_HEADER..header.record_bytes())?;
-    (crc32fast::hash(payload) == header.payload_crc).then_some(payload)
+    if planted!(TornTailTrusted) {
+        return Some(payload);
+    }
+    (crc32fast::hash(payload) == header.payload_crc || planted!(SkippedChecksum)).then_some(payload)
 }
 
 /// Header and payload of a record that passed its checksums before: a record in memory.
@@ -265,7 +270,7 @@ pub fn begin(buffer: &mut Buffer, kind: Kind, id: u64) -> usize {
     let at = buffer.len();
     let mut header = [0; RECORD_HEADER];
     header[8] = kind as u8;
-    header[9] = RECORD_MAGIC;
+    header[MAGIC_AT] = RECORD_MAGIC;
     header[32..40].copy_from_slice(&id.to_le_bytes());
     buffer.extend(&header);
     at

@@ -71,7 +71,7 @@ impl Chain {
     fn standing(&self, commit: u64) -> Standing {
         if self.voids.iter().any(|r| r.contains(&commit)) {
             Standing::Void
-        } else if commit > self.proven && self.torn.contains(&commit) {
+        } else if commit > self.proven && self.torn.contains(&commit) && !planted!(TornTailTrusted) {
             Standing::Torn
         } else {
             Standing::Durable
@@ -269,7 +269,7 @@ pub(crate) fn merge(sources: &[Source]) -> Merged {
         for (_, scan) in counted(*log) {
             for (commit, progress) in &scan.progress {
                 let standing = chain.standing(*commit);
-                if standing == Standing::Void {
+                if standing == Standing::Void || planted!(ProgressIgnored) {
                     continue;
                 }
                 if let Some(message) = found.get_mut(&progress.id) {

@@ -6,6 +6,8 @@
 pub mod format;
 pub mod log;
 mod merge;
+#[cfg(any(test, feature = "sim"))]
+pub mod named;
 pub mod offline;
 pub mod recover;
 mod scan;

@@ -1,7 +1,7 @@
 //! Start-up: from the files of the spool folder to what each shard's log continues with.
 //!
 //! Input: a [`Disk`], the folder, the number of shards; output: [`Recovery`]. Runs before any shard, on the calling
-//! thread and a few helpers; blocking. Refuses: to share a folder with another process, to delete what it cannot read
+//! thread and, if `Options` says so, a few helpers; blocking. What it does is a function of the files and its arguments. Refuses: to share a folder with another process, to delete what it cannot read
 //! (it is copied to `quarantine/`), to read another version's files.
 //!
 //! Old log L goes to shard L modulo the number of shards. Nothing is freed here but files that a durable commit of their
@@ -17,7 +17,7 @@ use crate::message::MessageId;
 use crate::rt::buffer::{BLOCK, Buffer};
 use crate::rt::disk::{Disk, Lock};
 use crate::time::Wall;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -68,6 +68,9 @@ pub struct Options {
     pub seed: u64,
     /// Sizes.
     pub geometry: Geometry,
+    /// Threads that read the files, the calling one among them; `limits::SPOOL_SCAN_THREADS` suits. With 1 everything
+    /// happens on the calling thread, in one order.
+    pub scan_threads: usize,
 }
 
 /// What recovery found.
@@ -107,8 +110,8 @@ pub(crate) struct Folder {
     pub odd: Vec<Odd>,
 }
 
-/// Reads and scans every segment file, with several threads.
-pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path) -> Result<Folder, RecoveryError> {
+/// Reads and scans every segment file, with at most `threads` threads and no more than there are cores.
+pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Result<Folder, RecoveryError> {
     let names = disk.list(folder).map_err(failed("cannot list", folder))?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|n| segment_number(n)).collect();
     numbers.sort_unstable();
@@ -132,7 +135,7 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path) -> Result<Folder, Reco
             }
         }
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(limits::SPOOL_SCAN_THREADS);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(threads);
     std::thread::scope(|scope| {
         for _ in 1..threads.min(numbers.len()) {
             scope.spawn(work);
@@ -175,7 +178,7 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     let lock = disk.lock(&lock_path, true).map_err(failed("cannot lock", &lock_path))?;
     let Some(lock) = lock else { return Err(RecoveryError::Locked(folder.to_owned())) };
 
-    let Folder { sources, odd } = read_folder(disk, folder)?;
+    let Folder { sources, odd } = read_folder(disk, folder, options.scan_threads)?;
     let files = sources.len() + odd.len();
     let mut merged = merge(&sources);
     for chain in merged.chains.values() {
@@ -185,7 +188,7 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
             disk.sync(&path).map_err(failed("cannot sync", &path))?;
         }
     }
-    let mut homing = Homing { disk, folder, options, sources: &sources, shards: Vec::new(), homes: HashMap::new() };
+    let mut homing = Homing { disk, folder, options, sources: &sources, shards: Vec::new(), homes: BTreeMap::new() };
     homing.quarantine(&mut merged, &odd)?;
     homing.assign(&merged, &odd)?;
     let damage = std::mem::take(&mut merged.damage);
@@ -207,7 +210,7 @@ struct Homing<'a> {
     sources: &'a [Source],
     shards: Vec<Part>,
     /// For each source that counts: its shard and its place in that shard's list.
-    homes: HashMap<usize, (u16, u32)>,
+    homes: BTreeMap<usize, (u16, u32)>,
 }
 
 impl Homing<'_> {
@@ -381,7 +384,7 @@ impl Homing<'_> {
         // Outcomes that only copies or records elsewhere tell.
         let elsewhere = found.parts[&0].len() > 1;
         if found.progress_elsewhere || elsewhere {
-            let known = found.progress.iter().map(|p| (p.recipient, p.outcome)).collect::<HashMap<_, _>>();
+            let known = found.progress.iter().map(|p| (p.recipient, p.outcome)).collect::<BTreeMap<_, _>>();
             let all = (0u16..).zip(&done).filter(|(_, d)| **d);
             let entries: Vec<_> = all
                 .map(|(recipient, _)| {

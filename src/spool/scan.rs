@@ -143,7 +143,7 @@ pub(crate) fn scan(bytes: &[u8], header: &SegmentHeader) -> Scan {
         }
         gap.get_or_insert(at);
         // Records whose Commit record is lost.
-        at += scan.record(bytes, at, header, None).map_or(8, record_step);
+        at += scan.record(bytes, at, header, None).map_or_else(|| step(bytes, at), record_step);
     }
     scan
 }
@@ -156,6 +156,24 @@ fn commit_at(bytes: &[u8], at: usize, header: &SegmentHeader) -> Option<(RecordH
     }
     let fixed = Commit::parse(format::payload(&bytes[at..], &record)?)?;
     (at + fixed.length as usize <= bytes.len()).then_some((record, fixed))
+}
+
+/// From a place where no record begins to the next where one may: 8 bytes on, or beyond zeros. A segment is mostly those.
+fn step(bytes: &[u8], at: usize) -> usize {
+    // No record's header is zero as far as its magic.
+    (zeros(&bytes[at..]).saturating_sub(format::MAGIC_AT) & !7).max(8)
+}
+
+/// How many zeros `bytes` begins with: a multiple of 8.
+fn zeros(bytes: &[u8]) -> usize {
+    static ZEROS: [u8; 1024] = [0; 1024];
+    let is_zero = |piece: &&[u8]| **piece == ZEROS[..piece.len()];
+    let count = |bytes: &[u8], size: usize| bytes.chunks_exact(size).take_while(is_zero).count() * size;
+    if count(&bytes[..bytes.len().min(8)], 8) == 0 {
+        return 0;
+    }
+    let most = count(bytes, ZEROS.len());
+    most + count(&bytes[most..], 8)
 }
 
 fn record_step(length: u32) -> usize {
@@ -181,7 +199,7 @@ impl Scan {
                     right += 1;
                     at += record_step(length);
                 }
-                None => at += 8,
+                None => at += step(bytes, at),
             }
         }
         right == fixed.records && self.spoiled.len() == spoiled
@@ -231,5 +249,35 @@ impl Scan {
             Kind::Superseded => self.superseded.extend(format::parse_superseded(payload).map(|s| (number, s))),
         }
         Some(header.length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::sim::Rng;
+
+    #[test]
+    fn nothing_that_could_be_a_record_is_stepped_over() {
+        for seed in 0..200 {
+            let mut rng = Rng(seed);
+            let mut bytes = vec![0; 3000 + 8 * rng.below(200) as usize];
+            for _ in 0..rng.below(9) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                bytes[at] = 0xb5;
+            }
+            let mut at = 0;
+            while at + RECORD_HEADER <= bytes.len() {
+                let next = at + step(&bytes, at);
+                assert!(next >= at + 8 && next.is_multiple_of(8));
+                for skipped in (at + 8..next).step_by(8) {
+                    let magic = bytes.get(skipped + format::MAGIC_AT).copied();
+                    assert!(magic.is_none_or(|m| m == 0), "seed {seed}: from {at} to {next}, a header at {skipped}");
+                }
+                at = next;
+            }
+        }
+        let empty = vec![0; 1 << 20];
+        assert!(step(&empty, BLOCK) > (1 << 20) - BLOCK - RECORD_HEADER, "in one step");
     }
 }

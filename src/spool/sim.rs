@@ -138,7 +138,13 @@ pub struct World {
 pub const FOLDER: &str = "/spool";
 
 pub fn small() -> Geometry {
-    Geometry { segment_bytes: 128 << 10, commit_bytes: 32 << 10, reserve_bytes: 16 << 10, last_reserve_bytes: 4096 }
+    Geometry {
+        segment_bytes: 128 << 10,
+        commit_bytes: 32 << 10,
+        chunk_bytes: 8 << 10,
+        reserve_bytes: 16 << 10,
+        last_reserve_bytes: 4096,
+    }
 }
 
 /// Byte `at` of the body of `id`.
@@ -186,7 +192,8 @@ impl World {
 
     /// Recovers and checks what was found against what is known.
     pub fn start(&mut self, shards: u16) {
-        let options = Options { shards, wall: self.now.wall, seed: self.rng.next(), geometry: self.geometry };
+        let options =
+            Options { shards, wall: self.now.wall, seed: self.rng.next(), geometry: self.geometry, scan_threads: 1 };
         let recovery = recover(&self.disk, Path::new(FOLDER), options).expect("the disk is readable");
         self.damage = recovery.damage.clone();
         self.logs.clear();

@@ -281,7 +281,7 @@ fn a_failed_sync_is_final_for_its_segment() {
 #[test]
 fn streams_a_large_body_with_bounded_memory() {
     let mut w = World::new(9, 1, Geometry::default());
-    let chunks = vec![crate::limits::SPOOL_CHUNK_BYTES; 20];
+    let chunks = vec![crate::limits::SPOOL_CHUNK_BYTES as usize; 20];
     let id = w.accept_streamed(0, &chunks).unwrap();
     w.quiesce();
     assert_eq!(w.live(), [id]);
@@ -368,7 +368,7 @@ fn random_bytes_never_panic() {
             files.insert(w.path("seg-000000ac.log"), Vec::new());
         }
         list(&w.disk, std::path::Path::new(FOLDER), w.now.wall).unwrap();
-        let options = Options { shards: 3, wall: w.now.wall, seed, geometry: w.geometry };
+        let options = Options { shards: 3, wall: w.now.wall, seed, geometry: w.geometry, scan_threads: 1 };
         let found = recover(&w.disk, std::path::Path::new(FOLDER), options).unwrap();
         for recovered in &found.shards {
             assert!(recovered.messages().all(|m| w.known.contains_key(&m.id())), "seed {seed}: invented");
@@ -385,7 +385,7 @@ fn works_on_real_files() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let spool = folder.path().join("a/spool");
-    let options = Options { shards: 1, wall: Wall(1), seed: 1, geometry: small() };
+    let options = Options { shards: 1, wall: Wall(1), seed: 1, geometry: small(), scan_threads: 4 };
     let recovery = recover(&StdDisk, &spool, options).unwrap();
     assert_eq!(std::fs::metadata(&spool).unwrap().permissions().mode() & 0o777, 0o700);
     assert!(matches!(recover(&StdDisk, &spool, options), Err(RecoveryError::Locked(_))));

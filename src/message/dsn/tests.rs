@@ -31,7 +31,7 @@ fn wire(recipients: &[RecipientReport<'_>], headers: &[u8]) -> Vec<u8> {
 }
 
 /// What the recipient's mailbox holds: the terminator and the stuffed dots taken off. Checks the form on the way.
-fn unwire(wire: &[u8]) -> String {
+pub(super) fn unwire(wire: &[u8]) -> String {
     let text = std::str::from_utf8(wire).unwrap();
     assert!(text.is_ascii() && !text.contains('\0'));
     let body = text.strip_suffix("\r\n.\r\n").expect("ends with the final dot");
@@ -48,7 +48,7 @@ fn unwire(wire: &[u8]) -> String {
 }
 
 /// The headers of the report, and its three parts as (content headers, body).
-fn parse(text: &str) -> (String, Vec<(String, String)>) {
+pub(super) fn parse(text: &str) -> (String, Vec<(String, String)>) {
     let (header, body) = text.split_once("\r\n\r\n").unwrap();
     let boundary = header.split("boundary=\"").nth(1).unwrap().split('"').next().unwrap();
     let body = format!("\r\n{body}");

@@ -12,7 +12,7 @@ fn two_thousand_domains_used_once_are_forgotten() {
     }
     assert!(world.run_until(minutes(2), |w| w.machine.received().count() == 2000));
     assert_at_rest(&mut world);
-    let lists: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| ["idle", "starved"].contains(what)).collect();
+    let lists: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| [IDLE, STARVED].contains(what)).collect();
     assert_eq!(lists, [], "no connection is left");
     // One more message now and then, as a shard has that lives.
     for n in 0..40 {
@@ -58,7 +58,7 @@ fn destinations_that_found_no_connection_are_served_when_there_is_one() {
     );
     assert!(most <= 4, "{most} connections at once");
     assert_at_rest(&mut world);
-    let starved: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| *what == "starved").collect();
+    let starved: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| *what == STARVED).collect();
     assert_eq!(starved, []);
 }
 

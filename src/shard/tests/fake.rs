@@ -553,6 +553,11 @@ pub fn config() -> Config {
     config
 }
 
+/// Nothing is ever larger than it may be.
+fn check_bounds(shard: &ShardCore) {
+    shard.audit(&mut |what, size, bound| assert!(size <= bound, "{what}: {size}, at most {bound}"));
+}
+
 impl World {
     /// One shard, the default configuration.
     pub fn new(seed: u64) -> World {
@@ -603,7 +608,7 @@ impl World {
         let count = usize::from(shards);
         let m = &mut self.machine;
         let geometry = spool::Geometry::default();
-        let options = spool::Options { shards, wall: m.now.wall, seed: m.rng.next(), geometry };
+        let options = spool::Options { shards, wall: m.now.wall, seed: m.rng.next(), geometry, scan_threads: 1 };
         let recovery = spool::recover(&Short(&m.disk), Path::new(FOLDER), options).unwrap();
         assert!(recovery.damage.is_empty(), "{:?}", recovery.damage);
         self.mailboxes = Mailboxes::new(count);
@@ -634,6 +639,7 @@ impl World {
                 report,
                 ending: Arc::clone(&ending),
                 max_connections: self.max_connections,
+                geometry,
                 seed: m.rng.next(),
             })));
         }
@@ -679,6 +685,7 @@ impl World {
                 continue;
             }
             self.waits[me] = shard.turn(m.now, &mut Side { me, m });
+            check_bounds(shard);
             let trace = self.trace;
             while self.links[me].0.take_batch(|event| {
                 if trace {
@@ -928,7 +935,8 @@ impl World {
         let copy = MemDisk::default();
         copy.files.lock().unwrap().clone_from(&m.disk.files.lock().unwrap());
         let shards = u16::try_from(self.shards.len()).unwrap();
-        let options = spool::Options { shards, wall: m.now.wall, seed: 1, geometry: spool::Geometry::default() };
+        let geometry = spool::Geometry::default();
+        let options = spool::Options { shards, wall: m.now.wall, seed: 1, geometry, scan_threads: 1 };
         spool::recover(&Short(&copy), Path::new(FOLDER), options).unwrap().live_messages()
     }
 }

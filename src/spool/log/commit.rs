@@ -85,7 +85,7 @@ impl Log {
     }
 
     pub(super) fn append_chunk(&mut self, id: MessageId, bytes: &[u8]) -> Result<(), Refusal> {
-        if bytes.len() > limits::SPOOL_CHUNK_BYTES {
+        if bytes.len() > self.chunk_bytes() {
             return Err(Refusal::TooLarge);
         }
         let index = match self.streams.get(&id) {
@@ -113,7 +113,10 @@ impl Log {
         let live = self.live.get(&id).copied();
         let mut commit = self.queue.pop_back().expect("pushed above");
         let before = commit.buffer.len();
-        let done = |i: usize| live.is_some_and(|l| u16::try_from(i).is_ok_and(|i| self.done(&l, i)));
+        let done = |i: usize| {
+            !planted!(CompactionForgetsOutcome)
+                && live.is_some_and(|l| u16::try_from(i).is_ok_and(|i| self.done(&l, i)))
+        };
         let length = format::write_copy(&mut commit.buffer, record, done);
         if let Some(length) = length {
             let what = What::Move { part, from };
@@ -292,7 +295,7 @@ impl Log {
         let token = self.next_token;
         self.next_token += 1;
         let (segment, offset_in_segment) = (target.segment, target.offset);
-        self.in_flight = Some(InFlight {
+        let in_flight = InFlight {
             token,
             segment,
             offset: offset_in_segment,
@@ -301,8 +304,18 @@ impl Log {
             tail,
             buffer: Arc::clone(&buffer),
             lists,
-        });
+        };
+        #[cfg(test)]
+        let in_flight = if planted!(AckBeforeSync) { self.acknowledge_early(in_flight) } else { in_flight };
+        self.in_flight = Some(in_flight);
         self.effects.push_back(Effect::Write { token, file: FileNo(segment), offset, buffer, start });
+    }
+
+    #[cfg(test)]
+    fn acknowledge_early(&mut self, commit: InFlight) -> InFlight {
+        let left = InFlight { bytes: 0, buffer: Arc::clone(&commit.buffer), lists: Lists::default(), ..commit };
+        self.committed(commit);
+        left
     }
 
     // --- Completion -----------------------------------------------------------------------------------------------
@@ -395,8 +408,10 @@ impl Log {
                 What::Move { .. } => self.copied(),
             }
         }
-        self.settled.splice(0..0, lists.settled.drain(..));
-        self.progress.splice(0..0, lists.progress.drain(..));
+        if !planted!(OutcomesLostWithCommit) {
+            self.settled.splice(0..0, lists.settled.drain(..));
+            self.progress.splice(0..0, lists.progress.drain(..));
+        }
         self.recycle(lists);
     }
 

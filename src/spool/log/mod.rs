@@ -17,8 +17,11 @@
 //! The order of the log's segments is the order of time. A record that says that a message is settled always stands
 //! behind every record of that message's acceptance, and segments are freed from the oldest only, so it outlives them.
 
+#[cfg(any(test, feature = "sim"))]
+mod audit;
 mod commit;
 mod compact;
+mod exchange;
 mod store;
 mod view;
 
@@ -35,230 +38,11 @@ use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+pub use self::exchange::{Effect, Event, FileError, FileNo, Geometry, ReadError, Refusal, Settled};
 pub(crate) use self::store::mix;
 pub use self::store::{Adopted, Recovered, segment_name, segment_number};
 pub use self::view::QueuedMessage;
 pub(crate) use self::view::RecoveredMessage;
-
-/// A file of the spool folder, by the number the log gave it. The driver maps it to a descriptor between `Create` or
-/// `Open` and `Remove`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct FileNo(pub u32);
-
-/// Sizes of the files and writes. Those of limits.rs but in tests.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Geometry {
-    /// One segment file, bytes.
-    pub segment_bytes: u32,
-    /// The largest commit, bytes.
-    pub commit_bytes: u32,
-    /// The end of the active segment kept for outcomes while no other can be had, bytes.
-    pub reserve_bytes: u32,
-    /// The end of that reserve kept for commits that free a segment, bytes.
-    pub last_reserve_bytes: u32,
-}
-
-impl Default for Geometry {
-    fn default() -> Self {
-        Geometry {
-            segment_bytes: limits::SPOOL_SEGMENT_BYTES,
-            commit_bytes: limits::SPOOL_COMMIT_BYTES,
-            reserve_bytes: limits::SPOOL_RESERVE_BYTES,
-            last_reserve_bytes: limits::SPOOL_LAST_RESERVE_BYTES,
-        }
-    }
-}
-
-/// Why a file operation failed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum FileError {
-    /// No room: ENOSPC, EDQUOT, EFBIG.
-    #[error("no room on the spool's file system")]
-    Full,
-    /// EROFS.
-    #[error("the spool's file system is read-only")]
-    ReadOnly,
-    /// Any other, by errno.
-    #[error("input/output error (errno {0})")]
-    Io(i32),
-}
-
-impl FileError {
-    /// The error with this `errno`.
-    pub fn from_errno(errno: i32) -> FileError {
-        match errno {
-            libc::ENOSPC | libc::EDQUOT | libc::EFBIG => FileError::Full,
-            libc::EROFS => FileError::ReadOnly,
-            other => FileError::Io(other),
-        }
-    }
-
-    /// The error of a file operation, by its kind: not every layer below keeps the errno. EIO if neither tells.
-    pub fn from_io(error: &std::io::Error) -> FileError {
-        use std::io::ErrorKind;
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => FileError::Full,
-            ErrorKind::ReadOnlyFilesystem => FileError::ReadOnly,
-            _ => FileError::from_errno(error.raw_os_error().unwrap_or(libc::EIO)),
-        }
-    }
-
-    fn refusal(self) -> Refusal {
-        match self {
-            FileError::Full => Refusal::Full,
-            FileError::ReadOnly | FileError::Io(_) => Refusal::Fault,
-        }
-    }
-}
-
-/// Why a message is not taken now. All of them are the server's state, none the client's fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// No room: 452 4.3.1.
-    #[error("insufficient system storage")]
-    Full,
-    /// Too many commits wait already: 452 4.3.1, or the session waits for `pressure` to fall.
-    #[error("storage is busy")]
-    Busy,
-    /// Writing failed: 451 4.3.0.
-    #[error("local error in storage")]
-    Fault,
-    /// The record does not fit in a commit: the caller should have streamed the body.
-    #[error("larger than one record")]
-    TooLarge,
-}
-
-/// A file operation for the driver to carry out. Those of different kinds may run side by side; there is at most one
-/// `Write` at a time.
-#[derive(Debug)]
-pub enum Effect {
-    /// Write `buffer[start..]` at `offset`, then `fdatasync`; one `handle_written`. `start`, `offset` and the length are
-    /// multiples of the block.
-    Write {
-        /// For `handle_written`.
-        token: u64,
-        /// The file.
-        file: FileNo,
-        /// Where in the file, bytes.
-        offset: u64,
-        /// What; shared with the log, which makes records of it.
-        buffer: Arc<Buffer>,
-        /// First byte of the buffer that is meant.
-        start: usize,
-    },
-    /// Fill all of `buffer` (its length is set) from `offset`; one `handle_read`.
-    Read {
-        /// For `handle_read`.
-        token: u64,
-        /// The file.
-        file: FileNo,
-        /// Where in the file, bytes.
-        offset: u64,
-        /// Where to.
-        buffer: Buffer,
-    },
-    /// Create `name` with `bytes` zeros written and synced, sync the folder, keep it open; one `handle_created`. If it
-    /// fails it leaves no file behind.
-    Create {
-        /// The file.
-        file: FileNo,
-        /// Its name within the spool folder.
-        name: String,
-        /// Its size.
-        bytes: u32,
-    },
-    /// Open the existing file `name` for reading and writing; one `handle_opened`.
-    Open {
-        /// The file.
-        file: FileNo,
-        /// Its name within the spool folder.
-        name: String,
-    },
-    /// Close the file if it is open, unlink `name`, sync the folder; one `handle_removed`.
-    Remove {
-        /// The file; its number may be given anew after the completion.
-        file: FileNo,
-        /// Its name within the spool folder.
-        name: String,
-    },
-}
-
-/// Why a record cannot be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ReadError {
-    /// No such message or chunk (any more): it was settled.
-    #[error("the message is settled")]
-    Gone,
-    /// The bytes on disk are not what was written.
-    #[error("the record is damaged")]
-    Damaged,
-    /// The file could not be read.
-    #[error(transparent)]
-    File(#[from] FileError),
-}
-
-/// What the log tells its shard.
-#[derive(Debug)]
-pub enum Event {
-    /// The message is on stable storage: it may be acknowledged. `record` is the whole Accepted record (see
-    /// `RecordView`). It shares a commit's buffer of up to 1 MiB: drop it when the message must wait, and `read` again.
-    Durable {
-        /// As given to `accept`.
-        waiter: u64,
-        /// The message.
-        id: MessageId,
-        /// Its record.
-        record: Slice,
-    },
-    /// The message is not taken, and no record of it counts.
-    Refused {
-        /// As given to `accept`.
-        waiter: u64,
-        /// The message.
-        id: MessageId,
-        /// Why.
-        why: Refusal,
-    },
-    /// The answer to `read`.
-    Read {
-        /// As given to `read`.
-        token: u64,
-        /// The whole record.
-        result: Result<Slice, ReadError>,
-    },
-    /// No new segment can be had; it is tried again every second. Mail is refused once the active segment is full.
-    StorageFull {
-        /// Why.
-        error: FileError,
-    },
-    /// New segments can be had again.
-    StorageRecovered,
-    /// A write or sync failed: the segment takes no more records. For the log, loudly.
-    SegmentFailed {
-        /// Number in the file's name.
-        number: u32,
-        /// Why.
-        error: FileError,
-    },
-    /// Compaction met a record that cannot be read. The message stays queued; reading it will say the same.
-    Damaged {
-        /// The message.
-        id: MessageId,
-        /// Number in the file's name.
-        number: u32,
-    },
-}
-
-/// What `settle` leaves of a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Settled {
-    /// Other recipients still wait.
-    Partly,
-    /// That was the last one; the message is forgotten.
-    Wholly,
-    /// No such message or recipient, or it has its outcome already.
-    Unknown,
-}
 
 /// A record's place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -395,6 +179,11 @@ impl Log {
 
     // --- Getters --------------------------------------------------------------------------------------------------
 
+    /// The largest body that may be one record, and the largest chunk, bytes.
+    pub fn chunk_bytes(&self) -> usize {
+        self.geometry.chunk_bytes as usize
+    }
+
     /// Messages with recipients that have no outcome yet.
     pub fn live_messages(&self) -> usize {
         self.live.len()
@@ -415,10 +204,16 @@ impl Log {
         self.store.free_segments()
     }
 
-    /// Bytes appended and not yet durable. Sessions that stream should pause above one commit
-    /// (`SPOOL_COMMIT_BYTES`) and go on when it falls.
+    /// Bytes appended and not yet durable. Sessions that stream pause above `pressure_limit` and go on when it has
+    /// fallen to half of that.
     pub fn pressure(&self) -> usize {
         self.pressure
+    }
+
+    /// See `pressure`: with commits smaller than usual, half of those that may wait, so that a stream pauses before it is
+    /// refused.
+    pub fn pressure_limit(&self) -> usize {
+        limits::STREAM_PRESSURE_BYTES.min(limits::SPOOL_COMMITS_QUEUED / 2 * self.geometry.commit_bytes as usize)
     }
 
     /// Whether nothing is appended, in flight, being read, or waiting to be written: safe to stop.
@@ -462,7 +257,7 @@ impl Log {
         self.append_message(message, waiter)
     }
 
-    /// Appends the next piece of a body that is larger than one record, at most `SPOOL_CHUNK_BYTES`. After an error the
+    /// Appends the next piece of a body that is larger than one record, at most `chunk_bytes`. After an error the
     /// body cannot be completed: call `stream_abort` (after `Busy` the same chunk may be tried again).
     pub fn stream_chunk(&mut self, id: MessageId, bytes: &[u8]) -> Result<(), Refusal> {
         self.append_chunk(id, bytes)
@@ -631,7 +426,11 @@ impl Log {
         let live = self.live.get(&id)?;
         match part {
             0 => Some(live.spot),
-            _ if live.wide => self.extras[live.extra as usize].chunks.get(part as usize - 1).copied(),
+            _ if live.wide => {
+                let chunks = &self.extras[live.extra as usize].chunks;
+                let swapped = planted!(StreamedChunkSwapped) && chunks.len() > 1 && part <= 2;
+                chunks.get(if swapped { 2 - part as usize } else { part as usize - 1 }).copied()
+            }
             _ => None,
         }
     }

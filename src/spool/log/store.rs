@@ -401,7 +401,7 @@ impl Store {
 
     /// A write or sync failed; returns the number of the segment's file.
     pub fn fail_segment(&mut self, segment: u32, error: FileError, now: Moment) -> u32 {
-        if self.active == Some(segment) {
+        if self.active == Some(segment) && !planted!(RetryAfterFailedSync) {
             self.active = None;
         }
         self.failures += 1;
@@ -462,7 +462,11 @@ impl Store {
                 return Some(Effect::Remove { file: FileNo(front), name });
             }
             self.order.pop_front();
-            self.retiring.push_back(front);
+            if planted!(SegmentReusedEarly) {
+                self.free.push_back(front)
+            } else {
+                self.retiring.push_back(front)
+            }
             let segment = self.get_mut(front);
             segment.messages.clear();
             segment.chunks.clear();

@@ -1,0 +1,67 @@
+//! Simulation and tests only: the sizes of what the delivering half holds, and their bounds.
+
+use super::Deliverer;
+use crate::limits;
+
+impl Deliverer {
+    /// See [`crate::shard::ShardCore::audit`].
+    pub(crate) fn audit(&self, report: &mut dyn FnMut(&'static str, usize, usize)) {
+        let connections = self.max_connections;
+        // A pool stands for a destination with mail, or with connections only, or one that was just used.
+        let pools = self.queue.counts().destinations + self.connections.len();
+        report("deliver.connections", self.connections.len(), connections);
+        let largest = self.pools.values().map(|p| p.connections.len()).max();
+        report("deliver.connections to one destination", largest.unwrap_or(0), self.max_per_destination);
+        report("deliver.pools", self.pools.len(), pools);
+        // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.
+        let fetching = self.pools.values().map(|p| p.fetching).max();
+        report("deliver.fetching for one destination", fetching.unwrap_or(0), limits::FETCH_AHEAD);
+        let loaded = self.pools.values().map(|p| p.loaded.len()).max();
+        report("deliver.loaded for one destination", loaded.unwrap_or(0), limits::FETCH_AHEAD);
+        let fetches = self.most_fetches();
+        report("deliver.fetches", self.fetches.len(), fetches);
+        // One entry a domain, and in all one a pool.
+        report("deliver.resolving", self.resolving.len(), limits::DNS_PENDING_DOMAINS.min(pools));
+        let waiting = self.resolving.values().map(Vec::len).sum();
+        report("deliver.waiting for DNS", waiting, pools);
+        report("deliver.questions", self.questions.len(), limits::DNS_EXCHANGES);
+        report("deliver.exchanges", self.exchanges.len(), limits::DNS_EXCHANGES);
+        // Looked through at each turn; as many may close between two turns as there can be.
+        report("deliver.idle", self.idle.len(), 3 * connections + 64);
+        report("deliver.touched", self.touched.len(), 0);
+        report("deliver.wake", self.wake.len(), pools);
+        report("deliver.starved", self.starved.len(), pools);
+        report("deliver.due", self.due.capacity(), 2 * connections.max(4));
+        let attempts = 2 * limits::DNS_MX_HOSTS * limits::DNS_ADDRESSES_PER_FAMILY;
+        report("deliver.order", self.order.len(), attempts);
+
+        let (mut transactions, mut pieces, mut unsent, mut client) = (0, 0, 0, [0; 4]);
+        for connection in self.connections.ids().filter_map(|conn| self.connections.get(conn)) {
+            transactions = transactions.max(connection.transactions.len());
+            let (count, bytes) = connection.unsent_size();
+            (pieces, unsent) = (pieces.max(count), unsent.max(bytes));
+            let sizes = connection.client.as_ref().map_or([0; 4], |c| c.sizes());
+            client.iter_mut().zip(sizes).for_each(|(most, size)| *most = (*most).max(size));
+        }
+        // The one that waits for the reply to its final dot, and the one pipelined behind it.
+        report("deliver.connection.transactions", transactions, 2);
+        // What one write had, or two chunks of a streamed body and what went in front.
+        report("deliver.connection.pieces", pieces, 6);
+        let envelope = (limits::TRANSACTION_RECIPIENTS + 4) * limits::COMMAND_LINE_BYTES.min(limits::PATH_BYTES + 64);
+        report("deliver.connection.unsent commands", unsent, 2 * envelope);
+        let [commands, parser, events, texts] = client;
+        report("deliver.connection.commands", commands, 2 * envelope);
+        report("deliver.connection.parser", parser, limits::REPLY_TEXT_BYTES + 2 * limits::REPLY_LINE_BYTES);
+        // Taken before the event that brought them ends.
+        report("deliver.connection.events", events, 0);
+        report("deliver.connection.texts", texts, 2 * (limits::TRANSACTION_RECIPIENTS + 2) * limits::REPLY_TEXT_BYTES);
+        self.queue.audit(report);
+        self.resolver.audit(report);
+    }
+
+    /// The most parts of messages that may be asked for: each destination's ahead of their turn, and a chunk for each
+    /// connection.
+    pub(crate) fn most_fetches(&self) -> usize {
+        self.pools.len() * limits::FETCH_AHEAD + self.max_connections
+    }
+}

@@ -1,0 +1,149 @@
+//! Bugs planted on purpose, to show that the simulator sees them. Each stands in the line of production code where it
+//! would really happen, as `planted!(Name)`; the tests switch one on, for their thread, by [`plant`].
+//!
+//! Outside of `cfg(test)` the macro is the literal `false`, so no compiled program holds the switch or the bug, and
+//! [`Bug`] does not exist. It refuses to plant two bugs at once, and to reach other threads: recovery must run with
+//! `scan_threads` = 1 to see one.
+
+/// Whether this bug is planted now, on this thread. `false` in everything but tests.
+#[cfg(not(test))]
+macro_rules! planted {
+    ($bug:ident) => {
+        false
+    };
+}
+
+/// Whether this bug is planted now, on this thread.
+#[cfg(test)]
+macro_rules! planted {
+    ($bug:ident) => {
+        $crate::planted::is_planted($crate::planted::Bug::$bug)
+    };
+}
+
+#[cfg(test)]
+pub(crate) use switches::{Bug, is_planted, plant};
+
+#[cfg(test)]
+mod switches {
+    use std::cell::Cell;
+    use std::marker::PhantomData;
+
+    macro_rules! bugs {
+        ($($(#[doc = $what:literal])+ $name:ident),+ $(,)?) => {
+            /// What can be planted, with what it does.
+            #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+            pub(crate) enum Bug {
+                $($(#[doc = $what])+ $name),+
+            }
+
+            impl Bug {
+                /// All of them.
+                pub(crate) const ALL: &[Bug] = &[$(Bug::$name),+];
+
+                /// What it does, for a report.
+                pub(crate) fn what(self) -> &'static str {
+                    match self {
+                        $(Bug::$name => concat!($($what),+).trim_ascii_start()),+
+                    }
+                }
+            }
+        };
+    }
+
+    bugs! {
+        /// 250 when the commit is handed to the disk, not when it is synced
+        AckBeforeSync,
+        /// checksums of records are not compared, neither at recovery nor when reading
+        SkippedChecksum,
+        /// recovery believes a commit that was being written when the power failed, unreadable records included
+        TornTailTrusted,
+        /// after a failed write or sync the log goes on in the same segment
+        RetryAfterFailedSync,
+        /// the outcomes of a commit that failed are not written again
+        OutcomesLostWithCommit,
+        /// a dead segment is used again before a durable commit has said that it is dead
+        SegmentReusedEarly,
+        /// compaction copies a record without the outcomes that came since it was written
+        CompactionForgetsOutcome,
+        /// recovery does not look for outcomes that stand outside of the record
+        ProgressIgnored,
+        /// two chunks of a large body are sent in each other's place
+        StreamedChunkSwapped,
+        /// an owner's final outcome does not reach the log
+        SettledDropped,
+        /// the sender is not told of a failure if the notification's commit is refused
+        BounceLost,
+        /// a failed notification begets a notification
+        BounceOfBounce,
+        /// a 4yz reply counts as a 5yz
+        TransientIsPermanent,
+        /// a connection lost before the reply to the final dot counts as delivered
+        LostReplyIsSuccess,
+        /// the limit of connections to a destination is looked at when one too many is open
+        LimitCheckedLate,
+        /// a job put off is not tried again
+        RetryForgotten,
+        /// a connection is found by its slot, whoever has it now
+        GenerationIgnored,
+        /// the id of a DNS answer is not compared
+        DnsIdUnchecked,
+        /// data that is cut behind a line's end forgets that a line begins: the final dot is missed
+        DotOffByOne,
+        /// data that is cut within a line takes a dot there for a line's first: a message ends early
+        DotInsideLine,
+        /// an inbound session has no deadline
+        SessionNeverTimesOut,
+        /// an inbound session is read and answered, however much of it waits
+        WindowIgnored,
+    }
+
+    thread_local! {
+        static CURRENT: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn is_planted(bug: Bug) -> bool {
+        CURRENT.get() == Some(bug)
+    }
+
+    /// Plants `bug` on this thread until the guard is dropped.
+    ///
+    /// # Panics
+    /// If one is planted already: two at once would show nothing about either.
+    pub(crate) fn plant(bug: Bug) -> Guard {
+        assert_eq!(CURRENT.replace(Some(bug)), None, "one bug at a time");
+        Guard(PhantomData)
+    }
+
+    /// See [`plant`]. Stays on its thread.
+    #[must_use]
+    pub(crate) struct Guard(PhantomData<*const ()>);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            CURRENT.set(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bug, is_planted, plant};
+
+    #[test]
+    fn nothing_is_planted_unless_a_test_says_so() {
+        let none = || Bug::ALL.iter().all(|bug| !is_planted(*bug));
+        assert!(none());
+        for bug in Bug::ALL {
+            let guard = plant(*bug);
+            let planted: Vec<_> = Bug::ALL.iter().filter(|bug| is_planted(**bug)).collect();
+            assert_eq!(planted, [bug], "{}", bug.what());
+            assert!(
+                std::thread::scope(|scope| scope.spawn(none).join().is_ok_and(|none| none)),
+                "other threads are clean"
+            );
+            drop(guard);
+            assert!(none());
+        }
+    }
+}

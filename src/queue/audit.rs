@@ -1,0 +1,21 @@
+//! PURE. Simulation and tests only: the sizes of what a queue holds, and their bounds.
+
+use super::Queue;
+use crate::limits;
+
+impl<B> Queue<B> {
+    /// See `ShardCore::audit`.
+    pub fn audit(&self, report: &mut dyn FnMut(&'static str, usize, usize)) {
+        let counts = self.counts();
+        let jobs = counts.ready + counts.waiting + counts.in_flight + counts.expired;
+        // A job is a recipient domain of a live message: what the home shards take bounds them.
+        report("queue.jobs", jobs, limits::LIVE_MESSAGES_PER_SHARD.saturating_mul(limits::SHARDS));
+        report("queue.destinations", counts.destinations, jobs + limits::QUEUE_IDLE_DESTINATIONS);
+        report("queue.suspended", counts.suspended, counts.destinations);
+        report("queue.retry timers", self.retries.len(), counts.waiting);
+        report("queue.sweeping", self.sweeping.len(), counts.destinations);
+        let [touched, idle] = self.destinations.lists();
+        report("queue.touched", touched, counts.destinations);
+        report("queue.idle destinations", idle, limits::QUEUE_IDLE_DESTINATIONS.min(counts.destinations));
+    }
+}

@@ -1,0 +1,44 @@
+//! Simulation and tests only: the sizes of what the accepting half holds, and their bounds.
+
+use super::Home;
+use crate::limits;
+
+/// The most that one `Received` brings.
+const RECEIVE_BYTES: usize = 64 << 10;
+
+impl Home {
+    /// See [`crate::shard::ShardCore::audit`].
+    pub(in crate::shard) fn audit(&self, report: &mut dyn FnMut(&'static str, usize, usize)) {
+        let sessions = self.config.smtp.max_sessions_per_shard;
+        report("home.sessions", self.sessions.len(), sessions);
+        report("home.sessions about to finish", self.about_to_finish, self.sessions.len());
+        let mut most = [0; 4];
+        for session in self.sessions.ids().filter_map(|conn| self.sessions.get(conn)) {
+            most.iter_mut().zip(session.sizes()).for_each(|(most, size)| *most = (*most).max(size));
+        }
+        let [tail, unsent, body, recipients] = most;
+        // Above it the socket is paused; one receive may be on its way.
+        report("home.session.tail", tail, limits::SESSION_TAIL_BYTES + RECEIVE_BYTES);
+        // With that much unsent the machine is fed no more; it was fed until it had said as much, and a reply ends whole.
+        report("home.session.unsent", unsent, 2 * limits::SESSION_OUT_BYTES + limits::COMMAND_LINE_BYTES);
+        report("home.session.body", body, self.log.chunk_bytes());
+        report("home.session.recipients", recipients, self.config.smtp.max_recipients);
+        // Twice: the list is looked through when it is longer than that.
+        report("home.paused", self.paused.len(), 2 * sessions + 64);
+        report("home.due", self.due.capacity(), 2 * sessions.max(4));
+        report("home.out", self.out.len(), 0);
+        report("home.bounces being read", self.bounces_reading, limits::BOUNCES_READING);
+        // One each for recipients of a live message.
+        let failed = limits::LIVE_MESSAGES_PER_SHARD.saturating_mul(limits::RECIPIENTS);
+        report("home.bounces", self.bounces.len(), failed);
+        // Each is a notification, of some 1 KiB, in a commit that waits or is being written.
+        let commits = (limits::SPOOL_COMMITS_QUEUED + 2) * limits::SPOOL_COMMIT_BYTES as usize;
+        report("home.notices", self.notices.len(), commits / 512);
+        self.log.audit(sessions, report);
+    }
+
+    /// Reads of the log under way, for owners and for notifications.
+    pub(in crate::shard) fn reads(&self) -> usize {
+        self.reads.len()
+    }
+}

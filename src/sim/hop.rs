@@ -1,0 +1,529 @@
+//! A next hop of the simulated world: an SMTP server of its own making (nothing of `smtp` is in it, so that it can judge
+//! what it is told), with a mood, and a memory of every message and refusal.
+//!
+//! Inputs: what the relay sends, moods set by the world. Outputs: replies, and records for the oracle. It refuses to be
+//! kind: whatever RFC 5321 lets a server do, and some of what it does not, is in [`Act`].
+
+use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
+use crate::time::{Moment, Wall};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Where a reply belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "the names of the commands")]
+pub enum At {
+    Greeting,
+    Ehlo,
+    Mail,
+    Rcpt,
+    Data,
+    /// The reply to the final dot.
+    Final,
+}
+
+/// What the hop does there instead of the usual.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// These lines, with their CRLF.
+    Say(String),
+    /// These lines, and the end of the connection.
+    SayAndClose(String),
+    /// The end of the connection.
+    Close,
+    /// A reset.
+    Reset,
+    /// The host forgets the connection: half-open.
+    Vanish,
+    /// Not a word any more on this connection.
+    Silence,
+    /// Octets that are no reply.
+    Garbage,
+}
+
+/// How a hop behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mood {
+    /// Connections are refused.
+    pub refuses: bool,
+    /// What it does, where, and how often in a thousand.
+    pub acts: Vec<(At, u32, Act)>,
+    /// A recipient is told 451 until so long after it was first named.
+    pub greylist: Option<Duration>,
+    /// Above it, 421 is the greeting.
+    pub max_open: Option<usize>,
+    /// Each reply comes so late.
+    pub delay: Duration,
+    /// Replies come in pieces of an octet.
+    pub dribbles: bool,
+    /// How it reads.
+    pub reading: Reading,
+    /// Closes within a body after so many octets, once for each entry.
+    pub cuts: VecDeque<usize>,
+    /// What it announces.
+    pub size: Option<u64>,
+    /// 8BITMIME is announced.
+    pub eight_bit: bool,
+    /// PIPELINING is announced.
+    pub pipelining: bool,
+    /// EHLO is unknown: 502, only HELO works.
+    pub old: bool,
+    /// Recipients refused for good, in a thousand: by their name, always the same ones.
+    pub unknown_permille: u32,
+}
+
+impl Default for Mood {
+    fn default() -> Self {
+        Mood {
+            refuses: false,
+            acts: Vec::new(),
+            greylist: None,
+            max_open: None,
+            delay: Duration::ZERO,
+            dribbles: false,
+            reading: Reading::All,
+            cuts: VecDeque::new(),
+            size: None,
+            eight_bit: true,
+            pipelining: true,
+            old: false,
+            unknown_permille: 0,
+        }
+    }
+}
+
+/// One message as the hop took it.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// When its end came.
+    pub at: Moment,
+    /// The same on the wall.
+    pub wall: Wall,
+    /// The connection.
+    pub link: LinkId,
+    /// Reverse-path.
+    pub sender: String,
+    /// Forward-paths that were taken.
+    pub recipients: Vec<String>,
+    /// In wire form, with the final dot.
+    pub data: Vec<u8>,
+    /// What stands behind `X-Test:`.
+    pub mark: Option<u32>,
+    /// Octets written on the connection, the 250 included: the relay knows once it was handed so many. `None`: the hop
+    /// never said it.
+    pub told: Option<u64>,
+}
+
+impl Received {
+    /// Whether it is a delivery status notification.
+    pub fn is_dsn(&self) -> bool {
+        memchr::memmem::find(&self.data, b"multipart/report").is_some()
+    }
+}
+
+/// A refusal.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// When.
+    pub at: Moment,
+    /// Whom it concerns; `None`: everybody on the connection.
+    pub recipient: Option<String>,
+    /// 5yz.
+    pub permanent: bool,
+}
+
+enum Out {
+    Bytes(Vec<u8>),
+    /// The 250 to message number so many.
+    Taken(usize, Vec<u8>),
+    Close,
+}
+
+#[derive(Default)]
+struct Call {
+    counted: bool,
+    mute: bool,
+    input: Vec<u8>,
+    scanned: usize,
+    in_data: bool,
+    in_mail: bool,
+    sender: String,
+    recipients: Vec<String>,
+    out: VecDeque<Out>,
+    armed: bool,
+    written: u64,
+    mails: u32,
+}
+
+/// See the module. One for each address.
+#[derive(Default)]
+pub struct Hop {
+    /// How it behaves now.
+    pub mood: Mood,
+    /// Everything it took.
+    pub received: Vec<Received>,
+    /// Everything it refused for good, and what it put off.
+    pub refusals: Vec<Refusal>,
+    /// Connections that stand, and the most that did.
+    pub open: usize,
+    /// The most that did.
+    pub peak: usize,
+    /// Connections that came.
+    pub connects: u64,
+    /// The most transactions that one connection carried.
+    pub most_mails: u32,
+    calls: BTreeMap<LinkId, Call>,
+    first_seen: BTreeMap<String, Moment>,
+}
+
+/// A number of a name, for choices that must be the same each time.
+pub fn name_number(name: &str) -> u64 {
+    name.bytes().fold(17, |sum, byte| crate::rt::sim::rng::mix(sum ^ u64::from(byte)))
+}
+
+impl Host for Hop {
+    fn listens(&self, port: u16) -> bool {
+        port == 25 && !self.mood.refuses
+    }
+
+    fn handle(&mut self, event: HostEvent<'_>, side: &mut HostSide<'_>) {
+        match event {
+            HostEvent::Accepted { link, .. } => self.accepted(link, side),
+            HostEvent::Received { link, bytes } => {
+                let Some(mut call) = self.calls.remove(&link) else { return };
+                call.input.extend_from_slice(bytes);
+                let open = self.work(link, &mut call, side);
+                self.keep(link, call, open);
+            }
+            HostEvent::Ended { link } => {
+                side.close(link);
+                self.gone(link);
+            }
+            HostEvent::Failed { link } => self.gone(link),
+            HostEvent::Timer { token } => {
+                let link = LinkId(token);
+                let Some(mut call) = self.calls.remove(&link) else { return };
+                call.armed = false;
+                let open = self.send_next(link, &mut call, side);
+                self.keep(link, call, open);
+            }
+            HostEvent::Connected { .. } | HostEvent::Datagram { .. } => {}
+        }
+    }
+}
+
+impl Hop {
+    fn keep(&mut self, link: LinkId, call: Call, open: bool) {
+        let counted = call.counted;
+        if open {
+            self.calls.insert(link, call);
+        } else if counted {
+            self.open -= 1;
+        }
+    }
+
+    fn gone(&mut self, link: LinkId) {
+        if let Some(call) = self.calls.remove(&link) {
+            self.keep(link, call, false);
+        }
+    }
+
+    fn accepted(&mut self, link: LinkId, side: &mut HostSide<'_>) {
+        self.connects += 1;
+        let mut call = Call::default();
+        let open = if self.mood.max_open.is_some_and(|max| self.open >= max) {
+            self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);
+            self.end(link, &mut call, side)
+        } else {
+            self.open += 1;
+            self.peak = self.peak.max(self.open);
+            call.counted = true;
+            if self.mood.reading != Reading::All {
+                side.read(link, self.mood.reading);
+            }
+            self.act(At::Greeting, link, &mut call, "220 hop ESMTP\r\n", side).1
+        };
+        self.keep(link, call, open);
+    }
+
+    /// Works off what came; whether the connection stands.
+    fn work(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
+        while !call.mute {
+            if call.in_data {
+                if self.mood.cuts.front().is_some_and(|cut| call.input.len() >= *cut) {
+                    self.mood.cuts.pop_front();
+                    return self.end(link, call, side);
+                }
+                let end = if call.input.starts_with(b".\r\n") {
+                    Some(3)
+                } else {
+                    let from = call.scanned.saturating_sub(4);
+                    memchr::memmem::find(&call.input[from..], b"\r\n.\r\n").map(|at| from + at + 5)
+                };
+                let Some(end) = end else {
+                    call.scanned = call.input.len();
+                    return true;
+                };
+                call.scanned = 0;
+                call.in_data = false;
+                let data: Vec<u8> = call.input.drain(..end).collect();
+                if !self.complete(link, call, data, side) {
+                    return false;
+                }
+            } else {
+                let Some(end) = memchr::memmem::find(&call.input, b"\r\n") else { return true };
+                let line = String::from_utf8_lossy(&call.input[..end]).into_owned();
+                call.input.drain(..end + 2);
+                if !self.command(link, call, &line, side) {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn complete(&mut self, link: LinkId, call: &mut Call, data: Vec<u8>, side: &mut HostSide<'_>) -> bool {
+        call.in_mail = false;
+        let (sender, recipients) = (std::mem::take(&mut call.sender), std::mem::take(&mut call.recipients));
+        let act = self.choose(At::Final, side);
+        // One who says nothing more may have taken the message all the same.
+        let takes = match &act {
+            Some(Act::Say(text) | Act::SayAndClose(text)) => text.starts_with('2'),
+            Some(Act::Garbage) => false,
+            _ => true,
+        };
+        let index = self.received.len();
+        if takes {
+            let (now, mark) = (side.now(), mark_of(&data));
+            self.received.push(Received {
+                at: now.mono,
+                wall: now.wall,
+                link,
+                sender,
+                recipients,
+                data,
+                mark,
+                told: None,
+            });
+            if let None | Some(Act::Say(_)) = &act {
+                let text = match act {
+                    Some(Act::Say(text)) => text,
+                    _ => "250 2.0.0 taken\r\n".to_owned(),
+                };
+                call.out.push_back(Out::Taken(index, text.into_bytes()));
+                return self.flush(link, call, side);
+            }
+        } else if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
+            let permanent = text.starts_with('5');
+            let refusals =
+                recipients.into_iter().map(|to| Refusal { at: side.now().mono, recipient: Some(to), permanent });
+            self.refusals.extend(refusals);
+        }
+        self.perform(act, link, call, "250 2.0.0 taken\r\n", side).1
+    }
+
+    fn command(&mut self, link: LinkId, call: &mut Call, line: &str, side: &mut HostSide<'_>) -> bool {
+        let upper = line.get(..10).unwrap_or(line).to_ascii_uppercase();
+        if upper.starts_with("EHLO") && self.mood.old {
+            self.say(link, call, b"502 5.5.1 what?\r\n".to_vec(), side)
+        } else if upper.starts_with("EHLO") {
+            let mut text = "250-hop\r\n".to_owned();
+            if let Some(size) = self.mood.size {
+                text += &format!("250-SIZE {size}\r\n");
+            }
+            if self.mood.eight_bit {
+                text += "250-8BITMIME\r\n";
+            }
+            if self.mood.pipelining {
+                text += "250-PIPELINING\r\n";
+            }
+            text += "250 ENHANCEDSTATUSCODES\r\n";
+            self.act(At::Ehlo, link, call, &text, side).1
+        } else if upper.starts_with("HELO") {
+            self.say(link, call, b"250 hop\r\n".to_vec(), side)
+        } else if upper.starts_with("MAIL FROM:") {
+            call.mails += 1;
+            self.most_mails = self.most_mails.max(call.mails);
+            call.sender = address(line);
+            call.recipients.clear();
+            let (positive, open) = self.act(At::Mail, link, call, "250 2.1.0 ok\r\n", side);
+            call.in_mail = positive;
+            open
+        } else if upper.starts_with("RCPT TO:") {
+            self.rcpt(link, call, address(line), side)
+        } else if upper.starts_with("DATA") {
+            if call.recipients.is_empty() {
+                return self.say(link, call, b"503 5.5.1 no recipients\r\n".to_vec(), side);
+            }
+            let act = self.choose(At::Data, side);
+            if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
+                let (at, permanent) = (side.now().mono, text.starts_with('5'));
+                let concerned = call.recipients.clone();
+                self.refusals.extend(concerned.into_iter().map(|to| Refusal { at, recipient: Some(to), permanent }));
+            }
+            let in_data = act.is_none();
+            let (_, open) = self.perform(act, link, call, "354 go on\r\n", side);
+            call.in_data = in_data;
+            open
+        } else if upper.starts_with("RSET") {
+            call.in_mail = false;
+            call.recipients.clear();
+            self.say(link, call, b"250 2.0.0 ok\r\n".to_vec(), side)
+        } else if upper.starts_with("QUIT") {
+            self.say(link, call, b"221 2.0.0 bye\r\n".to_vec(), side);
+            self.end(link, call, side)
+        } else {
+            self.say(link, call, b"500 5.5.2 what?\r\n".to_vec(), side)
+        }
+    }
+
+    fn rcpt(&mut self, link: LinkId, call: &mut Call, to: String, side: &mut HostSide<'_>) -> bool {
+        if !call.in_mail {
+            return self.say(link, call, b"503 5.5.1 no MAIL\r\n".to_vec(), side);
+        }
+        let now = side.now().mono;
+        let unknown = name_number(&to) % 1000 < u64::from(self.mood.unknown_permille);
+        let first = *self.first_seen.entry(to.clone()).or_insert(now);
+        if unknown || self.mood.greylist.is_some_and(|time| now < first + time) {
+            let reply: &[u8] = if unknown { b"550 5.1.1 no such user\r\n" } else { b"451 4.7.1 greylisted\r\n" };
+            self.refusals.push(Refusal { at: now, recipient: Some(to), permanent: unknown });
+            return self.say(link, call, reply.to_vec(), side);
+        }
+        let act = self.choose(At::Rcpt, side);
+        if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
+            self.refusals.push(Refusal { at: now, recipient: Some(to.clone()), permanent: text.starts_with('5') });
+        }
+        let (positive, open) = self.perform(act, link, call, "250 2.1.5 ok\r\n", side);
+        if positive {
+            call.recipients.push(to);
+        }
+        open
+    }
+
+    fn choose(&self, at: At, side: &mut HostSide<'_>) -> Option<Act> {
+        let mut acts = self.mood.acts.iter().filter(|(of, _, _)| *of == at);
+        acts.find(|(_, permille, _)| side.rng().permille(*permille)).map(|(_, _, act)| act.clone())
+    }
+
+    /// Answers by its mood, or with `usual`: whether positively, and whether the connection stands.
+    fn act(&mut self, at: At, link: LinkId, call: &mut Call, usual: &str, side: &mut HostSide<'_>) -> (bool, bool) {
+        let act = self.choose(at, side);
+        if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
+            self.refusals.push(Refusal { at: side.now().mono, recipient: None, permanent: text.starts_with('5') });
+        }
+        self.perform(act, link, call, usual, side)
+    }
+
+    fn perform(
+        &mut self,
+        act: Option<Act>,
+        link: LinkId,
+        call: &mut Call,
+        usual: &str,
+        side: &mut HostSide<'_>,
+    ) -> (bool, bool) {
+        match act {
+            None => (true, self.say(link, call, usual.as_bytes().to_vec(), side)),
+            Some(Act::Say(text)) => {
+                let positive = text.starts_with(['2', '3']);
+                (positive, self.say(link, call, text.into_bytes(), side))
+            }
+            Some(Act::SayAndClose(text)) => {
+                self.say(link, call, text.into_bytes(), side);
+                (false, self.end(link, call, side))
+            }
+            Some(Act::Close) => (false, self.end(link, call, side)),
+            Some(Act::Reset) => {
+                side.reset(link);
+                (false, false)
+            }
+            Some(Act::Vanish) => {
+                side.vanish(link);
+                (false, false)
+            }
+            Some(Act::Silence) => {
+                call.mute = true;
+                (false, true)
+            }
+            Some(Act::Garbage) => {
+                let length = side.rng().within(1..3000);
+                // No digit: by chance it would be a reply.
+                let bytes = (0..length).map(|_| side.rng().next().to_le_bytes()[0]).map(|b| match b {
+                    b'0'..=b'9' => b'\n',
+                    other => other,
+                });
+                let bytes = bytes.collect();
+                (false, self.say(link, call, bytes, side))
+            }
+        }
+    }
+
+    fn say(&mut self, link: LinkId, call: &mut Call, bytes: Vec<u8>, side: &mut HostSide<'_>) -> bool {
+        if self.mood.dribbles && bytes.len() < 200 {
+            call.out.extend(bytes.chunks(1).map(|piece| Out::Bytes(piece.to_vec())));
+        } else {
+            call.out.push_back(Out::Bytes(bytes));
+        }
+        self.flush(link, call, side)
+    }
+
+    /// Our end closes the connection, behind what is to be said.
+    fn end(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
+        call.out.push_back(Out::Close);
+        call.mute = true;
+        self.flush(link, call, side)
+    }
+
+    fn flush(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
+        if call.armed {
+            return true;
+        }
+        if !self.mood.delay.is_zero() {
+            call.armed = true;
+            side.timer(self.mood.delay, link.0);
+            return true;
+        }
+        while !call.out.is_empty() {
+            if !self.send_one(link, call, side) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn send_next(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
+        self.send_one(link, call, side) && (call.out.is_empty() || self.flush(link, call, side))
+    }
+
+    fn send_one(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
+        let (bytes, index) = match call.out.pop_front() {
+            Some(Out::Bytes(bytes)) => (bytes, None),
+            Some(Out::Taken(index, bytes)) => (bytes, Some(index)),
+            Some(Out::Close) => {
+                side.close(link);
+                return false;
+            }
+            None => return true,
+        };
+        side.write(link, &bytes);
+        call.written += bytes.len() as u64;
+        if let Some(index) = index {
+            self.received[index].told = Some(call.written);
+        }
+        true
+    }
+}
+
+/// What stands behind `X-Test:` in the header of `data`.
+pub fn mark_of(data: &[u8]) -> Option<u32> {
+    let head = &data[..data.len().min(4096)];
+    let head = &head[..memchr::memmem::find(head, b"\r\n\r\n").unwrap_or(head.len())];
+    let at = memchr::memmem::find(head, b"X-Test: ")? + 8;
+    let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&head[at..at + digits]).ok()?.parse().ok()
+}
+
+fn address(line: &str) -> String {
+    let start = line.find('<').map_or(0, |at| at + 1);
+    line[start..].split('>').next().unwrap_or_default().to_owned()
+}

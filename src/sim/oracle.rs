@@ -1,0 +1,460 @@
+//! What must hold of every run, and the judge of it.
+//!
+//! Inputs: the world between two events, at each start after a crash, and at the end. Output: [`Violation`]s. What it
+//! knows, it knows from the clients and the next hops, not from the relay. It excuses only what it can name: a lost reply
+//! or a crash for a delivery that was repeated, a scar of the disk for a record that is gone.
+
+use super::client::Sent;
+use super::hop::{Mood, Received, Refusal};
+use super::scenario::Scenario;
+use super::world::{Found, World};
+use super::zone::Records;
+use crate::message::MessageId;
+use crate::rt::sim::{Scar, SimDisk};
+use crate::spool::named::named_in;
+use crate::time::Moment;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Something that must not be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which rule.
+    pub rule: &'static str,
+    /// What happened.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.text)
+    }
+}
+
+/// An outcome is on stable storage so long after it was known, if the disk is well.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
+
+/// See the module.
+pub struct Oracle<'a> {
+    scenario: &'a Scenario,
+    records: Records,
+    /// What was violated so far.
+    pub violations: Vec<Violation>,
+    /// The wall clock was set: ages mean nothing.
+    pub wall_jumps: bool,
+    /// Nothing gets done before.
+    pub stalled_until: Moment,
+    /// Ends of lives that were not asked for, and what a shard had not been told of yet.
+    crashes: Vec<Moment>,
+    disk_troubles: Vec<Moment>,
+    /// Messages that a scar of the disk may have cost.
+    excused: BTreeSet<MessageId>,
+    /// Scars that hit what could not be read: anything may be gone.
+    scars: u64,
+    /// Hosts that announced a SIZE or no 8BITMIME at some time.
+    small: BTreeSet<IpAddr>,
+    /// Acknowledged messages.
+    pub accepted: u64,
+    /// Deliveries.
+    pub delivered: u64,
+    /// Recipients reported as failed.
+    pub bounced: u64,
+    /// Repeated deliveries.
+    pub duplicates: u64,
+    /// See `excused`.
+    pub excused_recipients: u64,
+}
+
+/// The account of one run, put together from what the other machines saw.
+struct Account<'a> {
+    copies: BTreeMap<(u32, String), Vec<(IpAddr, &'a Received)>>,
+    /// By the id of the original and the recipient in lower case.
+    notes: BTreeMap<(String, String), usize>,
+    refusals: BTreeMap<String, Vec<(IpAddr, &'a Refusal)>>,
+}
+
+impl<'a> Account<'a> {
+    fn of(world: &'a World) -> Self {
+        let mut account = Account { copies: BTreeMap::new(), notes: BTreeMap::new(), refusals: BTreeMap::new() };
+        for (ip, hop) in world.hops() {
+            for received in &hop.received {
+                if received.is_dsn() {
+                    let text = String::from_utf8_lossy(&received.data);
+                    let original = text.lines().find_map(|line| line.strip_prefix("X-Ringpost-Id: "));
+                    let original = original.unwrap_or_default().trim().to_owned();
+                    for about in text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;")) {
+                        let about = about.trim().to_ascii_lowercase();
+                        *account.notes.entry((original.clone(), about)).or_default() += 1;
+                    }
+                } else if let Some(mark) = received.mark {
+                    for to in &received.recipients {
+                        account.copies.entry((mark, to.to_ascii_lowercase())).or_default().push((ip, received));
+                    }
+                }
+            }
+            for refusal in &hop.refusals {
+                let whom = refusal.recipient.as_deref().unwrap_or_default().to_ascii_lowercase();
+                account.refusals.entry(whom).or_default().push((ip, refusal));
+            }
+        }
+        account.copies.values_mut().for_each(|copies| copies.sort_by_key(|(_, received)| received.at));
+        account
+    }
+
+    fn notes(&self, id: &str, to: &str) -> usize {
+        self.notes.get(&(id.to_owned(), to.to_owned())).copied().unwrap_or(0)
+    }
+}
+
+fn domain_of(address: &str) -> String {
+    address.rsplit('@').next().unwrap_or_default().to_ascii_lowercase()
+}
+
+impl<'a> Oracle<'a> {
+    /// For a run of `scenario` whose DNS has `records`.
+    pub fn new(scenario: &'a Scenario, records: Records) -> Self {
+        Oracle {
+            scenario,
+            records,
+            violations: Vec::new(),
+            wall_jumps: false,
+            stalled_until: Moment(0),
+            crashes: Vec::new(),
+            disk_troubles: Vec::new(),
+            excused: BTreeSet::new(),
+            scars: 0,
+            small: BTreeSet::new(),
+            accepted: 0,
+            delivered: 0,
+            bounced: 0,
+            duplicates: 0,
+            excused_recipients: 0,
+        }
+    }
+
+    /// Notes a violation; the first few are enough.
+    pub fn violate(&mut self, rule: &'static str, text: String) {
+        if self.violations.len() < 8 {
+            self.violations.push(Violation { rule, text });
+        }
+    }
+
+    /// A hop's mood changes.
+    pub fn mood(&mut self, hop: IpAddr, mood: &Mood) {
+        if mood.size.is_some() || !mood.eight_bit || mood.old {
+            self.small.insert(hop);
+        }
+    }
+
+    /// The disk has trouble from now on.
+    pub fn disk_trouble(&mut self, now: Moment) {
+        self.disk_troubles.push(now);
+    }
+
+    /// The process ends without being asked.
+    pub fn crashed(&mut self, world: &World) {
+        self.crashes.push(world.sim.now().mono);
+        self.scars(&world.sim.core.disk);
+    }
+
+    /// The process ended as asked.
+    pub fn drained(&mut self, world: &World) {
+        for shard in 0..world.stats.len() {
+            let open = world.sim.core.open_sockets(shard);
+            if open > 0 {
+                self.violate("descriptors", format!("shard {shard} ended with {open} sockets open"));
+            }
+        }
+        // What was under way at the deadline may be repeated.
+        self.crashes.push(world.sim.now().mono);
+    }
+
+    /// Notes which messages the disk's scars concern.
+    pub fn scars(&mut self, disk: &SimDisk) {
+        for Scar { range, contents, .. } in disk.take_scars() {
+            self.scars += 1;
+            self.excused.extend(named_in(&contents, range));
+        }
+    }
+
+    // --- after a start --------------------------------------------------------------------------------------------
+
+    /// Every acknowledged recipient is delivered, returned, or was found.
+    pub fn check_recovery(&mut self, world: &World, found: &Found) {
+        let account = Account::of(world);
+        let mut lost = Vec::new();
+        for sent in world.clients().flat_map(|client| &client.sent) {
+            let Some(id) = sent.accepted() else { continue };
+            let Ok(number) = id.parse::<MessageId>() else { continue };
+            let pending = found.get(&number);
+            for to in &sent.taken {
+                if pending.is_some_and(|pending| pending.contains(to)) {
+                    continue;
+                }
+                let key = (sent.letter.mark, to.to_ascii_lowercase());
+                let ended = account.copies.contains_key(&key)
+                    || account.notes(id, &key.1) > 0
+                    || self.failed_for_good(world, &account, sent, &key.1).is_some();
+                if !ended && !self.excuse(number) {
+                    lost.push(format!("#{} {id} to {to}", key.0));
+                }
+            }
+        }
+        for what in lost {
+            self.violate("durability", format!("{what} was acknowledged and is not in the spool after a restart"));
+        }
+    }
+
+    fn excuse(&mut self, id: MessageId) -> bool {
+        let excused = self.excused.contains(&id);
+        self.excused_recipients += u64::from(excused);
+        excused
+    }
+
+    /// Whether there is a reason why this recipient cannot be reached.
+    fn failed_for_good(&self, world: &World, account: &Account<'_>, sent: &Sent, to: &str) -> Option<&'static str> {
+        let domain = domain_of(to);
+        let hosts = self.scenario.exchangers(&domain);
+        let (_, since, wall) = sent.verdict.as_ref()?;
+        if !self.scenario.smart_host && (hosts.is_empty() || !self.records.refusals(&domain).is_empty()) {
+            return Some("DNS says so");
+        }
+        let refused = |whom: &str| {
+            let refusals = account.refusals.get(whom).into_iter().flatten();
+            refusals.into_iter().any(|(ip, refusal)| {
+                // A second of patience: the message travels while its acknowledgement does.
+                let late = refusal.at + Duration::from_secs(1) >= *since;
+                refusal.permanent && hosts.contains(ip) && late
+            })
+        };
+        if refused(to) || refused("") {
+            return Some("refused");
+        }
+        if hosts.iter().any(|host| self.small.contains(host)) {
+            return Some("too large, or eight bits");
+        }
+        let (_, _, give_up) = self.scenario.retry;
+        // An attempt is not begun for mail that would be too old at the next.
+        let now = world.sim.now();
+        if self.wall_jumps || now.wall.since(*wall) + self.scenario.retry.1 * 2 >= give_up {
+            return Some("expired");
+        }
+        None
+    }
+
+    // --- at the end -----------------------------------------------------------------------------------------------
+
+    /// Every account is even.
+    pub fn check_end(&mut self, world: &World) {
+        let account = Account::of(world);
+        let mut letters: BTreeMap<u32, &Sent> = BTreeMap::new();
+        for client in world.clients() {
+            for complaint in &client.complaints {
+                self.violate("protocol", complaint.clone());
+            }
+            if client.open() > 0 {
+                self.violate("sessions", format!("{} sessions were never ended", client.open()));
+            }
+            for sent in &client.sent {
+                letters.insert(sent.letter.mark, sent);
+            }
+        }
+        if world.queued() > 0 {
+            let left = world.durable();
+            self.violate("rest", format!("{} messages are never delivered or returned: {left:?}", world.queued()));
+        }
+        self.check_copies(world, &account, &letters);
+        for sent in letters.values() {
+            self.check_promise(world, &account, sent);
+        }
+        let limit = self.scenario.messages_per_connection;
+        for (ip, hop) in world.hops() {
+            if hop.most_mails > limit {
+                self.violate("messages a connection", format!("{ip}: {} of {limit}", hop.most_mails));
+            }
+        }
+    }
+
+    /// What was delivered: nothing that was not accepted, nothing changed, nothing to the wrong place.
+    fn check_copies(&mut self, world: &World, account: &Account<'_>, letters: &BTreeMap<u32, &Sent>) {
+        for ((mark, to), copies) in &account.copies {
+            self.delivered += copies.len() as u64;
+            let Some(sent) = letters.get(mark) else {
+                self.violate("invention", format!("#{mark} was delivered to {to} and never submitted"));
+                continue;
+            };
+            if sent.ended.is_none() {
+                self.violate("invention", format!("#{mark} was delivered to {to}, its end was never sent"));
+            }
+            if sent.refused() && self.disk_troubles.is_empty() {
+                self.violate("invention", format!("#{mark} was refused and delivered to {to}: {:?}", sent.verdict));
+            }
+            if !sent.taken.iter().any(|taken| taken.eq_ignore_ascii_case(to)) {
+                // The reply to RCPT may be lost, not the whole command.
+                let named = sent.letter.recipients.iter().any(|r| r.eq_ignore_ascii_case(to));
+                if !named || sent.verdict.is_some() {
+                    self.violate("invention", format!("#{mark} was delivered to {to}, who was not accepted"));
+                }
+            }
+            let hosts = self.scenario.exchangers(&domain_of(to));
+            for (ip, received) in copies {
+                if !hosts.contains(ip) {
+                    self.violate("address", format!("#{mark} to {to} went to {ip}, not to {hosts:?}"));
+                }
+                if received.sender != sent.letter.sender {
+                    self.violate("envelope", format!("#{mark} came from <{}>", received.sender));
+                }
+                self.check_body(sent, received);
+            }
+            self.check_repeats(world, sent, to, copies);
+        }
+        for (_, hop) in world.hops() {
+            for received in hop.received.iter().filter(|r| r.mark.is_none() && !r.is_dsn()) {
+                let shown = String::from_utf8_lossy(&received.data[..received.data.len().min(200)]).into_owned();
+                self.violate("invention", format!("nobody sent this: {shown}"));
+            }
+        }
+    }
+
+    fn check_body(&mut self, sent: &Sent, received: &Received) {
+        let wire = sent.letter.wire();
+        let mark = sent.letter.mark;
+        let Some(front) = received.data.len().checked_sub(wire.len()) else {
+            self.violate("body", format!("#{mark} is shorter than it was: {} of {}", received.data.len(), wire.len()));
+            return;
+        };
+        if received.data[front..] != wire {
+            let at = received.data[front..].iter().zip(&wire).position(|(a, b)| a != b).unwrap_or(0);
+            self.violate("body", format!("#{mark} was changed at octet {at} of {}", wire.len()));
+        }
+        let ours = &received.data[..front];
+        let fields = String::from_utf8_lossy(ours);
+        let well = ours.ends_with(b"\r\n")
+            && ours.starts_with(b"Received: from ")
+            && fields.split("\r\n").skip(1).all(|line| line.is_empty() || line.starts_with([' ', '\t']));
+        if !well {
+            self.violate("body", format!("#{mark} has something else than one Received in front: {fields:?}"));
+        }
+    }
+
+    /// A repeated delivery has its reason between the first and the second.
+    fn check_repeats(&mut self, world: &World, sent: &Sent, to: &str, copies: &[(IpAddr, &Received)]) {
+        for pair in copies.windows(2) {
+            self.duplicates += 1;
+            if self.why_again(world, sent, pair[0].1, pair[1].1.at).is_none() {
+                let (first, second) = (pair[0].1.at.0 as f64 / 1e9, pair[1].1.at.0 as f64 / 1e9);
+                let what = format!("#{} to {to} at {first:.3} s and again at {second:.3} s", sent.letter.mark);
+                self.violate("duplicate", what);
+            }
+        }
+    }
+
+    /// Why something may follow after `copy` was delivered.
+    fn why_again(&self, world: &World, sent: &Sent, copy: &Received, next: Moment) -> Option<&'static str> {
+        let known = copy.told.is_some_and(|told| world.sim.core.handed(copy.link) >= told);
+        if !known {
+            return Some("the reply was lost");
+        }
+        let id = sent.accepted().and_then(|id| id.parse().ok());
+        if id.is_some_and(|id| self.excused.contains(&id)) {
+            return Some("the disk spoiled its record");
+        }
+        let crash = self.crashes.iter().find(|crash| **crash >= copy.at && **crash <= next)?;
+        let soon = crash.since(copy.at) <= SETTLE_TIME || self.stalled_until >= copy.at;
+        let trouble = self.disk_troubles.iter().any(|at| at <= crash);
+        let slow = self.scenario.disk_us.0 > 10_000;
+        (soon || trouble || slow).then_some("a crash before the outcome was durable")
+    }
+
+    /// An acknowledged message: each recipient delivered or returned.
+    fn check_promise(&mut self, world: &World, account: &Account<'_>, sent: &Sent) {
+        let Some(id) = sent.accepted() else { return };
+        self.accepted += 1;
+        let number = id.parse::<MessageId>().ok();
+        for to in &sent.taken {
+            let key = (sent.letter.mark, to.to_ascii_lowercase());
+            let copies = account.copies.get(&key).map_or(&[][..], Vec::as_slice);
+            let notes = account.notes(id, &key.1);
+            let reason = self.failed_for_good(world, account, sent, &key.1);
+            let mark = key.0;
+            self.bounced += notes.min(1) as u64;
+            if copies.is_empty() && notes == 0 {
+                let silent = sent.letter.sender.is_empty() && reason.is_some();
+                if !silent && !number.is_some_and(|id| self.excuse(id)) {
+                    self.violate(
+                        "lost",
+                        format!("#{mark} {id} to {to} was acknowledged, neither delivered nor returned"),
+                    );
+                }
+                continue;
+            }
+            if notes == 0 {
+                continue;
+            }
+            let excused = number.is_some_and(|id| self.excused.contains(&id));
+            if reason.is_none() && !excused {
+                self.violate("bounce", format!("#{mark} {id} to {to} was returned without a reason"));
+            }
+            if notes > 1 + self.crashes.len() && !excused {
+                self.violate("bounce", format!("#{mark} {id} to {to} was returned {notes} times"));
+            }
+            if sent.letter.sender.is_empty() {
+                self.violate("bounce", format!("#{mark} {id}: a notification about a notification"));
+            }
+            if let Some((_, copy)) = copies.first()
+                && self.why_again(world, sent, copy, Moment::NEVER).is_none()
+            {
+                self.violate("bounce", format!("#{mark} {id} to {to} was delivered, known to be, and returned"));
+            }
+        }
+    }
+
+    /// A relay that has nothing to do has nothing open.
+    pub fn check_rest(&mut self, world: &World) {
+        for (shard, stats) in world.stats.iter().enumerate() {
+            let (open, sessions) = (world.sim.core.open_sockets(shard), stats.sessions.get());
+            if open > 0 || sessions > 0 {
+                self.violate("rest", format!("shard {shard}: {open} sockets, {sessions} sessions with nothing to do"));
+            }
+            let jobs = stats.queue_ready.get() + stats.queue_waiting.get() + stats.queue_in_flight.get();
+            if jobs > 0 {
+                self.violate("rest", format!("shard {shard}: {jobs} jobs with nothing to do"));
+            }
+        }
+        for shard in world.sim.shards.iter().flatten() {
+            let violations = &mut self.violations;
+            shard.audit(&mut |what, size, _| {
+                if AT_REST.contains(&what) && size > 0 {
+                    violations.push(Violation { rule: "rest", text: format!("{what}: {size} with nothing to do") });
+                }
+            });
+        }
+    }
+}
+
+/// What is empty in a relay that has had nothing to do for a while.
+const AT_REST: &[&str] = &[
+    "deliver.pools",
+    "deliver.resolving",
+    "deliver.connections",
+    "deliver.questions",
+    "deliver.exchanges",
+    "deliver.fetches",
+    "deliver.wake",
+    "deliver.starved",
+    "queue.destinations",
+    "queue.retry timers",
+    "home.sessions",
+    "home.paused",
+    "home.bounces",
+    "home.notices",
+    "home.reads",
+    "log.streams",
+    "log.commits queued",
+    "log.settled to write",
+    "log.progress to write",
+    "post.outbox",
+    "post.own",
+];

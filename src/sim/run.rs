@@ -1,0 +1,451 @@
+//! One run of a [`Scenario`]: the deeds are done, the world is made well again, everything must come to rest, and the
+//! oracle judges.
+//!
+//! Input: a scenario. Output: an [`Outcome`], with what was violated; nothing here panics over a relay's fault. Refuses:
+//! to go on for ever (every wait has an end in virtual time).
+
+use super::client::Client;
+use super::hop::{Hop, Mood};
+use super::oracle::{Oracle, Violation};
+use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address};
+use super::world::{Found, Machine, World, config};
+use super::zone::{EVIL_V4, Records, Zone};
+use crate::config::{Host, SmartHost};
+use crate::rt::sim::trace::Lines;
+use crate::rt::sim::{End, Step};
+use crate::shard::mailbox::Control;
+use crate::time::Moment;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Steps between two looks at everything that has a bound.
+const AUDIT_STEPS: u64 = 32;
+/// A shard that does so much in one second of virtual time without an end of it spins.
+const STEPS_A_SECOND: u64 = 400_000;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What must not be; empty is good.
+    pub violations: Vec<Violation>,
+    /// Of the trace: the same for the same scenario.
+    pub hash: u64,
+    /// Virtual time covered.
+    pub time: Duration,
+    /// Lives of the process that ended without being asked.
+    pub crashes: u64,
+    /// Lives that ended by a drain.
+    pub drains: u64,
+    /// Faults of the disk that happened.
+    pub disk_faults: u64,
+    /// Messages that were acknowledged.
+    pub accepted: u64,
+    /// Deliveries: a message to a recipient.
+    pub delivered: u64,
+    /// Recipients of notifications of failure.
+    pub bounced: u64,
+    /// Deliveries that were repeated, each with its reason.
+    pub duplicates: u64,
+    /// Recipients excused because the disk spoiled their record.
+    pub excused: u64,
+    /// Events handed to shards.
+    pub events: u64,
+}
+
+/// Runs `scenario`; with `lines` its trace is printed.
+pub fn run(scenario: &Scenario, lines: Option<Lines>) -> Outcome {
+    let mut run = Run::new(scenario, lines);
+    run.begin();
+    for (pause, deed) in &scenario.deeds {
+        run.pass(*pause);
+        run.perform(deed);
+        if !run.oracle.violations.is_empty() {
+            break;
+        }
+    }
+    run.end();
+    run.outcome()
+}
+
+struct Run<'a> {
+    scenario: &'a Scenario,
+    world: World,
+    records: Records,
+    hops: Vec<IpAddr>,
+    oracle: Oracle<'a>,
+    /// A crash to come, and when it comes at the latest.
+    crash: Option<(Crash, Moment)>,
+    crashes: u64,
+    drains: u64,
+    steps: u64,
+    second: (Moment, u64),
+}
+
+impl<'a> Run<'a> {
+    fn new(scenario: &'a Scenario, lines: Option<Lines>) -> Self {
+        let mut config = config();
+        config.hostname = "relay.test".to_owned();
+        config.shards = usize::from(scenario.shards);
+        config.relay.from_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+        config.dns.servers = SERVERS.map(|ip| SocketAddr::new(ip.into(), 53)).to_vec();
+        config.delivery.connections_per_destination = scenario.connections;
+        config.delivery.messages_per_connection = scenario.messages_per_connection;
+        config.delivery.idle_timeout = scenario.idle;
+        let (first, max, give_up) = scenario.retry;
+        (config.delivery.retry.first, config.delivery.retry.max) = (first, max);
+        config.delivery.retry.give_up = give_up;
+        if scenario.smart_host {
+            config.delivery.smart_host = Some(SmartHost { host: Host::Name("smart.test".to_owned()), port: 25 });
+        }
+        let mut world = World::new(scenario.seed, config, scenario.max_connections, scenario.geometry);
+        if let Some(lines) = lines {
+            world.sim.core.trace.print(lines);
+        }
+        world.sim.core.turn_us = (1, scenario.turn_us);
+        world.sim.core.window = scenario.window;
+        world.sim.core.pace.latency_us = scenario.disk_us;
+        let records = Records::new();
+        Run {
+            scenario,
+            world,
+            hops: scenario.hops(),
+            oracle: Oracle::new(scenario, records.clone()),
+            records,
+            crash: None,
+            crashes: 0,
+            drains: 0,
+            steps: 0,
+            second: (Moment(0), 0),
+        }
+    }
+
+    fn begin(&mut self) {
+        let records = &self.records;
+        for destination in &self.scenario.destinations {
+            let name = &destination.name;
+            if destination.implicit {
+                records.host(name, &[destination.exchangers[0].1], &[]);
+                continue;
+            }
+            let mut exchangers = Vec::new();
+            for (index, (preference, ip)) in destination.exchangers.iter().enumerate() {
+                let exchanger = format!("mx{index}.{name}");
+                records.host(&exchanger, &[*ip], &[]);
+                exchangers.push((*preference, exchanger));
+            }
+            let exchangers: Vec<(u16, &str)> = exchangers.iter().map(|(p, name)| (*p, name.as_str())).collect();
+            if !exchangers.is_empty() {
+                records.domain(name, &exchangers);
+            }
+        }
+        records.host("mx.sender.test", &[SENDERS], &[]);
+        records.domain("sender.test", &[(10, "mx.sender.test")]);
+        records.host("smart.test", &[SMART], &[]);
+        let hosts = &mut self.world.sim.hosts;
+        for server in SERVERS {
+            hosts.insert(server.into(), Machine::Zone(Box::new(Zone::new(records.clone()))));
+        }
+        for hop in &self.hops {
+            hosts.insert(*hop, Machine::Hop(Box::new(Hop::default())));
+        }
+        hosts.insert(EVIL_V4.into(), Machine::Hop(Box::new(Hop::default())));
+        for n in 0..self.scenario.clients {
+            hosts.insert(client_address(n, self.scenario.clients), Machine::Client(Box::new(Client::default())));
+        }
+        let limit = self.scenario.connections as usize;
+        let core = &mut self.world.sim.core;
+        if self.scenario.smart_host {
+            // Each shard has its share, and one at least.
+            let most = (1..=4).map(|shards| shards * (limit / shards).max(1)).max().unwrap_or(limit);
+            core.cap([SMART.into()], most.max(limit));
+        } else {
+            for destination in &self.scenario.destinations {
+                core.cap(destination.exchangers.iter().map(|(_, ip)| IpAddr::from(*ip)), limit);
+            }
+            core.cap([SENDERS.into()], limit);
+        }
+        self.start(self.scenario.shards, &[]);
+    }
+
+    // --- time -----------------------------------------------------------------------------------------------------
+
+    /// Time passes.
+    fn pass(&mut self, time: Duration) {
+        let end = self.world.sim.now().mono + time;
+        self.until(end, |_| false);
+    }
+
+    /// Steps until `end`, or until `condition` holds, which is asked now and then. Whether it held.
+    fn until(&mut self, end: Moment, condition: impl Fn(&World) -> bool) -> bool {
+        loop {
+            let latest = self.crash.as_ref().map_or(end, |(_, deadline)| (*deadline).min(end));
+            match self.world.step(latest) {
+                Step::Went => {}
+                Step::Killed => self.crash_now(),
+                Step::Waited => {
+                    if self.crash.as_ref().is_some_and(|(_, deadline)| *deadline <= self.world.sim.now().mono) {
+                        self.crash_now();
+                    } else if self.world.sim.now().mono >= end {
+                        return condition(&self.world);
+                    }
+                }
+            }
+            self.steps += 1;
+            if self.steps.is_multiple_of(AUDIT_STEPS) {
+                if condition(&self.world) {
+                    return true;
+                }
+                self.watch();
+            }
+            if !self.oracle.violations.is_empty() {
+                return false;
+            }
+        }
+    }
+
+    fn watch(&mut self) {
+        let now = self.world.sim.now().mono;
+        let oracle = &mut self.oracle;
+        for shard in self.world.sim.shards.iter().flatten() {
+            shard.audit(&mut |what, size, bound| {
+                if size > bound {
+                    oracle.violate("bounds", format!("{what}: {size} of {bound}"));
+                }
+            });
+        }
+        if let Some((at, host, open, most)) = self.world.sim.core.over_cap().first() {
+            oracle.violate("connection limit", format!("{host}: {open} of {most} at {:.3} s", at.0 as f64 / 1e9));
+        }
+        if let Some(shard) = self.world.sim.spins() {
+            oracle.violate("live-lock", format!("shard {shard} takes turn after turn and nothing comes of it"));
+        }
+        if now.since(self.second.0) > Duration::from_secs(1) {
+            self.second = (now, self.steps);
+        } else if self.steps - self.second.1 > STEPS_A_SECOND {
+            oracle.violate("live-lock", format!("{STEPS_A_SECOND} steps in a second of virtual time"));
+        }
+    }
+
+    // --- the process ----------------------------------------------------------------------------------------------
+
+    /// Starts the process; recovery is cut off first as often as `cuts` says.
+    fn start(&mut self, shards: u16, cuts: &[u32]) {
+        for &cut in cuts {
+            self.world.sim.core.disk.set_power(Some(cut));
+            let started = self.world.start(shards);
+            self.world.sim.core.disk.set_power(None);
+            self.crashes += 1;
+            match started {
+                Ok(found) => {
+                    self.check_found(&found);
+                    self.world.end(End::PowerLost);
+                }
+                Err(_) => self.world.sim.core.disk.cut(),
+            }
+        }
+        for attempt in 0.. {
+            match self.world.start(shards) {
+                Ok(found) => return self.check_found(&found),
+                // What keeps it from reading is over some time.
+                Err(_) if attempt < 3 => {}
+                Err(_) if attempt == 3 => self.world.sim.core.disk.mend(),
+                Err(error) => {
+                    self.oracle.violate("recovery", error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn check_found(&mut self, found: &Found) {
+        self.oracle.scars(&self.world.sim.core.disk);
+        self.oracle.check_recovery(&self.world, found);
+    }
+
+    fn crash_now(&mut self) {
+        let Some((crash, _)) = self.crash.take() else { return };
+        self.oracle.crashed(&self.world);
+        self.world.end(crash.end);
+        self.crashes += 1;
+        self.pass(crash.down);
+        self.start(crash.shards, &crash.recovery_cuts);
+    }
+
+    fn drain(&mut self, now: bool, shards: u16) {
+        if self.crash.is_some() {
+            return;
+        }
+        self.world.take_events();
+        self.world.control(if now { Control::Stop } else { Control::Drain });
+        let limit = if now { Duration::ZERO } else { self.world.config.drain_timeout };
+        // A stalled disk or core keeps it for as long as it stalls.
+        let begin = self.world.sim.now().mono.max(self.oracle.stalled_until);
+        let end = begin + limit + Duration::from_secs(20);
+        if !self.until(end, |world| world.sim.stopped()) && self.oracle.violations.is_empty() {
+            self.oracle
+                .violate("drain", format!("not over {:?} after it was asked for", limit + Duration::from_secs(20)));
+            return;
+        }
+        self.oracle.drained(&self.world);
+        self.world.end(End::Killed);
+        self.drains += 1;
+        self.start(shards, &[]);
+    }
+
+    // --- deeds ----------------------------------------------------------------------------------------------------
+
+    fn perform(&mut self, deed: &Deed) {
+        let now = self.world.sim.now().mono;
+        self.world.sim.core.trace.remark(now, "deed");
+        let disk = self.world.sim.core.disk.clone();
+        match deed {
+            Deed::Submit { client, letters, style } => {
+                let address = client_address(*client, self.scenario.clients);
+                self.world.sim.with_host(address, |host, side| {
+                    if let Machine::Client(client) = host {
+                        client.begin(letters.clone(), style.clone(), side);
+                    }
+                });
+            }
+            Deed::Mood { hop, mood } => {
+                self.oracle.mood(self.hops[*hop], mood);
+                if let Some(hop) = self.world.hop(self.hops[*hop]) {
+                    hop.mood = mood.clone();
+                }
+            }
+            Deed::Dns { server, mood } => {
+                if let Some(Machine::Zone(zone)) = self.world.sim.hosts.get_mut(&SERVERS[*server].into()) {
+                    zone.set_mood(*mood);
+                }
+            }
+            Deed::Cut { hop, time } => {
+                self.world.sim.core.path(self.hops[*hop]).cut_until = now + *time;
+            }
+            Deed::Silence { hop, silent } => self.world.sim.core.path(self.hops[*hop]).silent = *silent,
+            Deed::ResetAll { hop } => self.world.sim.core.reset_all(self.hops[*hop]),
+            Deed::Latency { hop, least_us, more_us } => {
+                self.world.sim.core.path(self.hops[*hop]).latency_us = (*least_us, *more_us);
+            }
+            Deed::DnsLoss { permille } => {
+                for server in SERVERS {
+                    self.world.sim.core.path(server.into()).loss_permille = *permille;
+                    self.world.sim.core.path(server.into()).twice_permille = permille / 2;
+                }
+            }
+            Deed::RefuseLocal { sockets } => self.world.sim.core.refuse_local(*sockets),
+            Deed::Disk { op, fault, times } => {
+                self.oracle.disk_trouble(now);
+                (0..*times).for_each(|_| disk.plan(*op, *fault));
+            }
+            Deed::DiskFull { room } => {
+                self.oracle.disk_trouble(now);
+                disk.set_room(*room);
+            }
+            Deed::DiskStall { time } => {
+                self.oracle.disk_trouble(now);
+                let until = now + *time;
+                self.oracle.stalled_until = self.oracle.stalled_until.max(until);
+                self.world.sim.core.pace.stalled_until = until;
+            }
+            Deed::DiskMended => disk.mend(),
+            Deed::Rot => drop(disk.rot()),
+            Deed::Spoil => drop(disk.spoil()),
+            Deed::Stall { shard, time } => {
+                let until = now + *time;
+                self.oracle.stalled_until = self.oracle.stalled_until.max(until);
+                self.world.sim.core.stall(*shard, until);
+            }
+            Deed::WallJump { milliseconds } => {
+                self.oracle.wall_jumps = true;
+                self.world.sim.core.set_wall(*milliseconds);
+            }
+            Deed::Crash(crash) => {
+                if self.crash.is_none() {
+                    self.world.sim.kill_at_effect(crash.effects);
+                    self.crash = Some((crash.clone(), now + Duration::from_secs(5)));
+                }
+            }
+            Deed::Drain { now, shards } => self.drain(*now, *shards),
+        }
+    }
+
+    // --- the end --------------------------------------------------------------------------------------------------
+
+    /// Everything is well again; what is under way must come to its end.
+    fn end(&mut self) {
+        if !self.oracle.violations.is_empty() {
+            return;
+        }
+        if self.crash.is_some() {
+            self.crash_now();
+        }
+        let core = &mut self.world.sim.core;
+        core.disk.mend();
+        core.heal_network();
+        core.pace.latency_us = (100, 400);
+        for machine in self.world.sim.hosts.values_mut() {
+            match machine {
+                Machine::Hop(hop) => hop.mood = Mood::default(),
+                Machine::Zone(zone) => zone.calm(),
+                Machine::Client(_) => {}
+            }
+        }
+        let (first, _, give_up) = self.scenario.retry;
+        // The longest silence of a peer that is waited for (10 minutes for the reply to a final dot), then the age at
+        // which mail is given up.
+        let limit = give_up + first + Duration::from_secs(20 * 60);
+        let end = self.world.sim.now().mono + limit;
+        self.until(end, |world| world.queued() == 0 && world.clients().all(|client| client.open() == 0));
+        // The gauge may be half a second old, and a notification may follow; a drain's last words are said in a minute.
+        self.pass(Duration::from_secs(20));
+        let end = self.world.sim.now().mono + Duration::from_secs(20 * 60);
+        self.until(end, |world| world.queued() == 0);
+        self.pass(Duration::from_secs(5));
+        if self.oracle.violations.is_empty() {
+            self.oracle.scars(&self.world.sim.core.disk);
+            self.oracle.check_end(&self.world);
+        }
+        if self.oracle.violations.is_empty() {
+            // Peers that never say goodbye have five minutes for it, what is idle ten.
+            self.pass(Duration::from_secs(21 * 60));
+            self.watch();
+            self.oracle.check_rest(&self.world);
+        }
+        if self.oracle.violations.is_empty() {
+            self.last_drain();
+        }
+    }
+
+    /// A relay at rest stops at once and leaves nothing open.
+    fn last_drain(&mut self) {
+        self.world.control(Control::Drain);
+        let end = self.world.sim.now().mono + Duration::from_secs(5);
+        if !self.until(end, |world| world.sim.stopped()) && !self.world.sim.stopped() {
+            self.oracle.violate("drain", "a relay at rest does not stop in 5 s".to_owned());
+        }
+        self.oracle.drained(&self.world);
+        let found = self.world.durable();
+        if !found.is_empty() {
+            self.oracle.violate("rest", format!("the spool is not empty after a drain at rest: {found:?}"));
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        self.world.take_events();
+        let core = &self.world.sim.core;
+        Outcome {
+            hash: core.trace.hash(),
+            time: self.world.sim.now().mono.since(Moment(1_000_000_000)),
+            crashes: self.crashes,
+            drains: self.drains,
+            disk_faults: core.disk.injected(),
+            events: core.counts.events,
+            accepted: self.oracle.accepted,
+            delivered: self.oracle.delivered,
+            bounced: self.oracle.bounced,
+            duplicates: self.oracle.duplicates,
+            excused: self.oracle.excused_recipients,
+            violations: self.oracle.violations,
+        }
+    }
+}
