@@ -45,7 +45,9 @@ pub enum ServerError {
 }
 
 /// Runs the relay until it is told to end.
-pub fn run(config: Config) -> Result<(), ServerError> {
+pub fn run(mut config: Config) -> Result<(), ServerError> {
+    let max_connections = outbound_connections(&config);
+    config.smtp.max_sessions_per_shard = config.smtp.max_sessions_per_shard.min(inbound_sessions(&config));
     let config = Arc::new(config);
     let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
     let routes = Arc::new(routes(&config)?);
@@ -87,7 +89,6 @@ pub fn run(config: Config) -> Result<(), ServerError> {
     let control = control::start(Arc::clone(&config), links, command).map_err(ServerError::Control)?;
 
     let dns = dns_settings(&config);
-    let max_connections = outbound_connections(&config);
     let spool::Recovery { shards: recovered, lock, .. } = recovery;
     let build = recovered.into_iter().zip(reports).zip(0..shards).map(|((recovered, report), me)| {
         let parts = Parts {
@@ -147,6 +148,13 @@ fn outbound_connections(config: &Config) -> usize {
     if free < 4 * limits::DESCRIPTORS_RESERVED {
         tracing::warn!(limit, "few descriptors: raise LimitNOFILE (config/ringpost.service) or ulimit -n");
     }
+    (free / 2 / config.shards).max(16)
+}
+
+/// A shard's share of the descriptors for sessions: the other half. Clients that took more could keep mail from being
+/// delivered, and segments from being opened, by doing nothing.
+fn inbound_sessions(config: &Config) -> usize {
+    let free = descriptor_limit().saturating_sub(limits::DESCRIPTORS_RESERVED);
     (free / 2 / config.shards).max(16)
 }
 

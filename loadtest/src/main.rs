@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::Read;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -210,6 +210,9 @@ struct SinkArgs {
     /// Write the counts as JSON into this file, once a second and at the end
     #[arg(long)]
     stats: Option<PathBuf>,
+    /// Write what came into this file, once a second and at the end: [delivery id, times, times left unanswered], ...
+    #[arg(long)]
+    arrivals: Option<PathBuf>,
     /// End when standard input ends, too (else on SIGINT or SIGTERM)
     #[arg(long)]
     until_eof: bool,
@@ -429,14 +432,24 @@ fn sink_command(args: SinkArgs) -> Result<ExitCode, String> {
     };
     let sink = Sink::start(config).map_err(|e| e.to_string())?;
     eprintln!("sink: listening on port {}", sink.port());
-    let write = |sink: &Sink| {
-        let Some(path) = &args.stats else { return Ok(()) };
-        // By rename, so that a reader never sees half a file.
+    // By rename, so that a reader never sees half a file.
+    let write_file = |path: &Path, text: serde_json::Result<String>| {
         let beside = path.with_extension("tmp");
-        let text = serde_json::to_string(&sink.stats()).map_err(|e| e.to_string())?;
-        std::fs::write(&beside, text + "\n")
+        std::fs::write(&beside, text.map_err(|e| e.to_string())? + "\n")
             .and_then(|()| std::fs::rename(&beside, path))
             .map_err(|e| format!("{}: {e}", path.display()))
+    };
+    let write = |sink: &Sink| {
+        if let Some(path) = &args.arrivals {
+            let all = sink.arrivals();
+            let came = (0u64..).zip(&all).filter(|(_, a)| a.count > 0);
+            let rows: Vec<_> = came.map(|(id, a)| (id, a.count, a.unanswered)).collect();
+            write_file(path, serde_json::to_string(&rows))?;
+        }
+        match &args.stats {
+            Some(path) => write_file(path, serde_json::to_string(&sink.stats())),
+            None => Ok(()),
+        }
     };
     wait_for_the_end(args.until_eof, || {
         if let Err(e) = write(&sink) {

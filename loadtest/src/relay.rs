@@ -141,13 +141,20 @@ impl Relay {
 
     /// Starts it again after its end, perhaps with a changed configuration, on the same spool.
     pub fn restart(&mut self, change: impl FnOnce(&mut RelayConfig)) -> io::Result<()> {
-        self.kill9()?;
-        change(&mut self.config);
-        self.child = spawn(&self.command, &self.config, &self.dir)?;
+        self.begin_restart(change)?;
         self.wait_ready()
     }
 
-    fn wait_ready(&mut self) -> io::Result<()> {
+    /// As [`Relay::restart`], without waiting until it answers.
+    pub fn begin_restart(&mut self, change: impl FnOnce(&mut RelayConfig)) -> io::Result<()> {
+        self.kill9()?;
+        change(&mut self.config);
+        self.child = spawn(&self.command, &self.config, &self.dir)?;
+        Ok(())
+    }
+
+    /// Waits until it greets. Errors: it ended, or did not answer in time; the text holds the end of its log.
+    pub fn wait_ready(&mut self) -> io::Result<()> {
         let end = Instant::now() + START_DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -251,6 +258,12 @@ impl Relay {
         Ok(())
     }
 
+    /// Bounds its private writable memory (RLIMIT_DATA), or lifts the bound: beyond it the kernel gives no more.
+    pub fn limit_memory(&self, octets: Option<u64>) -> io::Result<()> {
+        prlimit(Some(pid_of(self.pid())?), Resource::Data, Rlimit { current: octets, maximum: None })?;
+        Ok(())
+    }
+
     /// The file its output goes to.
     pub fn log_path(&self) -> PathBuf {
         self.dir.join("relay.log")
@@ -273,7 +286,8 @@ fn pid_of(pid: u32) -> io::Result<Pid> {
     i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+/// Sends a signal to one process.
+pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
     Ok(kill_process(pid_of(pid)?, signal)?)
 }
 

@@ -55,7 +55,8 @@ pub struct SimulateArgs {
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
-    let number = |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is no seed (A..B, or one number)"));
+    let number =
+        |text: &str| text.trim().parse::<u64>().map_err(|_| format!("`{text}` is no seed (A..B, or one number)"));
     match text.split_once("..") {
         Some((from, to)) => {
             let range = number(from)?..number(to)?;
@@ -145,9 +146,7 @@ fn run_all(args: &SimulateArgs, all: &[u64]) -> Sums {
                         let again = run(&scenario, None);
                         if again.hash != outcome.hash {
                             let text = format!("{:016x} and {:016x}", outcome.hash, again.hash);
-                            outcome
-                                .violations
-                                .push(ringpost::sim::oracle::Violation { rule: "repetition", text });
+                            outcome.violations.push(ringpost::sim::oracle::Violation { rule: "repetition", text });
                         }
                     }
                     if args.hashes {

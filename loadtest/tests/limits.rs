@@ -1,5 +1,4 @@
-//! Memory stays bounded: with a long queue, with many idle connections, with a large message. And a full disk is
-//! survived.
+//! Memory stays bounded: with a long queue, with many idle connections, with a large message.
 //!
 //! The long versions: `LOADTEST_QUEUED=200000 cargo test --release -p loadtest --test limits`.
 
@@ -7,13 +6,8 @@
 
 mod common;
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::Ordering::Relaxed;
-
-use common::{Bench, Client, Setup, env_number, have, wait_until};
-use loadtest::send::{Source, Until};
+use common::{Bench, Client, Setup, env_number};
+use loadtest::send::Source;
 use loadtest::traffic::SizeMix;
 
 #[test]
@@ -99,80 +93,4 @@ fn a_large_message_passes_in_little_memory() {
     let more = bench.relay.resident_peak().saturating_sub(before);
     println!("a message of 50 MiB: {:.1} MB more resident memory", more as f64 / 1e6);
     assert!(more <= 40_000_000, "{more}");
-}
-
-/// A small ext4 in a file, mounted; gone when dropped.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(mebibytes: u64) -> Option<(SmallDisk, tempfile::TempDir)> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root may mount a file system");
-            return None;
-        }
-        if !have("mkfs.ext4") {
-            return None;
-        }
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (image, at) = (dir.path().join("image"), dir.path().join("disk"));
-        fs::create_dir(&at).unwrap();
-        fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        let run = |program: &str, args: &[&std::ffi::OsStr]| {
-            let output = Command::new(program).args(args).output().unwrap();
-            let why = String::from_utf8_lossy(&output.stderr).trim().to_string();
-            if !output.status.success() {
-                eprintln!("skipped: {program}: {why}");
-            }
-            output.status.success()
-        };
-        // No reserve for root: who tests may be root, and the disk shall be full for it too.
-        let made = run("mkfs.ext4", &["-q".as_ref(), "-m".as_ref(), "0".as_ref(), image.as_os_str()])
-            && run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()]);
-        made.then(|| (SmallDisk(at), dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_loses_nothing_and_service_resumes() {
-    if common::relay_command().is_none() {
-        return;
-    }
-    let Some((disk, _image)) = SmallDisk::mount(env_number("LOADTEST_DISK_MIB", 512)) else { return };
-    // Room for the relay to start in; the rest is ballast.
-    let ballast = disk.0.join("ballast");
-    let Some(mut bench) = Bench::start_in(&disk.0, Setup { hop_down: true, shards: 1, ..Setup::default() }) else {
-        return;
-    };
-    let free = rustix::fs::statvfs(&disk.0).unwrap();
-    let free = free.f_bavail * free.f_frsize;
-    let file = fs::File::create(&ballast).unwrap();
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free.saturating_sub(8 << 20)).unwrap();
-
-    let mut load = bench.load(0);
-    load.until = Until::Messages(u64::MAX);
-    load.traffic.sizes = SizeMix::one(64 << 10);
-    let source = Source::start(load).unwrap();
-    let progress = source.progress().clone();
-    wait_until("the disk is full", || progress.retried.load(Relaxed) > 50);
-    assert!(bench.relay.is_running(), "{}", bench.relay.log_tail());
-    let accepted = progress.accepted.load(Relaxed);
-    fs::remove_file(&ballast).unwrap();
-    drop(file);
-    wait_until("mail is accepted again", || progress.accepted.load(Relaxed) > accepted + 200);
-    source.stop();
-    let sent = source.join();
-    println!("a full disk: {accepted} accepted before, {} in all, refusals {:?}", sent.accepted, sent.failures);
-    assert!(sent.failures.keys().any(|(_, code)| *code == 452), "{:?}", sent.failures);
-    assert!(sent.failures.keys().all(|(_, code)| code / 100 == 4), "{:?}", sent.failures);
-    bench.start_sink();
-    bench.wait_all_arrived(&sent);
-    // The bench lies on the disk.
-    drop(bench);
-    drop(disk);
 }

@@ -7,6 +7,7 @@
 //! For each destination a `Pool`: its connections, and the jobs whose records are in memory and may go. The one place
 //! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
+mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
@@ -161,6 +162,7 @@ impl Deliverer {
     /// Takes a job.
     pub fn handoff(&mut self, handoff: Handoff, now: Now) {
         let Handoff { id, home, accepted, size, domain, recipients, record } = handoff;
+        let accepted = age::accepted_on_steady(accepted, now, self.queue.policy());
         self.queue.enqueue(&domain, Job::new(id, home, recipients, accepted, size, record), now.mono);
     }
 
@@ -378,7 +380,7 @@ impl Deliverer {
     /// The end of a turn: timers, DNS, and every destination that has something new to send.
     pub fn turn(&mut self, turn: &mut Turn<'_>) {
         if self.queue.poll_timeout().is_some_and(|at| at <= turn.now.mono) {
-            self.queue.handle_timeout(turn.now);
+            self.queue.handle_timeout(age::steady(turn.now));
         }
         if self.resolver.poll_timeout().is_some_and(|at| at <= turn.now.mono) {
             self.resolver.handle_timeout(turn.now.mono);

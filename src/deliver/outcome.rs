@@ -1,8 +1,8 @@
 //! What a transaction came to, for each of its recipients: delivered, failed for good, or to be tried again; told to the
 //! home shard, to the queue and to the log.
 
-use super::Deliverer;
 use super::connection::Transaction;
+use super::{Deliverer, age};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{Deferral, DestinationId, JobKey, LastReply, RecipientSet};
@@ -180,7 +180,7 @@ impl Deliverer {
         turn.report.stats.delivered.add(count);
         turn.report.histograms.record(LatencyStage::Queue, stages.queue);
         turn.report.histograms.record(LatencyStage::Delivery, stages.deliver);
-        let total = turn.now.wall.since(job.accepted).as_micros();
+        let total = age::steady(turn.now).wall.since(job.accepted).as_micros();
         turn.report.histograms.record(LatencyStage::Total, u64::try_from(total).unwrap_or(u64::MAX));
         turn.post.send(
             usize::from(job.home),
@@ -243,7 +243,7 @@ impl Deliverer {
         turn: &mut Turn<'_>,
     ) {
         let (now, random) = (turn.now, turn.io.random());
-        match self.queue.deferred(key, recipients.clone(), reply.clone(), now, random) {
+        match self.queue.deferred(key, recipients.clone(), reply.clone(), age::steady(now), random) {
             Deferral::Until(moment) => {
                 turn.report.stats.deferred.add(recipients.as_slice().len() as u64);
                 let facts = Facts::of(&reply, remote, stages, Some(wall(now, moment)));
@@ -329,7 +329,7 @@ impl Deliverer {
         let Some(job) = self.queue.job(key) else { return };
         let view = record.and_then(RecordView::parse);
         let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d)).unwrap_or_default();
-        let total = turn.now.wall.since(job.accepted).as_micros();
+        let total = age::steady(turn.now).wall.since(job.accepted).as_micros();
         let mut tell_one = |sender: &[u8], recipient: &[u8]| {
             turn.report.events.push(kind(event::Outcome {
                 at: turn.now.wall,

@@ -1,7 +1,7 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
-use super::{Deliverer, Fetch, Pool};
+use super::{Deliverer, Fetch, Pool, age};
 use crate::dns::{Answer, Attempt, MailHost, Resolution, Verdict};
 use crate::limits;
 use crate::message::{MessageId, Status};
@@ -277,7 +277,7 @@ impl Deliverer {
             let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 1)), error.as_bytes());
             if local {
                 self.put_back_loaded(destination);
-                self.queue.pause(destination, reply, turn.now.mono + limits::LOCAL_PAUSE, turn.now);
+                self.queue.pause(destination, reply, turn.now.mono + limits::LOCAL_PAUSE, age::steady(turn.now));
                 self.tell_suspended(destination, &error, turn.now.mono + limits::LOCAL_PAUSE, turn);
             } else {
                 self.unreachable(destination, reply, turn);
@@ -333,7 +333,7 @@ impl Deliverer {
         self.put_back_loaded(destination);
         let text = String::from_utf8_lossy(&reply.text).into_owned();
         let random = turn.io.random();
-        let until = self.queue.unreachable(destination, reply, turn.now, random);
+        let until = self.queue.unreachable(destination, reply, age::steady(turn.now), random);
         self.tell_suspended(destination, &text, until, turn);
     }
 }

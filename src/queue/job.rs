@@ -11,7 +11,8 @@ use crate::time::{Moment, Wall};
 pub struct Job<B> {
     /// The message.
     pub id: MessageId,
-    /// When its home shard accepted it; it expires [`give_up`](super::RetryPolicy::give_up) later.
+    /// When its home shard accepted it; it expires [`give_up`](super::RetryPolicy::give_up) later. On the wall clock of the
+    /// queue's driver, which is to be one that is never set: mail must not age by a step of the clock.
     pub accepted: Wall,
     /// Since when it is ready: when it was enqueued, or when its last retry fell due. Set by the queue.
     pub enqueued: Moment,

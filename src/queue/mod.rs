@@ -107,6 +107,11 @@ impl<B> Queue<B> {
 
     // --- getters --------------------------------------------------------------------------------------------------
 
+    /// When it tries again and gives up.
+    pub fn policy(&self) -> &RetryPolicy {
+        &self.policy
+    }
+
     /// The destination of that name, if it is remembered. Names are compared as they are: lower-case them first.
     pub fn find(&self, domain: &str) -> Option<DestinationId> {
         self.destinations.find(domain)

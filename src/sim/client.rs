@@ -138,17 +138,20 @@ impl Client {
         if style.reading != Reading::All {
             side.read(link, style.reading);
         }
-        self.sessions.insert(link, Session {
-            style,
-            letters: letters.into(),
-            current: None,
-            expect: VecDeque::from([Expect::Greeting]),
-            line: Vec::new(),
-            rest: VecDeque::new(),
-            writes: 0,
-            left: false,
-            mail_ok: false,
-        });
+        self.sessions.insert(
+            link,
+            Session {
+                style,
+                letters: letters.into(),
+                current: None,
+                expect: VecDeque::from([Expect::Greeting]),
+                line: Vec::new(),
+                rest: VecDeque::new(),
+                writes: 0,
+                left: false,
+                mail_ok: false,
+            },
+        );
     }
 
     /// Sessions whose connection stands, as far as the client knows.

@@ -315,11 +315,8 @@ impl Hop {
             }
         } else if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
             let permanent = text.starts_with('5');
-            let refusals = recipients.into_iter().map(|to| Refusal {
-                at: side.now().mono,
-                recipient: Some(to),
-                permanent,
-            });
+            let refusals =
+                recipients.into_iter().map(|to| Refusal { at: side.now().mono, recipient: Some(to), permanent });
             self.refusals.extend(refusals);
         }
         self.perform(act, link, call, "250 2.0.0 taken\r\n", side).1

@@ -380,7 +380,10 @@ impl<'a> Oracle<'a> {
             if copies.is_empty() && notes == 0 {
                 let silent = sent.letter.sender.is_empty() && reason.is_some();
                 if !silent && !number.is_some_and(|id| self.excuse(id)) {
-                    self.violate("lost", format!("#{mark} {id} to {to} was acknowledged, neither delivered nor returned"));
+                    self.violate(
+                        "lost",
+                        format!("#{mark} {id} to {to} was acknowledged, neither delivered nor returned"),
+                    );
                 }
                 continue;
             }

@@ -282,7 +282,8 @@ impl<'a> Run<'a> {
         let begin = self.world.sim.now().mono.max(self.oracle.stalled_until);
         let end = begin + limit + Duration::from_secs(20);
         if !self.until(end, |world| world.sim.stopped()) && self.oracle.violations.is_empty() {
-            self.oracle.violate("drain", format!("not over {:?} after it was asked for", limit + Duration::from_secs(20)));
+            self.oracle
+                .violate("drain", format!("not over {:?} after it was asked for", limit + Duration::from_secs(20)));
             return;
         }
         self.oracle.drained(&self.world);

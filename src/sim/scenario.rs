@@ -272,9 +272,7 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
             5 if themes.disk => disk(rng),
             6 if themes.disk && rng.one_in(2) => Deed::DiskMended,
             7 if themes.crashes && rng.one_in(2) => crash(rng),
-            8 if themes.crashes && rng.one_in(4) => {
-                Deed::Drain { now: rng.one_in(3), shards: 1 + rng.below(4) as u16 }
-            }
+            8 if themes.crashes && rng.one_in(4) => Deed::Drain { now: rng.one_in(3), shards: 1 + rng.below(4) as u16 },
             9 if themes.clock => match rng.below(3) {
                 0 => Deed::WallJump { milliseconds: rng.within(1000..600_000) as i64 },
                 1 => Deed::WallJump { milliseconds: -(rng.within(1000..600_000) as i64) },
@@ -293,9 +291,7 @@ fn scar(rng: &mut Rng) -> Deed {
         0 => Deed::Rot,
         1 => Deed::Spoil,
         2 => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Lost, times: 1 },
-        _ => {
-            Deed::Disk { op: DiskOp::Write, fault: DiskFault::Misdirected(rng.within(1..200) as u32), times: 1 }
-        }
+        _ => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Misdirected(rng.within(1..200) as u32), times: 1 },
     }
 }
 

@@ -127,7 +127,8 @@ mod tests {
         let scenario = Scenario::generate(3);
         let needed = [4, 9];
         let fails = |s: &Scenario| {
-            let has = |n: usize| s.deeds.iter().any(|(_, deed)| format!("{deed:?}") == format!("{:?}", scenario.deeds[n].1));
+            let has =
+                |n: usize| s.deeds.iter().any(|(_, deed)| format!("{deed:?}") == format!("{:?}", scenario.deeds[n].1));
             needed.iter().all(|n| has(*n))
         };
         assert_eq!(shrink(&scenario, 1000, fails).kept, needed);

@@ -11,9 +11,8 @@ use std::ops::Range;
 pub fn named_in(bytes: &[u8], range: Range<u64>) -> Vec<MessageId> {
     let Identity::Segment { header, .. } = scan::identify(bytes, 0) else { return Vec::new() };
     let scan = scan::scan(bytes, &header);
-    let touched = |offset: u32, length: u32| {
-        u64::from(offset) < range.end && u64::from(offset) + u64::from(length) > range.start
-    };
+    let touched =
+        |offset: u32, length: u32| u64::from(offset) < range.end && u64::from(offset) + u64::from(length) > range.start;
     let commits = scan.commits.iter().filter(|c| touched(c.offset, c.fixed.length)).map(|c| c.number);
     let commits: Vec<u64> = commits.collect();
     let within = |commit: u64| commits.contains(&commit);

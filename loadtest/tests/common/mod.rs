@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod disk;
+
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +14,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use loadtest::dns::{DnsConfig, DnsServer};
+use loadtest::now_ns;
 use loadtest::relay::{Relay, RelayCommand, RelayConfig, free_port};
+use loadtest::run::{RunReport, account};
 use loadtest::send::{SendConfig, SendReport};
 use loadtest::sink::{Arrival, Behaviour, Kept, Sink};
 use tempfile::TempDir;
@@ -20,12 +24,26 @@ use tempfile::TempDir;
 /// A guard against hanging, not a measure: nothing here takes nearly as long.
 pub const HANG: Duration = Duration::from_secs(300);
 
+/// The program: relay, sink and DNS server in one.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_loadtest");
+
+/// Deliveries that may be under way, or done and not yet on disk as such, when the relay is killed.
+pub const IN_FLIGHT: usize = 1000;
+
 /// The relay under test; `None`, with a line that says so, when this build holds none.
 pub fn relay_command() -> Option<RelayCommand> {
     if let Ok(line) = std::env::var("LOADTEST_RELAY_CMD") {
         return Some(RelayCommand::Shell(line));
     }
-    Some(RelayCommand::Bundled(env!("CARGO_BIN_EXE_loadtest").into()))
+    Some(RelayCommand::Bundled(PROGRAM.into()))
+}
+
+/// The relay started by another program, like `env NAME=VALUE` or `prlimit --nofile=256`, that becomes it.
+fn wrapped(wrap: &str) -> Option<RelayCommand> {
+    Some(RelayCommand::Shell(match relay_command()? {
+        RelayCommand::Bundled(program) => format!("{wrap} {} relay run --config {{config}}", program.display()),
+        RelayCommand::Shell(line) => format!("{wrap} {line}"),
+    }))
 }
 
 /// How a bench differs from the usual.
@@ -36,11 +54,20 @@ pub struct Setup {
     pub hop_down: bool,
     pub shards: usize,
     pub config: Box<dyn FnOnce(&mut RelayConfig)>,
+    /// Words before the relay's command.
+    pub wrap: Option<String>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { behaviour: Behaviour::default(), keep: 0, hop_down: false, shards: 1, config: Box::new(|_| {}) }
+        Setup {
+            behaviour: Behaviour::default(),
+            keep: 0,
+            hop_down: false,
+            shards: 1,
+            config: Box::new(|_| {}),
+            wrap: None,
+        }
     }
 }
 
@@ -64,7 +91,10 @@ impl Bench {
     }
 
     pub fn start_in(parent: &Path, setup: Setup) -> Option<Bench> {
-        let command = relay_command()?;
+        let command = match &setup.wrap {
+            Some(wrap) => wrapped(wrap)?,
+            None => relay_command()?,
+        };
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(parent).unwrap();
         let dns = DnsServer::start(DnsConfig::default()).unwrap();
         let sink = (!setup.hop_down).then(|| Sink::on_loopback(0, setup.behaviour.clone(), setup.keep).unwrap());
@@ -111,6 +141,36 @@ impl Bench {
         }
         missing.truncate(20);
         panic!("accepted with 250 and never arrived: {missing:?}\n{}", self.relay.log_tail());
+    }
+
+    /// The recipients that `ringpost spool list` calls queued. Another relay's spool is not looked into.
+    pub fn queued(&self) -> Vec<String> {
+        queued(&self.relay.config().spool)
+    }
+
+    /// The end of a test: what was accepted arrives, the queue drains, SIGTERM ends the relay in order and nothing comes
+    /// twice but what the kills explain.
+    pub fn settle(&mut self, sent: &SendReport, kills: &Kills) -> RunReport {
+        self.wait_all_arrived(sent);
+        wait_until("the queue drains", || self.queued().is_empty());
+        let status = self.relay.terminate(HANG).unwrap();
+        assert!(status.success(), "{status}: {}", self.relay.log_tail());
+        // Nobody delivers any more: what has arrived now is all there will be.
+        let arrivals = self.sink().arrivals();
+        let found = account(sent, &arrivals);
+        println!(
+            "{} accepted, {} lost, {} replies cut off, {} duplicates: {} sent again by the source, {} by the relay; {:?}",
+            found.sent.accepted,
+            found.lost,
+            sent.uncertain,
+            found.duplicates,
+            found.duplicates_from_source,
+            found.duplicates_from_relay,
+            sent.failures,
+        );
+        assert_eq!((found.lost, found.duplicates_from_sink, self.sink().stats().null_sender), (0, 0, 0));
+        kills.assert_explain(sent, &arrivals);
+        found
     }
 
     /// Waits for a kept message that `like` recognises.
@@ -197,6 +257,71 @@ impl Client {
         let reply = self.reply();
         assert!(reply.starts_with("250"), "{reply}");
         reply
+    }
+}
+
+/// When the relay was killed: each time from just before until the next one answered.
+#[derive(Default)]
+pub struct Kills(Vec<(u64, u64)>);
+
+impl Kills {
+    /// Takes note of a kill and what follows it, done by `kill`.
+    pub fn note<T>(&mut self, kill: impl FnOnce() -> T) -> T {
+        let before = now_ns();
+        let result = kill();
+        self.0.push((before, now_ns()));
+        result
+    }
+
+    /// The relay's own duplicates first came among the last before a kill.
+    pub fn assert_explain(&self, sent: &SendReport, arrivals: &[Arrival]) {
+        let mut order: Vec<u64> = arrivals.iter().map(|a| a.first_ns).filter(|t| *t > 0).collect();
+        order.sort_unstable();
+        let rank = |t: u64| order.partition_point(|x| *x < t);
+        for id in repeated(arrivals) {
+            let Some(delivery) = id.checked_sub(sent.first_id).and_then(|i| sent.deliveries.get(i as usize)) else {
+                continue;
+            };
+            let arrival = arrivals[id as usize];
+            if arrival.count - 1 <= delivery.uncertain {
+                continue;
+            }
+            let r = rank(arrival.first_ns);
+            let explained = self.0.iter().any(|(kill, back)| r + IN_FLIGHT >= rank(*kill) && arrival.first_ns <= *back);
+            assert!(explained, "u{id} came {} times, first not just before a kill", arrival.count);
+        }
+    }
+}
+
+/// The recipients that `spool list` calls queued, with a server running or without.
+pub fn queued(spool: &Path) -> Vec<String> {
+    if std::env::var_os("LOADTEST_RELAY_CMD").is_some() {
+        return Vec::new();
+    }
+    let output = Command::new(PROGRAM).args(["relay", "spool", "list"]).arg(spool).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let recipients = text.split(" → ").filter_map(|part| part.trim_start().strip_prefix('<')?.split_once("> queued"));
+    recipients.map(|(address, _)| address.to_string()).collect()
+}
+
+/// A child process that does not outlive its handle.
+pub struct Process(pub std::process::Child);
+
+impl Process {
+    /// This program with these arguments; its output goes to `log`.
+    pub fn start(arguments: &[&str], log: &Path) -> Process {
+        let log = std::fs::File::create(log).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.args(arguments).stdin(std::process::Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        Process(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
