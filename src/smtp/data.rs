@@ -87,13 +87,22 @@ impl DataScanner {
 
     /// Takes the next piece. After a fault it goes on looking for the end.
     pub fn scan(&mut self, input: &[u8]) -> Scanned {
-        let end = self.find_end(input);
-        let consumed = end.unwrap_or(input.len());
-        self.bytes += consumed as u64;
-        if self.bytes > self.max_bytes.saturating_add(TERMINATOR_BYTES) {
+        let most = self.max_bytes.saturating_add(TERMINATOR_BYTES);
+        // The first octet too many is met at its place. Which fault comes first, and so the client's reply, would otherwise
+        // depend on how the network cut the data.
+        let to_limit = usize::try_from(most.saturating_add(1).saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+        let (within, above) = input.split_at(to_limit.min(input.len()));
+        let mut end = self.find_end(within);
+        self.bytes += end.unwrap_or(within.len()) as u64;
+        if self.bytes > most {
             self.found(Fault::TooBig);
         }
-        Scanned { consumed, ended: end.is_some() }
+        if end.is_none() && !above.is_empty() {
+            let above_end = self.find_end(above);
+            self.bytes += above_end.unwrap_or(above.len()) as u64;
+            end = above_end.map(|at| within.len() + at);
+        }
+        Scanned { consumed: end.unwrap_or(input.len()), ended: end.is_some() }
     }
 
     /// The bytes up to and with the terminator, if `input` has it.
