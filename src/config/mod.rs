@@ -336,6 +336,9 @@ pub fn parse(origin: &str, text: &str, machine: &Machine) -> Result<Loaded, Prob
 /// serde names Rust's types where an operator looks for words.
 fn in_words(message: &str) -> String {
     let message = message.replace('\n', "; ");
+    if message == "recursion limit" {
+        return "tables or lists are nested too deeply".to_owned();
+    }
     for (rust, words) in [
         ("expected i64", "expected a whole number"),
         ("expected f64", "expected a number"),

@@ -118,6 +118,12 @@ fn shape_errors_name_file_line_and_key() {
     }
 }
 
+/// Found by fuzzing: "recursion limit", the library's words, and no place.
+#[test]
+fn nesting_too_deep_is_said_in_words() {
+    assert!(errors(&format!("{}x = 1", "a.".repeat(300))).ends_with("nested too deeply"));
+}
+
 #[test]
 fn values_are_checked_and_every_problem_is_told_with_its_line() {
     for (text, expected) in [

@@ -479,6 +479,21 @@ fn every_end_of_data_in_every_split_agrees_with_the_oracle() {
     assert!(ends > 1000, "the strings hold ends of data of their own: {ends}");
 }
 
+/// Found by fuzzing: in one piece the bare LF came first, byte by byte the size did.
+#[test]
+fn the_first_fault_is_the_same_in_every_split() {
+    for (data, expected) in
+        [(&b"123456789\n"[..], Fault::TooBig), (b"1234567\n9", Fault::BareLf), (b"12345678\n", Fault::BareLf)]
+    {
+        for cut in 0..=data.len() {
+            let mut scanner = DataScanner::new(5);
+            scanner.scan(&data[..cut]);
+            scanner.scan(&data[cut..]);
+            assert_eq!((scanner.fault(), scanner.bytes()), (Some(expected), data.len() as u64), "cut at {cut}");
+        }
+    }
+}
+
 #[test]
 fn the_fast_path_agrees_with_the_oracle_at_every_alignment() {
     // Clean lines of 78 behind an empty header, then the string somewhere around the edges of blocks of 32 and 256.

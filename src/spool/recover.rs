@@ -232,10 +232,36 @@ impl Homing<'_> {
         self.disk.create_folder(&quarantine).map_err(failed("cannot create", &quarantine))?;
         for damage in &merged.damage {
             let from = self.path(damage.number);
-            let to = quarantine.join(format!("seg-{:08x}-{:016x}.log", damage.number, damage.sequence));
+            let to = self.quarantine_path(&quarantine, damage)?;
             self.disk.copy(&from, &to).map_err(failed("cannot copy to quarantine", &from))?;
         }
         Ok(())
+    }
+
+    /// Where the copy of a damaged file goes. One life of a segment has one place: the first copy has all that later ones
+    /// could. A file that is no segment has no life to be told by, and it will be removed: what another one left under
+    /// its number is passed over.
+    fn quarantine_path(&self, quarantine: &Path, damage: &Damage) -> Result<PathBuf, RecoveryError> {
+        let name = format!("seg-{:08x}-{:016x}", damage.number, damage.sequence);
+        let mut to = quarantine.join(format!("{name}.log"));
+        if damage.sequence > 0 {
+            return Ok(to);
+        }
+        let names = self.disk.list(quarantine).map_err(failed("cannot list", quarantine))?;
+        let from = self.path(damage.number);
+        let (mut bytes, mut kept) = (Vec::new(), Vec::new());
+        self.disk.read(&from, &mut bytes).map_err(failed("cannot read", &from))?;
+        for copy in 1.. {
+            if !names.iter().any(|n| to.ends_with(n)) {
+                break;
+            }
+            self.disk.read(&to, &mut kept).map_err(failed("cannot read", &to))?;
+            if kept == bytes {
+                break;
+            }
+            to = quarantine.join(format!("{name}-{copy}.log"));
+        }
+        Ok(to)
     }
 
     /// Gives every segment to its shard, and the reusable files.

@@ -378,6 +378,21 @@ fn an_aborted_stream_leaves_nothing() {
     assert_eq!(w.live(), []);
 }
 
+/// Found by fuzzing: the second one was removed without a copy, as its place in quarantine was taken.
+#[test]
+fn unreadable_files_under_one_number_are_all_kept() {
+    let mut w = World::new(12, 1, small());
+    let path = w.path("seg-000000c8.log");
+    for junk in [b"one", b"two", b"two", b"six"] {
+        w.disk.files.lock().unwrap().insert(path.clone(), junk.to_vec());
+        w.crash(1);
+        assert!(!w.disk.files.lock().unwrap().contains_key(&path));
+    }
+    let files = w.disk.files.lock().unwrap();
+    let kept: Vec<_> = files.iter().filter(|(p, _)| p.starts_with("/spool/quarantine")).map(|(_, b)| &b[..]).collect();
+    assert_eq!(kept, [b"two", b"six", b"one"], "in the order of their names: -1, -2, and none");
+}
+
 #[test]
 fn damage_is_quarantined_and_reported_and_the_rest_is_used() {
     let mut w = World::new(11, 1, small());
