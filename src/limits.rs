@@ -51,8 +51,10 @@ const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a comma
 
 /// RFC 5321 §4.5.3.2.1.
 pub const CLIENT_GREETING_TIMEOUT: Duration = Duration::from_secs(300);
-/// Replies to EHLO, HELO, RSET, QUIT (no RFC figure; as §4.5.3.2.2).
+/// Replies to EHLO, HELO, RSET (no RFC figure; as §4.5.3.2.2).
 pub const CLIENT_COMMAND_TIMEOUT: Duration = Duration::from_secs(300);
+/// The reply to QUIT: a courtesy (RFC 5321 §4.1.1.10), while the connection counts for the receiver's limit.
+pub const CLIENT_QUIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// RFC 5321 §4.5.3.2.2 and §4.5.3.2.3.
 pub const CLIENT_ENVELOPE_TIMEOUT: Duration = Duration::from_secs(300);
 /// RFC 5321 §4.5.3.2.4.

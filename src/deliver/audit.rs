@@ -10,7 +10,7 @@ impl Deliverer {
         // A pool stands for a destination with mail, or with connections only, or one that was just used.
         let pools = self.queue.counts().destinations + self.connections.len();
         report("deliver.connections", self.connections.len(), connections);
-        let largest = self.pools.values().map(|p| p.connections.len()).max();
+        let largest = self.pools.values().map(|p| p.connections.len() + p.leaving).max();
         report("deliver.connections to one destination", largest.unwrap_or(0), self.max_per_destination);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.

@@ -43,6 +43,8 @@ pub(super) struct Connection {
     pub(super) idle_since: Option<Moment>,
     /// It stands in the shard's list of idle connections, perhaps since it was idle before.
     pub(super) listed: bool,
+    /// It has said QUIT and waits for the end.
+    pub(super) leaves: bool,
     unsent: VecDeque<Piece>,
     /// A large body that is being sent in chunks.
     stream: Option<BodyStream>,
@@ -111,6 +113,7 @@ impl Connection {
             transactions: Vec::new(),
             idle_since: None,
             listed: false,
+            leaves: false,
             unsent: VecDeque::new(),
             stream: None,
         }

@@ -73,6 +73,8 @@ pub struct Deliverer {
 #[derive(Default)]
 struct Pool {
     connections: Vec<ConnId>,
+    /// Connections that have said QUIT: for the receiver they are connections until they are closed.
+    leaving: usize,
     /// Jobs held for sending whose record is in memory.
     loaded: VecDeque<JobKey>,
     /// Jobs held for sending whose record was asked for.
@@ -344,13 +346,16 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         // Not idle any more for the pool; the machine gives the peer its time to answer.
         connection.idle_since = None;
+        let leaves = std::mem::replace(&mut connection.leaves, true);
         if let Some(client) = &mut connection.client {
             client.quit(turn.now.mono);
             let _ = connection.flush(turn);
         }
         let destination = connection.destination;
-        if let Some(pool) = self.pools.get_mut(&destination) {
+        if !leaves {
+            let pool = self.pools.entry(destination).or_default();
             pool.connections.retain(|c| *c != conn);
+            pool.leaving += 1;
         }
         // What it will not carry another one must.
         self.wake(destination);
@@ -443,6 +448,13 @@ impl Deliverer {
             } else if connection.is_idle() {
                 self.quit(conn, turn);
             }
+        }
+    }
+
+    /// The shard ends: what still stands (a peer that owes its reply to QUIT, a question to DNS) is closed.
+    pub fn close_all(&mut self, turn: &mut Turn<'_>) {
+        for conn in self.connections.ids().chain(self.questions.ids()) {
+            turn.io.close(conn);
         }
     }
 

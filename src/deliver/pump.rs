@@ -128,7 +128,7 @@ impl Deliverer {
                     || waiting <= open * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
             let most = self.max_per_destination + usize::from(planted!(LimitCheckedLate));
-            if waiting == 0 || enough || open >= most {
+            if waiting == 0 || enough || open + pool.leaving >= most {
                 return;
             }
             let Some(route) = self.route(destination, turn) else { return };
@@ -312,7 +312,11 @@ impl Deliverer {
         let Some(connection) = self.connections.remove(conn) else { return };
         turn.io.close(conn);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
-            pool.connections.retain(|c| *c != conn);
+            if connection.leaves {
+                pool.leaving -= 1;
+            } else {
+                pool.connections.retain(|c| *c != conn);
+            }
             // The pump clears away a pool that is not used any more.
             self.wake(connection.destination);
         }
@@ -341,7 +345,7 @@ impl Deliverer {
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
         // The route is in the resolver's cache as well.
-        let held = self.loaded.len() + self.fetching + self.connections.len();
+        let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
         held == 0 && !self.resolving && !self.woken && !self.starved
     }
 }

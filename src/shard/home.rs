@@ -250,6 +250,13 @@ impl Home {
         }
     }
 
+    /// The shard ends: clients that have not left by now are cut off.
+    pub(super) fn close_all(&mut self, turn: &mut Turn<'_>) {
+        for conn in self.sessions.ids() {
+            turn.io.close(conn);
+        }
+    }
+
     pub(super) fn session_count(&self) -> usize {
         self.sessions.len()
     }

@@ -273,6 +273,9 @@ impl Shard for ShardCore {
             self.report.histograms.publish();
         }
         if self.may_end(now) {
+            let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
+            self.home.close_all(turn);
+            self.deliverer.close_all(turn);
             self.report.events.push(Notice::event(now.wall, self.me, NoticeKind::Stopped, b""));
             self.report.events.flush_now();
             return Wait::Stop;

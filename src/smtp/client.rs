@@ -23,8 +23,10 @@ use std::time::Duration;
 pub struct ClientTimeouts {
     /// From the connection to the greeting.
     pub greeting: Duration,
-    /// EHLO, HELO, RSET and QUIT.
+    /// EHLO, HELO and RSET.
     pub command: Duration,
+    /// QUIT.
+    pub quit: Duration,
     /// MAIL and each RCPT.
     pub envelope: Duration,
     /// DATA to 354.
@@ -40,6 +42,7 @@ impl Default for ClientTimeouts {
         ClientTimeouts {
             greeting: limits::CLIENT_GREETING_TIMEOUT,
             command: limits::CLIENT_COMMAND_TIMEOUT,
+            quit: limits::CLIENT_QUIT_TIMEOUT,
             envelope: limits::CLIENT_ENVELOPE_TIMEOUT,
             data_initiation: limits::CLIENT_DATA_INITIATION_TIMEOUT,
             data_block: limits::CLIENT_DATA_BLOCK_TIMEOUT,
@@ -784,6 +787,7 @@ impl Client {
     fn watch(&mut self, now: Moment) {
         self.deadline = match self.awaited() {
             Awaited::Greeting => now + self.timeouts.greeting,
+            Awaited::Command if self.phase == Phase::Quit => now + self.timeouts.quit,
             Awaited::Command => now + self.timeouts.command,
             Awaited::Envelope => now + self.timeouts.envelope,
             Awaited::DataInitiation => now + self.timeouts.data_initiation,

@@ -20,6 +20,7 @@ pub use recover::{Options, Recovery, RecoveryError, recover};
 
 #[cfg(test)]
 mod interrupted_tests;
+#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 pub(crate) mod sim;
