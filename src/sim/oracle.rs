@@ -71,7 +71,7 @@ pub struct Oracle<'a> {
 struct Account<'a> {
     copies: BTreeMap<(u32, String), Vec<(IpAddr, &'a Received)>>,
     /// By the id of the original and the recipient in lower case.
-    notes: BTreeMap<(String, String), usize>,
+    notes: BTreeMap<(String, String), Vec<&'a Received>>,
     refusals: BTreeMap<String, Vec<(IpAddr, &'a Refusal)>>,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Account<'a> {
                     let original = original.unwrap_or_default().trim().to_owned();
                     for about in text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;")) {
                         let about = about.trim().to_ascii_lowercase();
-                        *account.notes.entry((original.clone(), about)).or_default() += 1;
+                        account.notes.entry((original.clone(), about)).or_default().push(received);
                     }
                 } else if let Some(mark) = received.mark {
                     for to in &received.recipients {
@@ -100,11 +100,12 @@ impl<'a> Account<'a> {
             }
         }
         account.copies.values_mut().for_each(|copies| copies.sort_by_key(|(_, received)| received.at));
+        account.notes.values_mut().for_each(|notes| notes.sort_by_key(|received| received.at));
         account
     }
 
-    fn notes(&self, id: &str, to: &str) -> usize {
-        self.notes.get(&(id.to_owned(), to.to_owned())).copied().unwrap_or(0)
+    fn notes(&self, id: &str, to: &str) -> &[&'a Received] {
+        self.notes.get(&(id.to_owned(), to.to_owned())).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -195,7 +196,7 @@ impl<'a> Oracle<'a> {
                 }
                 let key = (sent.letter.mark, to.to_ascii_lowercase());
                 let ended = account.copies.contains_key(&key)
-                    || account.notes(id, &key.1) > 0
+                    || !account.notes(id, &key.1).is_empty()
                     || self.failed_for_good(world, &account, sent, &key.1).is_some();
                 if !ended && !self.excuse(number) {
                     lost.push(format!("#{} {id} to {to}", key.0));
@@ -376,10 +377,12 @@ impl<'a> Oracle<'a> {
             let notes = account.notes(id, &key.1);
             let reason = self.failed_for_good(world, account, sent, &key.1);
             let mark = key.0;
-            self.bounced += notes.min(1) as u64;
-            if copies.is_empty() && notes == 0 {
-                let silent = sent.letter.sender.is_empty() && reason.is_some();
-                if !silent && !number.is_some_and(|id| self.excuse(id)) {
+            self.bounced += notes.len().min(1) as u64;
+            if copies.is_empty() && notes.is_empty() {
+                // Nobody is told if there is nobody to tell, or nobody who can be told.
+                let sender = sent.letter.sender.to_ascii_lowercase();
+                let nobody = sender.is_empty() || self.failed_for_good(world, account, sent, &sender).is_some();
+                if !(nobody && reason.is_some()) && !number.is_some_and(|id| self.excuse(id)) {
                     self.violate(
                         "lost",
                         format!("#{mark} {id} to {to} was acknowledged, neither delivered nor returned"),
@@ -387,23 +390,26 @@ impl<'a> Oracle<'a> {
                 }
                 continue;
             }
-            if notes == 0 {
+            if notes.is_empty() {
                 continue;
             }
             let excused = number.is_some_and(|id| self.excused.contains(&id));
             if reason.is_none() && !excused {
                 self.violate("bounce", format!("#{mark} {id} to {to} was returned without a reason"));
             }
-            if notes > 1 + self.crashes.len() && !excused {
-                self.violate("bounce", format!("#{mark} {id} to {to} was returned {notes} times"));
+            if notes.len() > 1 + self.crashes.len() && !excused {
+                let times = notes.len();
+                self.violate("bounce", format!("#{mark} {id} to {to} was returned {times} times"));
             }
             if sent.letter.sender.is_empty() {
                 self.violate("bounce", format!("#{mark} {id}: a notification about a notification"));
             }
-            if let Some((_, copy)) = copies.first()
-                && self.why_again(world, sent, copy, Moment::NEVER).is_none()
-            {
-                self.violate("bounce", format!("#{mark} {id} to {to} was delivered, known to be, and returned"));
+            // Whichever came first, the relay must have had a reason to forget it.
+            if let (Some((_, copy)), Some(note)) = (copies.first(), notes.first()) {
+                let (first, last) = if copy.at < note.at { (*copy, *note) } else { (*note, *copy) };
+                if self.why_again(world, sent, first, last.at).is_none() {
+                    self.violate("bounce", format!("#{mark} {id} to {to} was delivered and returned"));
+                }
             }
         }
     }

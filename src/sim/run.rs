@@ -175,7 +175,7 @@ impl<'a> Run<'a> {
         self.until(end, |_| false);
     }
 
-    /// Steps until `end`, or until `condition` holds, which is asked now and then. Whether it held.
+    /// Steps until `end`, or until `condition` holds. Whether it held.
     fn until(&mut self, end: Moment, condition: impl Fn(&World) -> bool) -> bool {
         loop {
             let latest = self.crash.as_ref().map_or(end, |(_, deadline)| (*deadline).min(end));
@@ -190,11 +190,11 @@ impl<'a> Run<'a> {
                     }
                 }
             }
+            if condition(&self.world) {
+                return true;
+            }
             self.steps += 1;
             if self.steps.is_multiple_of(AUDIT_STEPS) {
-                if condition(&self.world) {
-                    return true;
-                }
                 self.watch();
             }
             if !self.oracle.violations.is_empty() {

@@ -193,7 +193,8 @@ impl Log {
         let only_outcomes = self.queue.front().is_none_or(|c| c.lists.entries.is_empty());
         if only_outcomes {
             let due = outcomes && (self.flush || self.settle_deadline.is_some_and(|d| d <= self.now.mono));
-            if !due && !self.store.tail_wanted(self.now.mono) {
+            let unsaid = self.unsaid && self.store.failing(self.now.mono).is_none();
+            if !due && !unsaid && !self.store.tail_wanted(self.now.mono) {
                 return;
             }
         }
@@ -324,6 +325,7 @@ impl Log {
         let InFlight { segment, offset, bytes, number, tail, buffer, mut lists, .. } = done;
         self.pressure -= bytes;
         self.last_durable = number;
+        self.unsaid = false;
         if self.store.write_succeeded() {
             self.events.push_back(Event::StorageRecovered);
         }
@@ -379,6 +381,7 @@ impl Log {
         self.pressure -= done.bytes;
         let number = self.store.fail_segment(done.segment, error, self.now.mono);
         self.events.push_back(Event::SegmentFailed { number, error });
+        self.unsaid |= !done.lists.entries.is_empty();
         self.refuse(done.lists, error.refusal());
     }
 

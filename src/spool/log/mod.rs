@@ -103,6 +103,9 @@ pub struct Log {
     spare_commits: Vec<commit::Lists>,
     next_commit: u64,
     last_durable: u64,
+    /// A commit with messages failed, and none behind it is durable that says so. On the disk it may stand whole: without
+    /// that word a restart would deliver what was refused.
+    unsaid: bool,
     next_token: u64,
     /// Bytes of queued commits and of the one in flight.
     pressure: usize,
@@ -158,6 +161,7 @@ impl Log {
             spare_commits: Vec::new(),
             next_commit: recovered.next_commit,
             last_durable: recovered.last_commit,
+            unsaid: false,
             next_token: 0,
             pressure: 0,
             settled: Vec::new(),
@@ -220,6 +224,7 @@ impl Log {
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
             && self.in_flight.is_none()
+            && !self.unsaid
             && self.settled.is_empty()
             && self.progress.is_empty()
             && self.reads.is_empty()
