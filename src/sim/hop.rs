@@ -101,6 +101,8 @@ pub struct Received {
     pub wall: Wall,
     /// The connection.
     pub link: LinkId,
+    /// When that was made.
+    pub opened: Moment,
     /// Reverse-path.
     pub sender: String,
     /// Forward-paths that were taken.
@@ -141,6 +143,7 @@ enum Out {
 
 #[derive(Default)]
 struct Call {
+    opened: Moment,
     counted: bool,
     mute: bool,
     input: Vec<u8>,
@@ -230,7 +233,7 @@ impl Hop {
 
     fn accepted(&mut self, link: LinkId, side: &mut HostSide<'_>) {
         self.connects += 1;
-        let mut call = Call::default();
+        let mut call = Call { opened: side.now().mono, ..Call::default() };
         let open = if self.mood.max_open.is_some_and(|max| self.open >= max) {
             self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);
             self.end(link, &mut call, side)
@@ -299,6 +302,7 @@ impl Hop {
                 at: now.mono,
                 wall: now.wall,
                 link,
+                opened: call.opened,
                 sender,
                 recipients,
                 data,

@@ -16,6 +16,7 @@ use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Something that must not be.
@@ -51,8 +52,8 @@ pub struct Oracle<'a> {
     disk_troubles: Vec<Moment>,
     /// Messages that a scar of the disk may have cost.
     excused: BTreeSet<MessageId>,
-    /// Scars that hit what could not be read: anything may be gone.
-    scars: u64,
+    /// Files whose first commit of a life is scarred, and what should stand there.
+    headless: Vec<(PathBuf, Vec<u8>)>,
     /// Hosts that announced a SIZE or no 8BITMIME at some time.
     small: BTreeSet<IpAddr>,
     /// Acknowledged messages.
@@ -125,7 +126,7 @@ impl<'a> Oracle<'a> {
             crashes: Vec::new(),
             disk_troubles: Vec::new(),
             excused: BTreeSet::new(),
-            scars: 0,
+            headless: Vec::new(),
             small: BTreeSet::new(),
             accepted: 0,
             delivered: 0,
@@ -174,9 +175,19 @@ impl<'a> Oracle<'a> {
 
     /// Notes which messages the disk's scars concern.
     pub fn scars(&mut self, disk: &SimDisk) {
-        for Scar { range, contents, .. } in disk.take_scars() {
-            self.scars += 1;
+        for Scar { range, contents, path } in disk.take_scars() {
+            if range.start == 0 {
+                // With a segment's header everything is lost that is written behind it.
+                let end = usize::try_from(range.end).expect("a file fits memory");
+                self.headless.push((path, contents[..end].to_vec()));
+            }
             self.excused.extend(named_in(&contents, range));
+        }
+        for (path, front) in &self.headless {
+            let Some(mut contents) = disk.contents(path).filter(|contents| contents.len() >= front.len()) else { continue };
+            contents[..front.len()].copy_from_slice(front);
+            let all = 0..contents.len() as u64;
+            self.excused.extend(named_in(&contents, all));
         }
     }
 
@@ -204,8 +215,15 @@ impl<'a> Oracle<'a> {
             }
         }
         for what in lost {
-            self.violate("durability", format!("{what} was acknowledged and is not in the spool after a restart"));
+            let said = world.damage.join("; ");
+            let text = format!("{what} was acknowledged and is not in the spool after a restart; damage: [{said}]");
+            self.violate("durability", text);
         }
+    }
+
+    /// Whether a scar of the disk concerns this message.
+    pub fn is_excused(&self, id: MessageId) -> bool {
+        self.excused.contains(&id)
     }
 
     fn excuse(&mut self, id: MessageId) -> bool {
@@ -341,7 +359,9 @@ impl<'a> Oracle<'a> {
     fn check_repeats(&mut self, world: &World, sent: &Sent, to: &str, copies: &[(IpAddr, &Received)]) {
         for pair in copies.windows(2) {
             self.duplicates += 1;
-            if self.why_again(world, sent, pair[0].1, pair[1].1.at).is_none() {
+            // The network may turn their order round.
+            let overtaken = !is_known(world, pair[1].1) && pair[1].1.opened <= pair[0].1.at;
+            if !overtaken && self.why_again(world, sent, pair[0].1, pair[1].1.at).is_none() {
                 let (first, second) = (pair[0].1.at.0 as f64 / 1e9, pair[1].1.at.0 as f64 / 1e9);
                 let what = format!("#{} to {to} at {first:.3} s and again at {second:.3} s", sent.letter.mark);
                 self.violate("duplicate", what);
@@ -351,8 +371,7 @@ impl<'a> Oracle<'a> {
 
     /// Why something may follow after `copy` was delivered.
     fn why_again(&self, world: &World, sent: &Sent, copy: &Received, next: Moment) -> Option<&'static str> {
-        let known = copy.told.is_some_and(|told| world.sim.core.handed(copy.link) >= told);
-        if !known {
+        if !is_known(world, copy) {
             return Some("the reply was lost");
         }
         let id = sent.accepted().and_then(|id| id.parse().ok());
@@ -404,10 +423,11 @@ impl<'a> Oracle<'a> {
             if sent.letter.sender.is_empty() {
                 self.violate("bounce", format!("#{mark} {id}: a notification about a notification"));
             }
-            // Whichever came first, the relay must have had a reason to forget it.
+            // A notification is on its way before the outcome that it tells of is durable: a crash between them, and both
+            // happen, in either order.
             if let (Some((_, copy)), Some(note)) = (copies.first(), notes.first()) {
-                let (first, last) = if copy.at < note.at { (*copy, *note) } else { (*note, *copy) };
-                if self.why_again(world, sent, first, last.at).is_none() {
+                let crashed = self.crashes.iter().any(|crash| *crash <= copy.at.max(note.at));
+                if !crashed && !excused && is_known(world, copy) {
                     self.violate("bounce", format!("#{mark} {id} to {to} was delivered and returned"));
                 }
             }
@@ -435,6 +455,11 @@ impl<'a> Oracle<'a> {
             });
         }
     }
+}
+
+/// Whether the relay was told that `copy` was taken.
+fn is_known(world: &World, copy: &Received) -> bool {
+    copy.told.is_some_and(|told| world.sim.core.handed(copy.link) >= told)
 }
 
 /// What is empty in a relay that has had nothing to do for a while.

@@ -146,6 +146,7 @@ impl World {
             let pending = message.pending().map(|r| String::from_utf8_lossy(r.address).into_owned()).collect();
             found.insert(message.id(), pending);
         }
+        Arc::make_mut(&mut self.config).shards = count;
         self.mailboxes = Mailboxes::new(count);
         let ending = Ending::new(count);
         let routes = Arc::new(self.routes());

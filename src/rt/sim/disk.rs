@@ -298,6 +298,11 @@ impl SimDisk {
         self.state().files.iter().map(|(path, file)| (path.clone(), file.length)).collect()
     }
 
+    /// All bytes of a file, whether they can be read or not.
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        self.state().files.get(path).map(SimFile::contents)
+    }
+
     // --- what the shards do: each call is the end of an operation -------------------------------------------------
 
     pub(super) fn end_write(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {

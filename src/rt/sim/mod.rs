@@ -656,6 +656,14 @@ impl Core {
     pub fn heal_network(&mut self) {
         self.net.paths.clear();
         self.net.refuse_local = 0;
+        for id in self.net.links.keys().copied().collect::<Vec<_>>() {
+            if let Some(link) = self.net.links.get_mut(&id)
+                && link.to.port() != 0
+            {
+                link.reading = Reading::All;
+                self.plan(self.now.mono, What::HostReads(id));
+            }
+        }
         self.pace.stalled_until = Moment(0);
     }
 
