@@ -679,6 +679,7 @@ impl World {
                 continue;
             }
             self.waits[me] = shard.turn(m.now, &mut Side { me, m });
+            shard.deliverer.assert_within_limits();
             let trace = self.trace;
             while self.links[me].0.take_batch(|event| {
                 if trace {
