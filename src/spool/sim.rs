@@ -155,6 +155,8 @@ pub struct World {
     pub damage: Vec<Damage>,
     pub fail_writes: Option<FileError>,
     pub failures: usize,
+    /// Files of this run in which a write or its sync failed.
+    pub failed: std::collections::BTreeSet<(usize, u32)>,
     pub events: Vec<Event>,
     pub reads: HashMap<u64, Option<Result<Vec<u8>, ReadError>>>,
     pub writes_done: usize,
@@ -207,6 +209,7 @@ impl World {
             damage: Vec::new(),
             fail_writes: None,
             failures: 0,
+            failed: Default::default(),
             events: Vec::new(),
             reads: HashMap::new(),
             writes_done: 0,
@@ -223,6 +226,7 @@ impl World {
         self.damage = recovery.damage.clone();
         self.logs.clear();
         self.names.clear();
+        self.failed.clear();
         self.writes.clear();
         let mut seen = BTreeMap::new();
         for recovered in &recovery.shards {
@@ -284,7 +288,8 @@ impl World {
 
     fn start_effect(&mut self, shard: usize, effect: Effect) {
         match effect {
-            Effect::Write { .. } => {
+            Effect::Write { file, .. } => {
+                assert!(!self.failed.contains(&(shard, file.0)), "a failed segment is never written to again");
                 assert!(self.writes.iter().all(|(s, _)| *s != shard), "one write at a time");
                 self.writes.push((shard, effect));
             }
@@ -310,6 +315,7 @@ impl World {
             Effect::Remove { file, name } => {
                 let result = self.disk.remove(&self.path(&name));
                 self.names[shard].remove(&file);
+                self.failed.remove(&(shard, file.0));
                 self.logs[shard].handle_removed(file, result.map_err(|e| FileError::from_io(&e)));
             }
         }
@@ -343,6 +349,7 @@ impl World {
         if let Some(error) = self.fail_writes {
             // What a failed write leaves on the disk is anything.
             self.failures += 1;
+            self.failed.insert((shard, file.0));
             self.tear(shard, file, offset, &buffer[start..]);
             self.logs[shard].handle_written(token, Err(error));
             return;
@@ -356,6 +363,7 @@ impl World {
     pub fn fail_sync(&mut self, index: usize) {
         let (shard, effect) = self.writes.remove(index);
         let Effect::Write { token, file, offset, buffer, start } = effect else { panic!("only writes wait") };
+        self.failed.insert((shard, file.0));
         self.disk.write_unsynced(&self.path(&self.names[shard][&file]), offset, &buffer[start..]);
         self.logs[shard].handle_written(token, Err(FileError::Io(libc::EIO)));
     }
