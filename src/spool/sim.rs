@@ -150,6 +150,9 @@ pub struct World {
     pub logs: Vec<Log>,
     pub names: Vec<HashMap<FileNo, String>>,
     pub writes: Vec<(usize, Effect)>,
+    /// Files being removed, should that take its time: a crash finds them there or not.
+    pub removes: Vec<(usize, FileNo, String)>,
+    pub slow_removes: bool,
     pub known: BTreeMap<MessageId, Known>,
     pub now: Now,
     pub damage: Vec<Damage>,
@@ -204,6 +207,8 @@ impl World {
             logs: Vec::new(),
             names: Vec::new(),
             writes: Vec::new(),
+            removes: Vec::new(),
+            slow_removes: false,
             known: BTreeMap::new(),
             now: Now { mono: Moment(1), wall: Wall(1_700_000_000_000) },
             damage: Vec::new(),
@@ -313,11 +318,20 @@ impl World {
                 self.logs[shard].handle_opened(file, Ok(()));
             }
             Effect::Remove { file, name } => {
-                let result = self.disk.remove(&self.path(&name));
-                self.names[shard].remove(&file);
-                self.failed.remove(&(shard, file.0));
-                self.logs[shard].handle_removed(file, result.map_err(|e| FileError::from_io(&e)));
+                self.removes.push((shard, file, name));
+                if !self.slow_removes {
+                    self.complete_removes();
+                }
             }
+        }
+    }
+
+    pub fn complete_removes(&mut self) {
+        for (shard, file, name) in std::mem::take(&mut self.removes) {
+            let result = self.disk.remove(&self.path(&name));
+            self.names[shard].remove(&file);
+            self.failed.remove(&(shard, file.0));
+            self.logs[shard].handle_removed(file, result.map_err(|e| FileError::from_io(&e)));
         }
     }
 
@@ -399,6 +413,11 @@ impl World {
 
     /// The first half of that.
     pub fn stop(&mut self) {
+        for (_, _, name) in std::mem::take(&mut self.removes) {
+            if self.rng.one_in(2) {
+                self.disk.remove(&self.path(&name)).unwrap();
+            }
+        }
         for (shard, effect) in std::mem::take(&mut self.writes) {
             if let Effect::Write { file, offset, buffer, start, .. } = effect {
                 self.tear(shard, file, offset, &buffer[start..]);

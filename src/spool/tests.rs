@@ -31,7 +31,11 @@ fn acknowledges_only_after_the_commit_and_reads_back() {
 
 /// Anything, at random: any crash point, torn writes, any change of the number of shards, failing writes, full disk.
 pub(super) fn weather(w: &mut World, steps: u32) {
+    w.slow_removes = true;
     for _ in 0..steps {
+        if w.rng.one_in(10) {
+            w.complete_removes();
+        }
         let shard = w.rng.below(w.logs.len() as u64) as usize;
         match w.rng.below(100) {
             0..=34 => {
