@@ -197,6 +197,11 @@ impl Home {
             self.about_to_finish = if about { self.about_to_finish + 1 } else { self.about_to_finish - 1 };
         }
         if session.waits_for_log && !std::mem::replace(&mut session.listed, true) {
+            // Those that ended meanwhile stay in the list until it is looked through.
+            if self.paused.len() >= 2 * self.sessions.len() + 64 {
+                let sessions = &self.sessions;
+                self.paused.retain(|conn| sessions.get(*conn).is_some());
+            }
             self.paused.push(conn);
         }
         fate

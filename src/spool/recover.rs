@@ -102,6 +102,8 @@ pub(crate) struct Odd {
     pub number: u32,
     pub identity: Identity,
     pub bytes: u64,
+    /// Tells it from another file that had the same number earlier: the checksum of what is unreadable.
+    pub mark: u64,
 }
 
 /// The folder as read.
@@ -128,7 +130,8 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
                     Identity::Segment { header, .. } => scan(&bytes, header),
                     _ => Scan::default(),
                 };
-                (*number, identity, scan, bytes.len() as u64)
+                let sum = if identity == Identity::Unreadable { crc32fast::hash(&bytes) } else { 0 };
+                (*number, identity, scan, (bytes.len() as u64, u64::from(sum)))
             });
             if let Ok(mut results) = results.lock() {
                 results.push(result);
@@ -149,7 +152,7 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
     files.sort_by_key(
         |(number, identity, ..)| matches!(identity, Identity::Segment { header, .. } if header.number != *number),
     );
-    for (number, identity, scan, bytes) in files {
+    for (number, identity, scan, (bytes, sum)) in files {
         match identity {
             Identity::Version(version) => {
                 return Err(RecoveryError::Version { file: folder.join(segment_name(number)), version });
@@ -160,8 +163,10 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
                 let intact = intact && header.number == number;
                 out.sources.push(Source { number, header: SegmentHeader { number, ..header }, intact, scan });
             }
-            Identity::Segment { .. } => out.odd.push(Odd { number, identity: Identity::Unreadable, bytes }),
-            Identity::Blank | Identity::Unreadable => out.odd.push(Odd { number, identity, bytes }),
+            Identity::Segment { header, .. } => {
+                out.odd.push(Odd { number, identity: Identity::Unreadable, bytes, mark: header.stamp });
+            }
+            Identity::Blank | Identity::Unreadable => out.odd.push(Odd { number, identity, bytes, mark: sum }),
         }
     }
     Ok(out)
@@ -220,48 +225,24 @@ impl Homing<'_> {
     }
 
     fn quarantine(&self, merged: &mut Merged, odd: &[Odd]) -> Result<(), RecoveryError> {
+        merged.damage.dedup_by(|a, b| a == b);
+        let mut copies: Vec<(u32, u64)> = merged.damage.iter().map(|d| (d.number, d.sequence)).collect();
         for file in odd.iter().filter(|o| o.identity == Identity::Unreadable) {
             let what = "is no segment, or a second copy of one; moved to quarantine/".to_owned();
             merged.damage.push(Damage { number: file.number, sequence: 0, what });
+            copies.push((file.number, file.mark));
         }
-        merged.damage.dedup_by(|a, b| a == b);
-        if merged.damage.is_empty() {
+        if copies.is_empty() {
             return Ok(());
         }
         let quarantine = self.folder.join(QUARANTINE);
         self.disk.create_folder(&quarantine).map_err(failed("cannot create", &quarantine))?;
-        for damage in &merged.damage {
-            let from = self.path(damage.number);
-            let to = self.quarantine_path(&quarantine, damage)?;
+        for (number, mark) in copies {
+            let from = self.path(number);
+            let to = quarantine.join(format!("seg-{number:08x}-{mark:016x}.log"));
             self.disk.copy(&from, &to).map_err(failed("cannot copy to quarantine", &from))?;
         }
         Ok(())
-    }
-
-    /// Where the copy of a damaged file goes. One life of a segment has one place: the first copy has all that later ones
-    /// could. A file that is no segment has no life to be told by, and it will be removed: what another one left under
-    /// its number is passed over.
-    fn quarantine_path(&self, quarantine: &Path, damage: &Damage) -> Result<PathBuf, RecoveryError> {
-        let name = format!("seg-{:08x}-{:016x}", damage.number, damage.sequence);
-        let mut to = quarantine.join(format!("{name}.log"));
-        if damage.sequence > 0 {
-            return Ok(to);
-        }
-        let names = self.disk.list(quarantine).map_err(failed("cannot list", quarantine))?;
-        let from = self.path(damage.number);
-        let (mut bytes, mut kept) = (Vec::new(), Vec::new());
-        self.disk.read(&from, &mut bytes).map_err(failed("cannot read", &from))?;
-        for copy in 1.. {
-            if !names.iter().any(|n| to.ends_with(n)) {
-                break;
-            }
-            self.disk.read(&to, &mut kept).map_err(failed("cannot read", &to))?;
-            if kept == bytes {
-                break;
-            }
-            to = quarantine.join(format!("{name}-{copy}.log"));
-        }
-        Ok(to)
     }
 
     /// Gives every segment to its shard, and the reusable files.

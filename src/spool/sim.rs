@@ -150,11 +150,16 @@ pub struct World {
     pub logs: Vec<Log>,
     pub names: Vec<HashMap<FileNo, String>>,
     pub writes: Vec<(usize, Effect)>,
+    /// Files being removed, should that take its time: a crash finds them there or not.
+    pub removes: Vec<(usize, FileNo, String)>,
+    pub slow_removes: bool,
     pub known: BTreeMap<MessageId, Known>,
     pub now: Now,
     pub damage: Vec<Damage>,
     pub fail_writes: Option<FileError>,
     pub failures: usize,
+    /// Files of this run in which a write or its sync failed.
+    pub failed: std::collections::BTreeSet<(usize, u32)>,
     pub events: Vec<Event>,
     pub reads: HashMap<u64, Option<Result<Vec<u8>, ReadError>>>,
     pub writes_done: usize,
@@ -202,11 +207,14 @@ impl World {
             logs: Vec::new(),
             names: Vec::new(),
             writes: Vec::new(),
+            removes: Vec::new(),
+            slow_removes: false,
             known: BTreeMap::new(),
             now: Now { mono: Moment(1), wall: Wall(1_700_000_000_000) },
             damage: Vec::new(),
             fail_writes: None,
             failures: 0,
+            failed: Default::default(),
             events: Vec::new(),
             reads: HashMap::new(),
             writes_done: 0,
@@ -223,6 +231,7 @@ impl World {
         self.damage = recovery.damage.clone();
         self.logs.clear();
         self.names.clear();
+        self.failed.clear();
         self.writes.clear();
         let mut seen = BTreeMap::new();
         for recovered in &recovery.shards {
@@ -284,7 +293,8 @@ impl World {
 
     fn start_effect(&mut self, shard: usize, effect: Effect) {
         match effect {
-            Effect::Write { .. } => {
+            Effect::Write { file, .. } => {
+                assert!(!self.failed.contains(&(shard, file.0)), "a failed segment is never written to again");
                 assert!(self.writes.iter().all(|(s, _)| *s != shard), "one write at a time");
                 self.writes.push((shard, effect));
             }
@@ -308,10 +318,20 @@ impl World {
                 self.logs[shard].handle_opened(file, Ok(()));
             }
             Effect::Remove { file, name } => {
-                let result = self.disk.remove(&self.path(&name));
-                self.names[shard].remove(&file);
-                self.logs[shard].handle_removed(file, result.map_err(|e| FileError::from_io(&e)));
+                self.removes.push((shard, file, name));
+                if !self.slow_removes {
+                    self.complete_removes();
+                }
             }
+        }
+    }
+
+    pub fn complete_removes(&mut self) {
+        for (shard, file, name) in std::mem::take(&mut self.removes) {
+            let result = self.disk.remove(&self.path(&name));
+            self.names[shard].remove(&file);
+            self.failed.remove(&(shard, file.0));
+            self.logs[shard].handle_removed(file, result.map_err(|e| FileError::from_io(&e)));
         }
     }
 
@@ -343,6 +363,7 @@ impl World {
         if let Some(error) = self.fail_writes {
             // What a failed write leaves on the disk is anything.
             self.failures += 1;
+            self.failed.insert((shard, file.0));
             self.tear(shard, file, offset, &buffer[start..]);
             self.logs[shard].handle_written(token, Err(error));
             return;
@@ -356,6 +377,7 @@ impl World {
     pub fn fail_sync(&mut self, index: usize) {
         let (shard, effect) = self.writes.remove(index);
         let Effect::Write { token, file, offset, buffer, start } = effect else { panic!("only writes wait") };
+        self.failed.insert((shard, file.0));
         self.disk.write_unsynced(&self.path(&self.names[shard][&file]), offset, &buffer[start..]);
         self.logs[shard].handle_written(token, Err(FileError::Io(libc::EIO)));
     }
@@ -391,6 +413,11 @@ impl World {
 
     /// The first half of that.
     pub fn stop(&mut self) {
+        for (_, _, name) in std::mem::take(&mut self.removes) {
+            if self.rng.one_in(2) {
+                self.disk.remove(&self.path(&name)).unwrap();
+            }
+        }
         for (shard, effect) in std::mem::take(&mut self.writes) {
             if let Effect::Write { file, offset, buffer, start, .. } = effect {
                 self.tear(shard, file, offset, &buffer[start..]);

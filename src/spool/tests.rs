@@ -4,6 +4,7 @@
 use super::sim::*;
 use super::*;
 use crate::message::MessageId;
+use crate::rt::buffer::BLOCK;
 
 #[test]
 fn acknowledges_only_after_the_commit_and_reads_back() {
@@ -30,7 +31,11 @@ fn acknowledges_only_after_the_commit_and_reads_back() {
 
 /// Anything, at random: any crash point, torn writes, any change of the number of shards, failing writes, full disk.
 pub(super) fn weather(w: &mut World, steps: u32) {
+    w.slow_removes = true;
     for _ in 0..steps {
+        if w.rng.one_in(10) {
+            w.complete_removes();
+        }
         let shard = w.rng.below(w.logs.len() as u64) as usize;
         match w.rng.below(100) {
             0..=34 => {
@@ -425,6 +430,52 @@ fn damage_is_quarantined_and_reported_and_the_rest_is_used() {
     for id in ids {
         w.check_content(id);
     }
+}
+
+#[test]
+fn an_unreadable_file_is_kept_though_one_of_its_name_was_kept_before() {
+    let mut w = World::new(1, 1, small());
+    for bytes in [b"first", b"other"] {
+        // Numbers are given again once the file is gone.
+        w.disk.files.lock().unwrap().insert(w.path("seg-00000000.log"), bytes.to_vec());
+        w.crash(1);
+        assert_eq!(w.damage.len(), 1);
+        let files = w.disk.files.lock().unwrap();
+        assert!(!files.contains_key(&w.path("seg-00000000.log")) && files.values().any(|kept| kept == bytes));
+    }
+    let kept = w.disk.files.lock().unwrap().keys().filter(|path| path.starts_with(w.path(recover::QUARANTINE))).count();
+    assert_eq!(kept, 2);
+}
+
+/// What a segment file may look like after a power failure at a bad moment, none of it damage.
+#[test]
+fn files_cut_short_and_torn_headers_are_no_damage() {
+    for cut in [0, 1, 63, 64, 4095, 4096, 4097, 40_000] {
+        let mut w = World::new(1, 1, small());
+        let kept = w.accept(0, 1, 3000).unwrap();
+        w.quiesce();
+        // A segment that was being created.
+        w.disk.files.lock().unwrap().insert(w.path("seg-00000077.log"), vec![0; cut]);
+        w.crash(1);
+        assert_eq!((w.damage.as_slice(), w.live()), ([].as_slice(), vec![kept]), "{cut}");
+        assert!(!w.disk.files.lock().unwrap().contains_key(&w.path("seg-00000077.log")), "{cut}: of no use");
+        w.check_content(kept);
+    }
+    // The first commit of a segment, some of whose blocks came to the disk, and the header's not.
+    let mut w = World::new(2, 1, small());
+    w.accept(0, 1, 3000).unwrap();
+    w.turn();
+    let Effect::Write { file, offset, buffer, start, .. } = &w.writes[0].1 else { panic!() };
+    assert_eq!(*offset, 0, "with the header");
+    let path = w.path(&w.names[0][file]);
+    w.disk.write(&path, BLOCK as u64, &buffer[start + BLOCK..]);
+    w.writes.clear();
+    w.start(1);
+    assert_eq!(w.damage, []);
+    let kept = w.accept(0, 1, 3000).unwrap();
+    w.quiesce();
+    w.crash(1);
+    assert_eq!((w.damage.as_slice(), w.live().contains(&kept)), ([].as_slice(), true));
 }
 
 #[test]

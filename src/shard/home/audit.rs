@@ -24,7 +24,7 @@ impl Home {
         report("home.session.body", body, self.log.chunk_bytes());
         report("home.session.recipients", recipients, self.config.smtp.max_recipients);
         // Twice: the list is looked through when it is longer than that.
-        report("home.paused", self.paused.len(), 2 * sessions + 64);
+        report("home.paused", self.paused.len(), 2 * sessions + 65);
         report("home.due", self.due.capacity(), 2 * sessions.max(4));
         report("home.out", self.out.len(), 0);
         report("home.bounces being read", self.bounces_reading, limits::BOUNCES_READING);

@@ -125,3 +125,30 @@ fn a_pipelined_flood_is_answered_to_its_end() {
     assert!(world.run_until(secs(1), |w| w.machine.clients[client].closed.is_some()));
     assert!(world.machine.clients[client].replies.last().is_some_and(|r| r.starts_with("221")));
 }
+
+#[test]
+fn sessions_that_come_and_go_while_the_disk_hangs_leave_no_trail() {
+    let mut world = World::new(37);
+    world.machine.disk_latency = minutes(60);
+    let line = [b"x".repeat(998), b"\r\n".to_vec()].concat();
+    for n in 0..210 {
+        if n == 200 {
+            world.run(minutes(15));
+            assert_eq!(world.machine.open_sockets(0), 0, "all of them have timed out");
+        }
+        let client = world.connect(0);
+        world.send(client, b"EHLO c.test\r\nMAIL FROM:<s@sender.test>\r\nRCPT TO:<x@a.test>\r\nDATA\r\n");
+        world.run(millis(20));
+        world.send(client, &line.repeat(300));
+        world.run(millis(20));
+    }
+    let mut paused = None;
+    for shard in world.shards.iter().flatten() {
+        shard.audit(&mut |what, size, _| {
+            if what == "home.paused" {
+                paused = Some(size);
+            }
+        });
+    }
+    assert!(paused.is_some_and(|size| (1..=84).contains(&size)), "{paused:?}");
+}
