@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     fn accounts_for_every_delivery() {
-        let d = |accepted_ns, uncertain| Delivery { accepted_ns, uncertain, refused: 0 };
+        let d = |accepted_ns, uncertain| Delivery { accepted_ns, uncertain, refused: 0, deferred: 0 };
         let a = |first_ns, count, unanswered| Arrival { first_ns, count, unanswered };
         let sent = SendReport {
             first_id: 2,

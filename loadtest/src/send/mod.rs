@@ -113,6 +113,8 @@ pub struct Delivery {
     pub uncertain: u32,
     /// Refused for good with this code; 0: not.
     pub refused: u16,
+    /// How often it was refused for now after its final dot.
+    pub deferred: u16,
 }
 
 /// How the run went.
@@ -691,6 +693,11 @@ impl Run {
         if code / 100 == 5 {
             self.refuse(&job.ids, code);
             return Then::Go;
+        }
+        if phase == "dot" {
+            for id in &job.ids {
+                self.report.borrow_mut().deliveries[(id - self.config.first_id) as usize].deferred += 1;
+            }
         }
         self.again(job, Some(code));
         Then::Quit

@@ -86,7 +86,7 @@ impl SmallDisk {
     /// Takes the room of the store: blocks that hold only zeros are given back to it, and then it is full.
     pub fn starve(&self) -> Ballast {
         let below = self.below.as_ref().expect("a thin disk");
-        rustix::fs::sync();
+        rustix::fs::syncfs(File::open(&self.at).unwrap()).unwrap();
         assert!(run("fallocate", &["-d".as_ref(), self.image.as_os_str()]));
         Ballast::new(below, 0)
     }
@@ -108,16 +108,20 @@ impl Ballast {
     fn new(at: &Path, leave: u64) -> Ballast {
         let path = at.join("ballast");
         let file = File::create(&path).unwrap();
-        loop {
-            let free = rustix::fs::statvfs(at).unwrap();
-            let free = (free.f_bavail * free.f_frsize).saturating_sub(leave);
-            let at = file.metadata().unwrap().len();
-            if free < 4096
-                || rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), at, free & !4095).is_err()
-            {
-                return Ballast(path);
+        let free = || {
+            let now = rustix::fs::statvfs(at).unwrap();
+            (now.f_bavail * now.f_frsize).saturating_sub(leave)
+        };
+        // Others take room meanwhile: what does not fit is tried with less.
+        let (mut step, mut end) = (free(), 0);
+        while step >= 4096 {
+            step = step.min(free()) & !4095;
+            match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), end, step.max(4096)) {
+                Ok(()) => end += step.max(4096),
+                Err(_) => step /= 2,
             }
         }
+        Ballast(path)
     }
 }
 

@@ -262,14 +262,19 @@ impl Client {
 
 /// When the relay was killed: each time from just before until the next one answered.
 #[derive(Default)]
-pub struct Kills(Vec<(u64, u64)>);
+pub struct Kills {
+    pub times: Vec<(u64, u64)>,
+    /// Syncs failed, and nothing could be written after them that says so: what was refused then may be found whole by
+    /// the next start, and come although the source sent it again.
+    pub syncs_failed: bool,
+}
 
 impl Kills {
     /// Takes note of a kill and what follows it, done by `kill`.
     pub fn note<T>(&mut self, kill: impl FnOnce() -> T) -> T {
         let before = now_ns();
         let result = kill();
-        self.0.push((before, now_ns()));
+        self.times.push((before, now_ns()));
         result
     }
 
@@ -283,11 +288,13 @@ impl Kills {
                 continue;
             };
             let arrival = arrivals[id as usize];
-            if arrival.count - 1 <= delivery.uncertain {
+            let refused = if self.syncs_failed { u32::from(delivery.deferred) } else { 0 };
+            if arrival.count - 1 <= delivery.uncertain + refused {
                 continue;
             }
             let r = rank(arrival.first_ns);
-            let explained = self.0.iter().any(|(kill, back)| r + IN_FLIGHT >= rank(*kill) && arrival.first_ns <= *back);
+            let explained =
+                self.times.iter().any(|(kill, back)| r + IN_FLIGHT >= rank(*kill) && arrival.first_ns <= *back);
             assert!(explained, "u{id} came {} times, first not just before a kill", arrival.count);
         }
     }

@@ -41,6 +41,8 @@ struct Operation {
     token: u64,
     file: FileNo,
     payload: Payload,
+    /// Bytes that a write is to take.
+    bytes: u32,
     /// Set if the write of a write and sync pair failed: its error is the answer.
     failed: Option<io::Error>,
 }
@@ -160,13 +162,14 @@ impl Files {
         let open = self.open.get_mut(&file).expect("the spool writes to files that are ready");
         open.in_kernel += 1;
         let fd = types::Fd(open.file.as_raw_fd());
-        let operation = Operation { token, file, payload: Payload::Write(buffer), failed: None };
+        let operation = Operation { token, file, payload: Payload::Write(buffer), bytes: len, failed: None };
         let number = self.operations.insert(operation) as u32;
         let write = opcode::Write::new(fd, address, len)
             .offset(offset)
             .build()
-            // Quiet if all was written; anything less breaks the link, and is told before the cancelled sync.
-            .flags(squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS)
+            // Anything less than all breaks the link, and is told before the cancelled sync. Not SKIP_SUCCESS: when a
+            // request with it fails, the kernel keeps quiet about those linked to it.
+            .flags(squeue::Flags::IO_LINK)
             .user_data(user_data(Kind::WriteFile, 0, number));
         let sync = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(user_data(
             Kind::SyncFile,
@@ -187,7 +190,7 @@ impl Files {
         open.in_kernel += 1;
         let fd = types::Fd(open.file.as_raw_fd());
         let (address, len) = (buffer.as_ptr(), buffer.len() as u32);
-        let operation = Operation { token, file, payload: Payload::Read(buffer), failed: None };
+        let operation = Operation { token, file, payload: Payload::Read(buffer), bytes: len, failed: None };
         let number = self.operations.insert(operation) as u32;
         let entry =
             opcode::Read::new(fd, address, len).offset(offset).build().user_data(user_data(Kind::ReadFile, 0, number));
@@ -200,12 +203,16 @@ impl Files {
         let key = number as usize;
         let error = |code: i32| io::Error::from_raw_os_error(-code);
         if kind == Kind::WriteFile {
-            // Told only if it went wrong; the cancelled sync follows and answers with this.
-            let short = io::Error::new(io::ErrorKind::WriteZero, "the file took less than a commit");
-            self.operations[key].failed = Some(if result < 0 { error(result) } else { short });
+            // The sync follows, cancelled if this went wrong, and answers with it.
+            let operation = &mut self.operations[key];
+            operation.failed = match u32::try_from(result) {
+                Err(_) => Some(error(result)),
+                Ok(n) if n == operation.bytes => None,
+                Ok(_) => Some(io::Error::new(io::ErrorKind::WriteZero, "the file took less than a commit")),
+            };
             return None;
         }
-        let Operation { token, file, payload, failed } = self.operations.remove(key);
+        let Operation { token, file, payload, failed, .. } = self.operations.remove(key);
         self.ended(file);
         match payload {
             Payload::Write(buffer) => {
