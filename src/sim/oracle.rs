@@ -184,7 +184,9 @@ impl<'a> Oracle<'a> {
             self.excused.extend(named_in(&contents, range));
         }
         for (path, front) in &self.headless {
-            let Some(mut contents) = disk.contents(path).filter(|contents| contents.len() >= front.len()) else { continue };
+            let Some(mut contents) = disk.contents(path).filter(|contents| contents.len() >= front.len()) else {
+                continue;
+            };
             contents[..front.len()].copy_from_slice(front);
             let all = 0..contents.len() as u64;
             self.excused.extend(named_in(&contents, all));
@@ -401,7 +403,8 @@ impl<'a> Oracle<'a> {
                 // Nobody is told if there is nobody to tell, or nobody who can be told.
                 let sender = sent.letter.sender.to_ascii_lowercase();
                 let nobody = sender.is_empty() || self.failed_for_good(world, account, sent, &sender).is_some();
-                if !(nobody && reason.is_some()) && !number.is_some_and(|id| self.excuse(id)) {
+                let known = nobody && reason.is_some();
+                if !known && !number.is_some_and(|id| self.excuse(id)) {
                     self.violate(
                         "lost",
                         format!("#{mark} {id} to {to} was acknowledged, neither delivered nor returned"),

@@ -4,8 +4,7 @@
 //! Input: a scenario. Output: an [`Outcome`], with what was violated; nothing here panics over a relay's fault. Refuses:
 //! to go on for ever (every wait has an end in virtual time).
 
-use super::client::Client;
-use super::hop::{Hop, Mood};
+use super::hop::Mood;
 use super::oracle::{Oracle, Violation};
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address};
 use super::world::{Found, Machine, World, config};
@@ -146,11 +145,11 @@ impl<'a> Run<'a> {
             hosts.insert(server.into(), Machine::Zone(Box::new(Zone::new(records.clone()))));
         }
         for hop in &self.hops {
-            hosts.insert(*hop, Machine::Hop(Box::new(Hop::default())));
+            hosts.insert(*hop, Machine::Hop(Box::default()));
         }
-        hosts.insert(EVIL_V4.into(), Machine::Hop(Box::new(Hop::default())));
+        hosts.insert(EVIL_V4.into(), Machine::Hop(Box::default()));
         for n in 0..self.scenario.clients {
-            hosts.insert(client_address(n, self.scenario.clients), Machine::Client(Box::new(Client::default())));
+            hosts.insert(client_address(n, self.scenario.clients), Machine::Client(Box::default()));
         }
         let limit = self.scenario.connections as usize;
         let core = &mut self.world.sim.core;

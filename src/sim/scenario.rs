@@ -128,7 +128,7 @@ impl Scenario {
         let rng = &mut rng;
         let shards = 1 + rng.below(4) as u16;
         let chunk_bytes = *rng.pick(&[2048, 8192, 32 << 10]);
-        let commit_bytes = (chunk_bytes as u32 * 2).max(64 << 10);
+        let commit_bytes = (chunk_bytes * 2).max(64 << 10);
         let segment_bytes = commit_bytes * *rng.pick(&[8, 16]);
         let geometry = Geometry {
             segment_bytes,
