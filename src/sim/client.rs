@@ -64,6 +64,8 @@ pub struct Style {
     pub reading: Reading,
     /// Commands that are none, in front of each letter.
     pub noise: u32,
+    /// The end right behind the last octet of each message, before it is answered.
+    pub hasty: Option<Leave>,
 }
 
 /// What became of one submission.
@@ -75,6 +77,8 @@ pub struct Sent {
     pub taken: Vec<String>,
     /// When the final dot was sent, if it was.
     pub ended: Option<Moment>,
+    /// The client went away, or never reads: it could not learn what became of it.
+    pub left: bool,
     /// The reply to it, and when.
     pub verdict: Option<(String, Moment, Wall)>,
 }
@@ -154,6 +158,25 @@ impl Client {
         );
     }
 
+    /// A session that sends `commands` commands at once, and reads as it likes.
+    pub fn flood(&mut self, commands: u32, reading: Reading, side: &mut HostSide<'_>) {
+        let style = Style {
+            pipelines: true,
+            piece: 1,
+            pause: Duration::ZERO,
+            leave: Leave::Quit,
+            accident: None,
+            reading,
+            noise: 0,
+            hasty: None,
+        };
+        self.begin(Vec::new(), style, side);
+        let Some((link, session)) = self.sessions.iter_mut().next_back() else { return };
+        session.expect.extend((0..commands).map(|_| Expect::Noise));
+        // It arrives right behind the connection.
+        side.write(*link, &b"HELP\r\n".repeat(commands as usize));
+    }
+
     /// Sessions whose connection stands, as far as the client knows.
     pub fn open(&self) -> usize {
         self.sessions.len()
@@ -219,7 +242,7 @@ impl Client {
         }
         session.current = Some(self.sent.len());
         session.mail_ok = false;
-        self.sent.push(Sent { letter, taken: Vec::new(), ended: None, verdict: None });
+        self.sent.push(Sent { letter, taken: Vec::new(), ended: None, left: false, verdict: None });
         if session.style.pipelines {
             commands.push((Expect::Data, "DATA\r\n".to_owned()));
             let text: String = commands.iter().map(|(_, text)| text.as_str()).collect();
@@ -240,6 +263,10 @@ impl Client {
                 self.sent[current].ended = Some(side.now().mono);
                 session.expect.push_back(Expect::Dot);
             }
+            let (last, ended) = (session.rest.is_empty(), session.current);
+            if last && let Some(current) = ended {
+                self.sent[current].left = session.style.reading != Reading::All;
+            }
             if !self.write(link, session, &piece, side) {
                 if session.rest.is_empty()
                     && let Some(current) = session.current
@@ -253,6 +280,10 @@ impl Client {
                     self.sent[current].ended = None;
                 }
                 return true;
+            }
+            if let (true, Some(leave), Some(current)) = (last, session.style.hasty, ended) {
+                self.sent[current].left = true;
+                return Self::leave(link, session, leave, side);
             }
             if !session.style.pause.is_zero() && !session.rest.is_empty() {
                 side.timer(session.style.pause, link.0);

@@ -114,6 +114,8 @@ pub struct Received {
     /// Octets written on the connection, the 250 included: the relay knows once it was handed so many. `None`: the hop
     /// never said it.
     pub told: Option<u64>,
+    /// And when; before it was said, when its end came.
+    pub told_at: Moment,
 }
 
 impl Received {
@@ -308,6 +310,7 @@ impl Hop {
                 data,
                 mark,
                 told: None,
+                told_at: now.mono,
             });
             if let None | Some(Act::Say(_)) = &act {
                 let text = match act {
@@ -512,7 +515,8 @@ impl Hop {
         side.write(link, &bytes);
         call.written += bytes.len() as u64;
         if let Some(index) = index {
-            self.received[index].told = Some(call.written);
+            let received = &mut self.received[index];
+            (received.told, received.told_at) = (Some(call.written), side.now().mono);
         }
         true
     }

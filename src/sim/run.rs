@@ -331,6 +331,14 @@ impl<'a> Run<'a> {
                     self.world.sim.core.path(server.into()).twice_permille = permille / 2;
                 }
             }
+            Deed::Flood { client, commands, reading } => {
+                let address = client_address(*client, self.scenario.clients);
+                self.world.sim.with_host(address, |host, side| {
+                    if let Machine::Client(client) = host {
+                        client.flood(*commands, *reading, side);
+                    }
+                });
+            }
             Deed::RefuseLocal { sockets } => self.world.sim.core.refuse_local(*sockets),
             Deed::Disk { op, fault, times } => {
                 self.oracle.disk_trouble(now);
@@ -410,7 +418,7 @@ impl<'a> Run<'a> {
             self.watch();
             self.oracle.check_rest(&self.world);
         }
-        if self.oracle.violations.is_empty() {
+        if self.oracle.violations.is_empty() && self.world.queued() == 0 {
             self.last_drain();
         }
     }

@@ -44,6 +44,7 @@ pub struct Crash {
 #[allow(missing_docs, reason = "the fields are named after what they are")]
 pub enum Deed {
     Submit { client: usize, letters: Vec<Letter>, style: Style },
+    Flood { client: usize, commands: u32, reading: Reading },
     Mood { hop: usize, mood: Mood },
     Dns { server: usize, mood: DnsMood },
     Cut { hop: usize, time: Duration },
@@ -279,6 +280,11 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
                 _ => Deed::Stall { shard: rng.below(4) as usize, time: millis(rng.within(10..90_000)) },
             },
             10 if themes.scars && rng.one_in(3) => scar(rng),
+            11 if themes.clients && rng.one_in(3) => Deed::Flood {
+                client: rng.below(scenario.clients as u64) as usize,
+                commands: rng.within(1..20_000) as u32,
+                reading: *rng.pick(&[Reading::All, Reading::Nothing]),
+            },
             11.. => submit(rng, scenario, themes, mark),
             _ => continue,
         };
@@ -401,6 +407,7 @@ fn submit(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -
         accident: (bad && rng.one_in(2)).then(|| (rng.within(1..40) as u32, *rng.pick(&leaves))),
         reading: if bad && rng.one_in(4) { Reading::Nothing } else { Reading::All },
         noise: if rng.one_in(6) { rng.below(6) as u32 } else { 0 },
+        hasty: (bad && rng.one_in(2)).then(|| *rng.pick(&leaves)),
     };
     Deed::Submit { client, letters, style }
 }

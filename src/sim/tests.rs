@@ -68,6 +68,7 @@ fn small(seed: u64) -> Scenario {
         accident: None,
         reading: Reading::All,
         noise: 0,
+        hasty: None,
     };
     scenario.deeds.push((Duration::ZERO, Deed::Submit { client: 0, letters: letters.collect(), style }));
     scenario
@@ -113,10 +114,15 @@ fn hunt(bug: Bug, most: u64, all: bool) -> (u64, u64, &'static str, u64) {
     let (mut caught, mut ran, mut rule, mut first) = (0, 0, "", 0);
     for seed in 0..most {
         ran += 1;
-        if let Some(violation) = run(&Scenario::generate(seed), None).violations.first() {
+        let result = std::panic::catch_unwind(|| run(&Scenario::generate(seed), None));
+        let seen = match &result {
+            Ok(outcome) => outcome.violations.first().map(|violation| violation.rule),
+            Err(_) => Some("panic"),
+        };
+        if let Some(seen) = seen {
             caught += 1;
             if caught == 1 {
-                (rule, first) = (violation.rule, seed);
+                (rule, first) = (seen, seed);
             }
             if !all {
                 break;

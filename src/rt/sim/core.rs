@@ -536,7 +536,8 @@ fn take(sock: &mut Sock, rng: &mut Rng) -> Option<Vec<u8>> {
             piece.extend_from_slice(&next);
         }
     }
-    let cut = if piece.len() > 1 && rng.one_in(8) { rng.within(1..piece.len() as u64) as usize } else { PIECE };
+    let cut =
+        if piece.len() > 1 && rng.one_in(8) { rng.within(1..piece.len() as u64) as usize } else { PIECE }.min(PIECE);
     if piece.len() > cut {
         sock.received.push_front(piece.split_off(cut));
     }

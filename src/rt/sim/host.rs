@@ -68,6 +68,9 @@ impl HostSide<'_> {
             (link.relay_open, link.host_open) = (false, true);
         }
         let at = core.net.arrival(self.me, core.now.mono, &mut core.rng);
+        if let Some(link) = core.net.links.get_mut(&id) {
+            link.last_to_relay = at;
+        }
         core.plan(at, What::Call(id, listener, SocketAddr::new(self.me, port)));
         id
     }
