@@ -18,7 +18,7 @@ use loadtest::traffic::SizeMix;
 /// another number of shards each time, so that every start rewrites what the one before had half rewritten.
 #[test]
 fn killed_while_it_starts() {
-    let (kills, messages) = (env_number("LOADTEST_KILLS", 20), env_number("LOADTEST_QUEUED", 3000));
+    let (kills, messages) = (env_number("LOADTEST_KILLS", 15), env_number("LOADTEST_QUEUED", 2000));
     let Some(mut bench) = Bench::start(Setup { hop_down: true, shards: 3, ..Setup::default() }) else { return };
     let sent = Source::run(bench.load(messages)).unwrap();
     assert_eq!(sent.accepted, messages, "{:?} {:?}", sent.failures, sent.last_error);
@@ -46,7 +46,7 @@ fn killed_while_it_starts() {
 
 /// Load, then SIGTERM or nothing, then kill -9 a moment later; again and again.
 fn killed_under(sizes: &str, drain: bool, sessions: usize, per_round: u64) {
-    let rounds = env_number("LOADTEST_KILLS", 8);
+    let rounds = env_number("LOADTEST_KILLS", 6);
     let Some(mut bench) = Bench::start(Setup { shards: 2, ..Setup::default() }) else { return };
     let mut load = bench.load(0);
     (load.until, load.sessions) = (Until::Messages(u64::MAX), sessions);
