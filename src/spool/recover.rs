@@ -155,7 +155,7 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path) -> Result<Folder, Reco
                 if !out.sources.iter().any(|s| s.header.log == header.log && s.header.sequence == header.sequence) =>
             {
                 let intact = intact && header.number == number;
-                out.sources.push(Source { number, header: SegmentHeader { number, ..header }, intact, scan });
+                out.sources.push(Source { number, header: SegmentHeader { number, ..header }, bytes, intact, scan });
             }
             Identity::Segment { .. } => out.odd.push(Odd { number, identity: Identity::Unreadable, bytes }),
             Identity::Blank | Identity::Unreadable => out.odd.push(Odd { number, identity, bytes }),
@@ -187,6 +187,7 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     }
     let mut homing = Homing { disk, folder, options, sources: &sources, shards: Vec::new(), homes: HashMap::new() };
     homing.quarantine(&mut merged, &odd)?;
+    homing.complete_blocks()?;
     homing.assign(&merged, &odd)?;
     let damage = std::mem::take(&mut merged.damage);
     homing.rewrite(merged)?;
@@ -258,6 +259,20 @@ impl Homing<'_> {
             to = quarantine.join(format!("{name}-{copy}.log"));
         }
         Ok(to)
+    }
+
+    /// Fills up the last block of a file that was cut off inside one: files are read by blocks, and records in it may be
+    /// whole.
+    fn complete_blocks(&self) -> Result<(), RecoveryError> {
+        for source in self.sources {
+            let rest = usize::try_from(source.bytes % BLOCK as u64).expect("below a block");
+            if rest > 0 {
+                let path = self.path(source.number);
+                let zeros = &[0; BLOCK][rest..];
+                self.disk.write_sync(&path, source.bytes, zeros).map_err(failed("cannot write", &path))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives every segment to its shard, and the reusable files.
