@@ -20,6 +20,8 @@ pub(crate) struct Source {
     /// The number in the file's name.
     pub number: u32,
     pub header: SegmentHeader,
+    /// Length of the file.
+    pub bytes: u64,
     /// The header block was right.
     pub intact: bool,
     pub scan: Scan,

@@ -161,7 +161,7 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
                 if !out.sources.iter().any(|s| s.header.log == header.log && s.header.sequence == header.sequence) =>
             {
                 let intact = intact && header.number == number;
-                out.sources.push(Source { number, header: SegmentHeader { number, ..header }, intact, scan });
+                out.sources.push(Source { number, header: SegmentHeader { number, ..header }, bytes, intact, scan });
             }
             Identity::Segment { header, .. } => {
                 out.odd.push(Odd { number, identity: Identity::Unreadable, bytes, mark: header.stamp });
@@ -196,6 +196,7 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     }
     let mut homing = Homing { disk, folder, options, sources: &sources, shards: Vec::new(), homes: BTreeMap::new() };
     homing.quarantine(&mut merged, &odd)?;
+    homing.complete_blocks()?;
     homing.assign(&merged, &odd)?;
     let damage = std::mem::take(&mut merged.damage);
     homing.rewrite(merged)?;
@@ -241,6 +242,20 @@ impl Homing<'_> {
             let from = self.path(number);
             let to = quarantine.join(format!("seg-{number:08x}-{mark:016x}.log"));
             self.disk.copy(&from, &to).map_err(failed("cannot copy to quarantine", &from))?;
+        }
+        Ok(())
+    }
+
+    /// Fills up the last block of a file that was cut off inside one: files are read by blocks, and records in it may be
+    /// whole.
+    fn complete_blocks(&self) -> Result<(), RecoveryError> {
+        for source in self.sources {
+            let rest = usize::try_from(source.bytes % BLOCK as u64).expect("below a block");
+            if rest > 0 {
+                let path = self.path(source.number);
+                let zeros = &[0; BLOCK][rest..];
+                self.disk.write_sync(&path, source.bytes, zeros).map_err(failed("cannot write", &path))?;
+            }
         }
         Ok(())
     }

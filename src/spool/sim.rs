@@ -70,6 +70,7 @@ impl MemDisk {
         let mut files = self.files.lock().unwrap();
         let file = files.get_mut(path).expect("the log writes to files it created");
         let at = offset as usize;
+        file.resize(file.len().max(at + bytes.len()), 0);
         file[at..at + bytes.len()].copy_from_slice(bytes);
     }
 }

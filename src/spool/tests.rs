@@ -383,6 +383,22 @@ fn an_aborted_stream_leaves_nothing() {
     assert_eq!(w.live(), []);
 }
 
+/// Found by fuzzing: its record was found, and could not be read, as reads end with the block.
+#[test]
+fn a_message_in_front_of_a_cut_inside_its_block_is_delivered() {
+    let mut w = World::new(13, 1, small());
+    let id = w.accept(0, 1, 500).unwrap();
+    w.quiesce();
+    // The next life's commit proves this one: a last commit that is cut counts as torn.
+    w.crash(1);
+    let next = w.accept(0, 1, 500).unwrap();
+    w.quiesce();
+    w.disk.files.lock().unwrap().get_mut(&w.path("seg-00000000.log")).unwrap().truncate(4096 + 1500);
+    w.crash(1);
+    assert_eq!(w.live(), [id, next]);
+    w.check_content(id);
+}
+
 /// Found by fuzzing: the second one was removed without a copy, as its place in quarantine was taken.
 #[test]
 fn unreadable_files_under_one_number_are_all_kept() {

@@ -26,7 +26,8 @@ const WRAPPER: &str = "FUZZ_RUSTC_WRAPPER";
 
 /// The target folder of Cargo.
 fn target() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crates.ancestors().nth(2).unwrap_or(crates).join("target");
     std::env::var_os("CARGO_TARGET_DIR").map_or(root, PathBuf::from)
 }
 

@@ -108,8 +108,9 @@ fn fuzz_one(binary: &Path, target: &Target, seconds: u64) -> Fallible<Report> {
 /// What broke, without libFuzzer's own lines.
 fn print_finding(target: &Target, finding: &Finding) -> Fallible<()> {
     println!("\nFINDING in {}:", target.name);
-    let own = |l: &&str| !l.starts_with('#') && !l.starts_with("INFO:") && !l.starts_with("stat::") && !l.is_empty();
-    for line in finding.words.lines().filter(own).take(40) {
+    const NOISE: &[&str] = &["#", "INFO:", "WARNING:", "stat::", "\tNEW_FUNC", "Dictionary:"];
+    let own = |l: &&str| !l.is_empty() && !NOISE.iter().any(|noise| l.starts_with(noise));
+    for line in finding.words.lines().filter(own).take(30) {
         println!("  {}", line.chars().take(2000).collect::<String>());
     }
     if finding.input.as_os_str().is_empty() {
