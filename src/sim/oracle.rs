@@ -37,6 +37,9 @@ impl fmt::Display for Violation {
 /// An outcome is on stable storage so long after it was known, if the disk is well.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
 
+/// The same after a fault of the disk.
+const FAULT_TIME: Duration = Duration::from_secs(70);
+
 /// See the module.
 pub struct Oracle<'a> {
     scenario: &'a Scenario,
@@ -161,8 +164,8 @@ impl<'a> Oracle<'a> {
         self.scars(&world.sim.core.disk);
     }
 
-    /// The process ended as asked.
-    pub fn drained(&mut self, world: &World) {
+    /// The process ended as asked; `in_time`: it had the time to end all that was under way.
+    pub fn drained(&mut self, world: &World, in_time: bool) {
         self.scars(&world.sim.core.disk);
         for shard in 0..world.stats.len() {
             let open = world.sim.core.open_sockets(shard);
@@ -170,8 +173,12 @@ impl<'a> Oracle<'a> {
                 self.violate("descriptors", format!("shard {shard} ended with {open} sockets open"));
             }
         }
-        // What was under way at the deadline may be repeated.
-        self.crashes.push(world.sim.now().mono);
+        let now = world.sim.now().mono;
+        let trouble = world.sim.core.disk_faults().last().is_some_and(|at| *at + FAULT_TIME >= now);
+        if !in_time || trouble {
+            // What was under way may be repeated.
+            self.crashes.push(now);
+        }
     }
 
     /// Notes which messages the disk's scars concern.
@@ -383,10 +390,12 @@ impl<'a> Oracle<'a> {
             return Some("the disk spoiled its record");
         }
         let crash = self.crashes.iter().find(|crash| **crash >= copy.at && **crash <= next)?;
+        // A log that fails tries again after 64 s at the latest.
+        let faults = world.sim.core.disk_faults();
+        let trouble =
+            faults.iter().any(|at| at <= crash && *at + FAULT_TIME >= *crash && *at + SETTLE_TIME >= copy.told_at);
         let soon = crash.since(copy.told_at) <= SETTLE_TIME || self.stalled_until >= copy.at;
-        let trouble = self.disk_troubles.iter().any(|at| at <= crash);
-        let slow = self.scenario.disk_us.0 > 10_000;
-        (soon || trouble || slow).then_some("a crash before the outcome was durable")
+        (soon || trouble).then_some("a crash before the outcome was durable")
     }
 
     /// An acknowledged message: each recipient delivered or returned.

@@ -285,7 +285,8 @@ impl<'a> Run<'a> {
                 .violate("drain", format!("not over {:?} after it was asked for", limit + Duration::from_secs(20)));
             return;
         }
-        self.oracle.drained(&self.world);
+        let in_time = !now && self.world.sim.now().mono < begin + limit;
+        self.oracle.drained(&self.world, in_time);
         self.world.end(End::Killed);
         self.drains += 1;
         self.start(shards, &[]);
@@ -430,7 +431,7 @@ impl<'a> Run<'a> {
         if !self.until(end, |world| world.sim.stopped()) && !self.world.sim.stopped() {
             self.oracle.violate("drain", "a relay at rest does not stop in 5 s".to_owned());
         }
-        self.oracle.drained(&self.world);
+        self.oracle.drained(&self.world, true);
         let mut found = self.world.durable();
         found.retain(|id, _| !self.oracle.is_excused(*id));
         if !found.is_empty() {

@@ -173,6 +173,7 @@ pub struct Core {
     pub(super) cpus: Vec<Cpu>,
     /// Octets of each connection that the relay has taken in.
     pub(super) handed: BTreeMap<LinkId, u64>,
+    pub(super) disk_faults: Vec<Moment>,
     pub(super) caps: Caps,
     pub(super) kill_at: Option<u64>,
     pub(super) dead: bool,
@@ -201,6 +202,7 @@ impl Core {
             counts: Counts::default(),
             cpus: Vec::new(),
             handed: BTreeMap::new(),
+            disk_faults: Vec::new(),
             caps: Caps::default(),
             kill_at: None,
             dead: false,
@@ -218,6 +220,11 @@ impl Core {
     /// Octets that hosts sent on `link` and a shard has taken in.
     pub fn handed(&self, link: LinkId) -> u64 {
         self.handed.get(&link).copied().unwrap_or(0)
+    }
+
+    /// When an operation of the disk went wrong for a shard, seen by it or not.
+    pub fn disk_faults(&self) -> &[Moment] {
+        &self.disk_faults
     }
 
     /// From now on the relay may have `most` connections at once to all of `hosts` together, standing or attempted.
@@ -426,6 +433,22 @@ impl Core {
     }
 
     pub(super) fn file(&mut self, op: FileOp) -> Event<'static> {
+        let before = self.disk.injected();
+        let event = self.file_event(op);
+        let failed = match &event {
+            Event::FileReady { result, .. } | Event::FileRemoved { result, .. } | Event::Written { result, .. } => {
+                result.is_err()
+            }
+            Event::Read { result, .. } => result.is_err(),
+            _ => false,
+        };
+        if failed || self.disk.injected() > before {
+            self.disk_faults.push(self.now.mono);
+        }
+        event
+    }
+
+    fn file_event(&mut self, op: FileOp) -> Event<'static> {
         match op {
             FileOp::Create { file, path, bytes } => {
                 Event::FileReady { file, result: self.disk.end_create(&path, bytes) }
