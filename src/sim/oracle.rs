@@ -183,7 +183,12 @@ impl<'a> Oracle<'a> {
 
     /// Notes which messages the disk's scars concern.
     pub fn scars(&mut self, disk: &SimDisk) {
-        for Scar { range, contents, path } in disk.take_scars() {
+        for Scar { range, mut contents, path } in disk.take_scars() {
+            if let Some((_, front)) =
+                self.headless.iter().rev().find(|(headless, _)| *headless == path && range.start > 0)
+            {
+                contents[..front.len()].copy_from_slice(front);
+            }
             if range.start == 0 {
                 // With a segment's header everything is lost that is written behind it.
                 let end = usize::try_from(range.end).expect("a file fits memory");

@@ -398,6 +398,8 @@ impl<'a> Run<'a> {
                 Machine::Client(_) => {}
             }
         }
+        // What stands still must go on before its gauges mean anything.
+        self.pass(self.oracle.stalled_until.since(self.world.sim.now().mono) + Duration::from_secs(1));
         let (first, _, give_up) = self.scenario.retry;
         // The longest silence of a peer that is waited for (10 minutes for the reply to a final dot), then the age at
         // which mail is given up.

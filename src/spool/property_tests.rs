@@ -45,7 +45,13 @@ fn segment(commits: &[&dyn Fn(&mut Buffer) -> u32]) -> Vec<u8> {
 fn read(bytes: &[u8]) -> (Merged, Vec<Source>) {
     let sources = match identify(bytes, SEGMENT.number) {
         Identity::Segment { header, intact } => {
-            vec![Source { number: SEGMENT.number, bytes: bytes.len() as u64, header, intact, scan: scan(bytes, &header) }]
+            vec![Source {
+                number: SEGMENT.number,
+                bytes: bytes.len() as u64,
+                header,
+                intact,
+                scan: scan(bytes, &header),
+            }]
         }
         _ => Vec::new(),
     };
