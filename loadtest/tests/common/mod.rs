@@ -305,7 +305,16 @@ pub fn queued(spool: &Path) -> Vec<String> {
     if std::env::var_os("LOADTEST_RELAY_CMD").is_some() {
         return Vec::new();
     }
-    let output = Command::new(PROGRAM).args(["relay", "spool", "list"]).arg(spool).output().unwrap();
+    let list = || Command::new(PROGRAM).args(["relay", "spool", "list"]).arg(spool).output().unwrap();
+    let mut output = list();
+    // A running server may remove a segment between the listing of the folder and its reading.
+    for _ in 0..20 {
+        if output.status.success() {
+            break;
+        }
+        eprintln!("spool list: {}", String::from_utf8_lossy(&output.stderr).trim());
+        output = list();
+    }
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
     let recipients = text.split(" → ").filter_map(|part| part.trim_start().strip_prefix('<')?.split_once("> queued"));
