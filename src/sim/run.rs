@@ -6,7 +6,7 @@
 
 use super::hop::Mood;
 use super::oracle::{Oracle, Violation};
-use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address};
+use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
 use super::world::{Found, Machine, World, config};
 use super::zone::{EVIL_V4, Records, Zone};
 use crate::config::{Host, SmartHost};
@@ -33,6 +33,8 @@ pub struct Outcome {
     pub time: Duration,
     /// Lives of the process that ended without being asked.
     pub crashes: u64,
+    /// Those of them that ended in front of an effect that was chosen, not by the clock.
+    pub killed: u64,
     /// Lives that ended by a drain.
     pub drains: u64,
     /// Faults of the disk that happened.
@@ -75,6 +77,7 @@ struct Run<'a> {
     /// A crash to come, and when it comes at the latest.
     crash: Option<(Crash, Moment)>,
     crashes: u64,
+    killed: u64,
     drains: u64,
     steps: u64,
     second: (Moment, u64),
@@ -90,6 +93,7 @@ impl<'a> Run<'a> {
         config.delivery.connections_per_destination = scenario.connections;
         config.delivery.messages_per_connection = scenario.messages_per_connection;
         config.delivery.idle_timeout = scenario.idle;
+        config.delivery.ipv6 = scenario.ipv6;
         let (first, max, give_up) = scenario.retry;
         (config.delivery.retry.first, config.delivery.retry.max) = (first, max);
         config.delivery.retry.give_up = give_up;
@@ -112,6 +116,7 @@ impl<'a> Run<'a> {
             records,
             crash: None,
             crashes: 0,
+            killed: 0,
             drains: 0,
             steps: 0,
             second: (Moment(0), 0),
@@ -123,13 +128,14 @@ impl<'a> Run<'a> {
         for destination in &self.scenario.destinations {
             let name = &destination.name;
             if destination.implicit {
-                records.host(name, &[destination.exchangers[0].1], &[]);
+                let ip = destination.exchangers[0].1;
+                records.host(name, &[ip], &[v6(ip)]);
                 continue;
             }
             let mut exchangers = Vec::new();
             for (index, (preference, ip)) in destination.exchangers.iter().enumerate() {
                 let exchanger = format!("mx{index}.{name}");
-                records.host(&exchanger, &[*ip], &[]);
+                records.host(&exchanger, &[*ip], &[v6(*ip)]);
                 exchangers.push((*preference, exchanger));
             }
             let exchangers: Vec<(u16, &str)> = exchangers.iter().map(|(p, name)| (*p, name.as_str())).collect();
@@ -159,7 +165,7 @@ impl<'a> Run<'a> {
             core.cap([SMART.into()], most.max(limit));
         } else {
             for destination in &self.scenario.destinations {
-                core.cap(destination.exchangers.iter().map(|(_, ip)| IpAddr::from(*ip)), limit);
+                core.cap(self.scenario.addresses(destination), limit);
             }
             core.cap([SENDERS.into()], limit);
         }
@@ -180,7 +186,10 @@ impl<'a> Run<'a> {
             let latest = self.crash.as_ref().map_or(end, |(_, deadline)| (*deadline).min(end));
             match self.world.step(latest) {
                 Step::Went => {}
-                Step::Killed => self.crash_now(),
+                Step::Killed => {
+                    self.killed += 1;
+                    self.crash_now();
+                }
                 Step::Waited => {
                     if self.crash.as_ref().is_some_and(|(_, deadline)| *deadline <= self.world.sim.now().mono) {
                         self.crash_now();
@@ -448,6 +457,7 @@ impl<'a> Run<'a> {
             hash: core.trace.hash(),
             time: self.world.sim.now().mono.since(Moment(1_000_000_000)),
             crashes: self.crashes,
+            killed: self.killed,
             drains: self.drains,
             disk_faults: core.disk.injected(),
             events: core.counts.events,

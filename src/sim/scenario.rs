@@ -10,7 +10,7 @@ use crate::rt::sim::{DiskFault, DiskOp, EIO, ENOSPC, End, Reading, Rng};
 use crate::spool::Geometry;
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// A domain that receives mail.
@@ -86,6 +86,8 @@ pub struct Scenario {
     pub idle: Duration,
     /// Everything goes to one smart host.
     pub smart_host: bool,
+    /// Exchangers have an IPv6 address too.
+    pub ipv6: bool,
     /// Domains and their exchangers.
     pub destinations: Vec<Destination>,
     /// Clients, of which the last may not relay.
@@ -105,6 +107,12 @@ pub struct Scenario {
 /// The address of client number `n`; one outside of the networks that may relay for the last.
 pub fn client_address(n: usize, clients: usize) -> IpAddr {
     if n + 1 == clients { IpAddr::from([203, 0, 113, 9]) } else { IpAddr::from([127, 9, 0, 1 + n as u8]) }
+}
+
+/// The IPv6 address of the host that has `ip`.
+pub fn v6(ip: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = ip.octets().map(u16::from);
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, a, b, c, d)
 }
 
 /// The host that senders are at.
@@ -150,6 +158,7 @@ impl Scenario {
             retry: (first, first * 4, secs(rng.within(20 * 60..40 * 60))),
             idle: *rng.pick(&[millis(1), secs(5), secs(30)]),
             smart_host: rng.one_in(8),
+            ipv6: rng.one_in(3),
             destinations,
             clients: rng.within(2..5) as usize,
             turn_us: *rng.pick(&[1, 20, 20, 2000]),
@@ -197,13 +206,19 @@ impl Scenario {
             return vec![SMART.into()];
         }
         let found = self.destinations.iter().find(|d| d.name == domain);
-        found.map(|d| d.exchangers.iter().map(|(_, ip)| (*ip).into()).collect()).unwrap_or_default()
+        found.map(|d| self.addresses(d)).unwrap_or_default()
+    }
+
+    /// All addresses of a destination's exchangers.
+    pub fn addresses(&self, destination: &Destination) -> Vec<IpAddr> {
+        let v4 = destination.exchangers.iter().map(|(_, ip)| IpAddr::from(*ip));
+        let v6 = destination.exchangers.iter().filter(|_| self.ipv6).map(|(_, ip)| IpAddr::from(v6(*ip)));
+        v4.chain(v6).collect()
     }
 
     /// All next hops, by the numbers that deeds use.
     pub fn hops(&self) -> Vec<IpAddr> {
-        let mut all: Vec<IpAddr> =
-            self.destinations.iter().flat_map(|d| d.exchangers.iter().map(|(_, ip)| (*ip).into())).collect();
+        let mut all: Vec<IpAddr> = self.destinations.iter().flat_map(|d| self.addresses(d)).collect();
         all.push(SENDERS.into());
         all.push(SMART.into());
         all
@@ -469,7 +484,11 @@ impl fmt::Display for Scenario {
              disk {:?} us, segments of {} KiB",
             self.retry,
             self.idle,
-            if self.smart_host { "smart host" } else { "MX" },
+            match (self.smart_host, self.ipv6) {
+                (true, _) => "smart host",
+                (false, true) => "MX, IPv6 too",
+                (false, false) => "MX",
+            },
             self.turn_us,
             self.window,
             self.disk_us,

@@ -90,12 +90,13 @@ fn crash_at_every_effect(end: End) {
         scenario.deeds.insert(0, (Duration::ZERO, Deed::Crash(crash)));
         let outcome = run(&scenario, None);
         assert_well(&outcome, &format!("{end:?} at effect {effects}"));
-        // What the clients were told and the notifications are a handful of effects; behind them nothing happens.
-        if effects > 120 {
+        // Five seconds passed with fewer effects than that: it had been every one.
+        if outcome.killed == 0 {
             break;
         }
         effects += 1;
     }
+    assert!(effects > 150, "there are more effects than {effects}");
 }
 
 #[test]

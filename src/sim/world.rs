@@ -154,7 +154,7 @@ impl World {
             servers: self.config.dns.servers.clone(),
             timeout: self.config.dns.timeout,
             attempts: self.config.dns.attempts,
-            families: AddressFamilies::Ipv4Only,
+            families: if self.config.delivery.ipv6 { AddressFamilies::default() } else { AddressFamilies::Ipv4Only },
             addresses_only: self.config.delivery.smart_host.is_some(),
             ..DnsSettings::default()
         };
