@@ -378,7 +378,11 @@ impl<'a> Run<'a> {
             }
             Deed::Crash(crash) => {
                 if self.crash.is_none() {
-                    self.world.sim.kill_at_effect(crash.effects);
+                    if crash.in_write {
+                        self.world.sim.kill_in_write(crash.effects);
+                    } else {
+                        self.world.sim.kill_at_effect(crash.effects);
+                    }
                     self.crash = Some((crash.clone(), now + Duration::from_secs(5)));
                 }
             }

@@ -27,8 +27,11 @@ pub struct Destination {
 /// How the process ends and comes back.
 #[derive(Clone, Debug)]
 pub struct Crash {
-    /// Effects that the relay still has before it ends.
+    /// Effects that the relay still has before it ends; with `in_write` the durable writes that it begins, the last of which
+    /// is under way when it ends.
     pub effects: u64,
+    /// See `effects`.
+    pub in_write: bool,
     /// What is lost beside.
     pub end: End,
     /// Shards of the next life.
@@ -317,7 +320,9 @@ fn scar(rng: &mut Rng) -> Deed {
 }
 
 fn crash(rng: &mut Rng) -> Deed {
+    let in_write = rng.one_in(2);
     let effects = match rng.below(3) {
+        _ if in_write => rng.within(1..12),
         0 => rng.within(1..12),
         1 => rng.within(1..200),
         _ => rng.within(1..2000),
@@ -325,6 +330,7 @@ fn crash(rng: &mut Rng) -> Deed {
     let cuts = if rng.one_in(3) { rng.below(3) } else { 0 };
     Deed::Crash(Crash {
         effects,
+        in_write,
         end: if rng.one_in(2) { End::Killed } else { End::PowerLost },
         shards: 1 + rng.below(4) as u16,
         recovery_cuts: (0..cuts).map(|_| rng.below(40) as u32).collect(),

@@ -82,6 +82,7 @@ fn crash_at_every_effect(end: End) {
         scenario.shards = 1 + (effects % 3) as u16;
         let crash = Crash {
             effects,
+            in_write: false,
             end,
             shards: 1 + (effects % 4) as u16,
             recovery_cuts: if effects.is_multiple_of(5) { vec![(effects % 30) as u32] } else { Vec::new() },

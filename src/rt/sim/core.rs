@@ -176,6 +176,8 @@ pub struct Core {
     pub(super) disk_faults: Vec<Moment>,
     pub(super) caps: Caps,
     pub(super) kill_at: Option<u64>,
+    /// Durable writes until the process ends with one under way.
+    pub(super) kill_in_write: Option<u64>,
     pub(super) dead: bool,
     pub(super) spins: Option<usize>,
     /// The window of new connections, octets: from, and so much more at most.
@@ -205,6 +207,7 @@ impl Core {
             disk_faults: Vec::new(),
             caps: Caps::default(),
             kill_at: None,
+            kill_in_write: None,
             dead: false,
             spins: None,
             window: (4096, 60_000),

@@ -73,6 +73,7 @@ impl<S: Shard, H: Host> Sim<S, H> {
         core.trace.record(core.now.mono, &"world", "start", shards.len() as u64, &[]);
         core.dead = false;
         core.kill_at = None;
+        core.kill_in_write = None;
         core.net.tables = shards.iter().map(|_| net::Table::default()).collect();
         core.cpus = shards
             .iter()
@@ -98,6 +99,11 @@ impl<S: Shard, H: Host> Sim<S, H> {
     /// The process ends at its `effects`-th effect from now: that one does not happen, nor any after it.
     pub fn kill_at_effect(&mut self, effects: u64) {
         self.core.kill_at = Some(self.core.counts.effects + effects);
+    }
+
+    /// The process ends when it has begun its `writes`-th durable write from now: that one is under way.
+    pub fn kill_in_write(&mut self, writes: u64) {
+        self.core.kill_in_write = Some(writes);
     }
 
     /// Whether every shard has stopped by itself.

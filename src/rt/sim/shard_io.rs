@@ -181,6 +181,11 @@ impl Io for Side<'_> {
         if self.lives("write durable", offset, &buffer[start..]) {
             let path = self.path(file);
             self.disk(FileOp::Write { token, path, offset, buffer, start });
+            let core = &mut *self.core;
+            if let Some(left) = &mut core.kill_in_write {
+                *left = left.saturating_sub(1);
+                core.dead = *left == 0;
+            }
         }
     }
 
