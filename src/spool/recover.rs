@@ -125,13 +125,16 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
             let path = folder.join(segment_name(*number));
             let read = disk.read(&path, &mut bytes).map_err(failed("cannot read", &path));
             let result = read.map(|()| {
+                let length = bytes.len() as u64;
+                // A file that was cut off inside a block is read as `complete_blocks` will leave it.
+                bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
                 let identity = identify(&bytes, *number);
                 let scan = match &identity {
                     Identity::Segment { header, .. } => scan(&bytes, header),
                     _ => Scan::default(),
                 };
                 let sum = if identity == Identity::Unreadable { crc32fast::hash(&bytes) } else { 0 };
-                (*number, identity, scan, (bytes.len() as u64, u64::from(sum)))
+                (*number, identity, scan, (length, u64::from(sum)))
             });
             if let Ok(mut results) = results.lock() {
                 results.push(result);
