@@ -426,7 +426,8 @@ impl<'a> Oracle<'a> {
                 // Nobody is told if there is nobody to tell, or nobody who can be told.
                 let sender = sent.letter.sender.to_ascii_lowercase();
                 let nobody = sender.is_empty() || self.failed_for_good(world, account, sent, &sender).is_some();
-                let known = nobody && reason.is_some();
+                // Or the disk spoiled the record of the notification, whose number only the relay knew.
+                let known = reason.is_some() && (nobody || !self.excused.is_empty());
                 if !known && !number.is_some_and(|id| self.excuse(id)) {
                     self.violate(
                         "lost",

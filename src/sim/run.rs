@@ -224,6 +224,9 @@ impl<'a> Run<'a> {
         if let Some((at, host, open, most)) = self.world.sim.core.over_cap().first() {
             oracle.violate("connection limit", format!("{host}: {open} of {most} at {:.3} s", at.0 as f64 / 1e9));
         }
+        if let Some(path) = self.world.sim.core.disk.written_again().first() {
+            oracle.violate("failed segment", format!("{} was written again after a write had failed", path.display()));
+        }
         if let Some(shard) = self.world.sim.spins() {
             oracle.violate("live-lock", format!("shard {shard} takes turn after turn and nothing comes of it"));
         }

@@ -139,15 +139,16 @@ impl Scenario {
         let mut rng = Rng::new(crate::rt::sim::rng::mix(seed ^ 0x52_49_4e_47));
         let rng = &mut rng;
         let shards = 1 + rng.below(4) as u16;
-        let chunk_bytes = *rng.pick(&[2048, 8192, 32 << 10]);
-        let commit_bytes = (chunk_bytes * 2).max(64 << 10);
-        let segment_bytes = commit_bytes * *rng.pick(&[8, 16]);
+        let chunk_bytes = *rng.pick(&[2048_u32, 8192, 32 << 10]);
+        // Small segments are full soon: they are freed, used again and compacted while the scenario lasts.
+        let small = chunk_bytes < 32 << 10 && rng.one_in(2);
+        let commit_bytes = if small { 32 << 10 } else { 64 << 10 };
         let geometry = Geometry {
-            segment_bytes,
+            segment_bytes: commit_bytes * if small { 4 } else { *rng.pick(&[8, 16]) },
             commit_bytes,
             chunk_bytes,
-            reserve_bytes: commit_bytes,
-            last_reserve_bytes: 8192,
+            reserve_bytes: commit_bytes / 2,
+            last_reserve_bytes: 4096,
         };
         let destinations = destinations(rng);
         let first = secs(rng.within(5..60));
@@ -239,21 +240,25 @@ struct Themes {
     clock: bool,
     large: bool,
     scars: bool,
+    /// Crash upon crash.
+    storm: bool,
 }
 
 impl Themes {
     fn draw(rng: &mut Rng, scars: bool) -> Themes {
+        let storm = rng.one_in(6);
         let mut one = || rng.one_in(2);
         Themes {
             hops: one(),
             network: one(),
             dns: one(),
             disk: one(),
-            crashes: one(),
+            crashes: one() || storm,
             clients: one(),
             clock: one() && one(),
             large: one(),
             scars,
+            storm,
         }
     }
 }
@@ -282,6 +287,9 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
     let hops = scenario.hops();
     let hop = if scenario.smart_host { hops.len() - 1 } else { rng.below(hops.len() as u64 - 2 + 1) as usize };
     let hop = if hop == hops.len() - 2 && !scenario.smart_host { rng.below(hop.max(1) as u64) as usize } else { hop };
+    if themes.storm && rng.one_in(6) {
+        return crash(rng);
+    }
     for _ in 0..8 {
         return match rng.below(14) {
             0 | 1 if themes.hops => Deed::Mood { hop, mood: mood(rng) },
@@ -290,7 +298,7 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
             4 if themes.dns => Deed::Dns { server: rng.below(2) as usize, mood: *rng.pick(&DnsMood::ALL) },
             5 if themes.disk => disk(rng),
             6 if themes.disk && rng.one_in(2) => Deed::DiskMended,
-            7 if themes.crashes && rng.one_in(2) => crash(rng),
+            7 if themes.crashes => crash(rng),
             8 if themes.crashes && rng.one_in(4) => Deed::Drain { now: rng.one_in(3), shards: 1 + rng.below(4) as u16 },
             9 if themes.clock => match rng.below(3) {
                 0 => Deed::WallJump { milliseconds: rng.within(1000..600_000) as i64 },

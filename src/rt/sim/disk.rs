@@ -190,6 +190,9 @@ struct State {
     /// Bytes that fit; what would need more fails with ENOSPC.
     room: Option<u64>,
     scars: Vec<Scar>,
+    /// Files with a write that failed in this life of the process, and those of them that were written again.
+    failed: BTreeSet<PathBuf>,
+    written_again: Vec<PathBuf>,
     /// Operations through [`Disk`] until the power goes; then all fail.
     power: Option<u32>,
     /// Operations so far through [`Disk`].
@@ -210,6 +213,8 @@ impl SimDisk {
             faults: VecDeque::new(),
             room: None,
             scars: Vec::new(),
+            failed: BTreeSet::new(),
+            written_again: Vec::new(),
             power: None,
             operations: 0,
             injected: 0,
@@ -298,6 +303,11 @@ impl SimDisk {
         self.state().files.iter().map(|(path, file)| (path.clone(), file.length)).collect()
     }
 
+    /// Files that were written again after a write or sync of them had failed, in the same life of the process.
+    pub fn written_again(&self) -> Vec<PathBuf> {
+        self.state().written_again.clone()
+    }
+
     /// All bytes of a file, whether they can be read or not.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         self.state().files.get(path).map(SimFile::contents)
@@ -308,7 +318,10 @@ impl SimDisk {
     pub(super) fn end_write(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let state = &mut *self.state();
         let fault = state.fault(DiskOp::Write);
-        let State { files, rng, scars, .. } = state;
+        let State { files, rng, scars, failed, written_again, .. } = state;
+        if failed.contains(path) {
+            written_again.push(path.to_owned());
+        }
         let file = files.get_mut(path).ok_or_else(|| errno(libc::ENOENT))?;
         match fault {
             None => file.write(offset, bytes, true),
@@ -325,6 +338,7 @@ impl SimDisk {
                         file.lost.insert(number);
                     }
                 }
+                failed.insert(path.to_owned());
                 return Err(errno(number));
             }
             Some(DiskFault::Lost) => scars.push(file.missing(path, offset, bytes)),
@@ -404,6 +418,7 @@ impl SimDisk {
     pub(super) fn end(&self, end: End) {
         let state = &mut *self.state();
         state.power = None;
+        state.failed.clear();
         if end == End::PowerLost {
             state.files.values_mut().for_each(SimFile::lose_cache);
         }
@@ -438,7 +453,10 @@ impl State {
     fn remove(&mut self, path: &Path) -> io::Result<()> {
         match self.fault(DiskOp::Remove) {
             Some(DiskFault::Error(number)) => Err(errno(number)),
-            _ => self.files.remove(path).map(drop).ok_or_else(|| errno(libc::ENOENT)),
+            _ => {
+                self.failed.remove(path);
+                self.files.remove(path).map(drop).ok_or_else(|| errno(libc::ENOENT))
+            }
         }
     }
 
