@@ -292,6 +292,20 @@ fn a_failed_sync_is_final_for_its_segment() {
     assert_eq!(w.live(), [c], "the outcome of the failed commit went into the next segment");
 }
 
+/// Found by the simulator: the message had been refused, and was delivered after the next start.
+#[test]
+fn a_failed_commit_is_disowned_though_nothing_follows() {
+    let mut w = World::new(11, 1, small());
+    let refused = w.accept(0, 1, 1000).unwrap();
+    w.turn();
+    w.fail_sync(0);
+    w.turn();
+    assert_eq!(w.known[&refused].state, State::Refused);
+    w.quiesce();
+    w.crash(1);
+    assert_eq!(w.live(), []);
+}
+
 /// A life in which write number `fails` reads back but never comes to the disk, because its sync fails; the process is
 /// killed, goes on, and the power fails. `false`: there was no such write.
 fn unsynced_life(fails: usize) -> bool {
