@@ -19,6 +19,9 @@ pub const VERSION: u16 = 1;
 pub const RECORD_HEADER: usize = 40;
 /// Bytes of a Commit record: its header and its payload.
 pub const COMMIT_RECORD: usize = RECORD_HEADER + COMMIT_PAYLOAD;
+/// No sequence, commit number or message id gets so far. What has one, and right checksums, was forged: it is not read,
+/// so that there is room to count on from what is.
+const NUMBER_MAX: u64 = u64::MAX - (1 << 40);
 /// Marks a record header beside its kind.
 const RECORD_MAGIC: u8 = 0xb5;
 const COMMIT_PAYLOAD: usize = 40;
@@ -78,6 +81,9 @@ impl SegmentHeader {
             return None;
         }
         if crc32fast::hash(block.get(..SEGMENT_HEADER - 4)?) != u32_at(block, SEGMENT_HEADER - 4)? {
+            return None;
+        }
+        if u64_at(block, 16)? > NUMBER_MAX {
             return None;
         }
         Some(SegmentHeader {
@@ -205,6 +211,9 @@ pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<Re
         return None;
     }
     if header_crc(header, place) != u32_at(header, 0)? {
+        return None;
+    }
+    if u64_at(header, 24)? > NUMBER_MAX || u64_at(header, 32)? > NUMBER_MAX {
         return None;
     }
     Some(RecordHeader {

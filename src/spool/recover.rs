@@ -120,12 +120,15 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path) -> Result<Folder, Reco
             let path = folder.join(segment_name(*number));
             let read = disk.read(&path, &mut bytes).map_err(failed("cannot read", &path));
             let result = read.map(|()| {
+                let length = bytes.len() as u64;
+                // A file that was cut off inside a block is read as `complete_blocks` will leave it.
+                bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
                 let identity = identify(&bytes, *number);
                 let scan = match &identity {
                     Identity::Segment { header, .. } => scan(&bytes, header),
                     _ => Scan::default(),
                 };
-                (*number, identity, scan, bytes.len() as u64)
+                (*number, identity, scan, length)
             });
             if let Ok(mut results) = results.lock() {
                 results.push(result);

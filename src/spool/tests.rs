@@ -307,6 +307,22 @@ fn an_aborted_stream_leaves_nothing() {
     assert_eq!(w.live(), []);
 }
 
+/// Found by fuzzing: counting on from a forged sequence overflowed.
+#[test]
+fn numbers_at_the_end_of_counting_are_not_believed() {
+    let mut w = World::new(14, 1, small());
+    let id = w.accept(0, 1, 500).unwrap();
+    w.quiesce();
+    let created = w.now.wall;
+    let bytes = small().segment_bytes;
+    let header = format::SegmentHeader { log: 0, number: 9, sequence: u64::MAX, stamp: 1, created, bytes };
+    let mut block = vec![0; crate::rt::buffer::BLOCK];
+    header.write(&mut block);
+    w.disk.files.lock().unwrap().insert(w.path("seg-00000009.log"), block);
+    w.crash(1);
+    assert_eq!((w.live(), w.damage.len()), (vec![id], 1));
+}
+
 /// Found by fuzzing: its record was found, and could not be read, as reads end with the block.
 #[test]
 fn a_message_in_front_of_a_cut_inside_its_block_is_delivered() {
