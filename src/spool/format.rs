@@ -218,6 +218,9 @@ pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<Re
     if u64_at(header, 24)? > NUMBER_MAX || u64_at(header, 32)? > NUMBER_MAX {
         return None;
     }
+    if u64_at(header, 24)? > NUMBER_MAX || u64_at(header, 32)? > NUMBER_MAX {
+        return None;
+    }
     Some(RecordHeader {
         kind: Kind::from_byte(header[8])?,
         length: u32_at(header, 12)?,
