@@ -246,7 +246,7 @@ struct Themes {
 
 impl Themes {
     fn draw(rng: &mut Rng, scars: bool) -> Themes {
-        let storm = rng.one_in(6);
+        let storm = rng.one_in(4);
         let mut one = || rng.one_in(2);
         Themes {
             hops: one(),
@@ -330,7 +330,7 @@ fn scar(rng: &mut Rng) -> Deed {
 fn crash(rng: &mut Rng) -> Deed {
     let in_write = rng.one_in(2);
     let effects = match rng.below(3) {
-        _ if in_write => rng.within(1..12),
+        _ if in_write => rng.within(1..4),
         0 => rng.within(1..12),
         1 => rng.within(1..200),
         _ => rng.within(1..2000),
