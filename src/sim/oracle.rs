@@ -5,7 +5,7 @@
 //! or a crash for a delivery that was repeated, a scar of the disk for a record that is gone.
 
 use super::client::Sent;
-use super::hop::{Mood, Received, Refusal};
+use super::hop::{At, Mood, Received, Refusal};
 use super::scenario::Scenario;
 use super::world::{Found, World};
 use super::zone::Records;
@@ -16,7 +16,6 @@ use crate::time::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Something that must not be.
@@ -55,8 +54,8 @@ pub struct Oracle<'a> {
     disk_troubles: Vec<Moment>,
     /// Messages that a scar of the disk may have cost.
     excused: BTreeSet<MessageId>,
-    /// Files whose first commit of a life is scarred, and what should stand there.
-    headless: Vec<(PathBuf, Vec<u8>)>,
+    /// A segment's first commit is scarred: what else that may have cost only the relay knew. Everything is excused.
+    headless: bool,
     /// Hosts that announced a SIZE or no 8BITMIME at some time.
     small: BTreeSet<IpAddr>,
     /// Acknowledged messages.
@@ -129,7 +128,7 @@ impl<'a> Oracle<'a> {
             crashes: Vec::new(),
             disk_troubles: Vec::new(),
             excused: BTreeSet::new(),
-            headless: Vec::new(),
+            headless: false,
             small: BTreeSet::new(),
             accepted: 0,
             delivered: 0,
@@ -148,7 +147,8 @@ impl<'a> Oracle<'a> {
 
     /// A hop's mood changes.
     pub fn mood(&mut self, hop: IpAddr, mood: &Mood) {
-        if mood.size.is_some() || !mood.eight_bit || mood.old {
+        // Without EHLO there is no 8BITMIME.
+        if mood.size.is_some() || !mood.eight_bit || mood.old || mood.acts.iter().any(|(at, _, _)| *at == At::Ehlo) {
             self.small.insert(hop);
         }
     }
@@ -183,26 +183,10 @@ impl<'a> Oracle<'a> {
 
     /// Notes which messages the disk's scars concern.
     pub fn scars(&mut self, disk: &SimDisk) {
-        for Scar { range, mut contents, path } in disk.take_scars() {
-            if let Some((_, front)) =
-                self.headless.iter().rev().find(|(headless, _)| *headless == path && range.start > 0)
-            {
-                contents[..front.len()].copy_from_slice(front);
-            }
-            if range.start == 0 {
-                // With a segment's header everything is lost that is written behind it.
-                let end = usize::try_from(range.end).expect("a file fits memory");
-                self.headless.push((path, contents[..end].to_vec()));
-            }
+        for Scar { range, contents, .. } in disk.take_scars() {
+            // With a segment's header all is lost that is written behind it, and moved there by compaction.
+            self.headless |= range.start == 0;
             self.excused.extend(named_in(&contents, range));
-        }
-        for (path, front) in &self.headless {
-            let Some(mut contents) = disk.contents(path).filter(|contents| contents.len() >= front.len()) else {
-                continue;
-            };
-            contents[..front.len()].copy_from_slice(front);
-            let all = 0..contents.len() as u64;
-            self.excused.extend(named_in(&contents, all));
         }
     }
 
@@ -238,11 +222,11 @@ impl<'a> Oracle<'a> {
 
     /// Whether a scar of the disk concerns this message.
     pub fn is_excused(&self, id: MessageId) -> bool {
-        self.excused.contains(&id)
+        self.headless || self.excused.contains(&id)
     }
 
     fn excuse(&mut self, id: MessageId) -> bool {
-        let excused = self.excused.contains(&id);
+        let excused = self.is_excused(id);
         self.excused_recipients += u64::from(excused);
         excused
     }
@@ -293,7 +277,7 @@ impl<'a> Oracle<'a> {
             }
         }
         // What the disk spoiled cannot be returned either: it stays until an operator looks.
-        if world.queued() > self.excused.len() as u64 {
+        if !self.headless && world.queued() > self.excused.len() as u64 {
             let left = world.durable();
             self.violate("rest", format!("{} messages are never delivered or returned: {left:?}", world.queued()));
         }
@@ -377,7 +361,7 @@ impl<'a> Oracle<'a> {
             self.duplicates += 1;
             // The network may turn their order round.
             let overtaken = !is_known(world, pair[1].1) && pair[1].1.opened <= pair[0].1.at;
-            if !overtaken && self.why_again(world, sent, pair[0].1, pair[1].1.at).is_none() {
+            if !overtaken && self.why_again(world, pair[0].1, pair[1].1.at).is_none() {
                 let (first, second) = (pair[0].1.at.0 as f64 / 1e9, pair[1].1.at.0 as f64 / 1e9);
                 let what = format!("#{} to {to} at {first:.3} s and again at {second:.3} s", sent.letter.mark);
                 self.violate("duplicate", what);
@@ -386,12 +370,12 @@ impl<'a> Oracle<'a> {
     }
 
     /// Why something may follow after `copy` was delivered.
-    fn why_again(&self, world: &World, sent: &Sent, copy: &Received, next: Moment) -> Option<&'static str> {
+    fn why_again(&self, world: &World, copy: &Received, next: Moment) -> Option<&'static str> {
         if !is_known(world, copy) {
             return Some("the reply was lost");
         }
-        let id = sent.accepted().and_then(|id| id.parse().ok());
-        if id.is_some_and(|id| self.excused.contains(&id)) {
+        // From the copy: who left before the answer does not know it.
+        if id_of(copy).is_some_and(|id| self.is_excused(id)) {
             return Some("the disk spoiled its record");
         }
         let crash = self.crashes.iter().find(|crash| **crash >= copy.at && **crash <= next)?;
@@ -427,7 +411,7 @@ impl<'a> Oracle<'a> {
                 let sender = sent.letter.sender.to_ascii_lowercase();
                 let nobody = sender.is_empty() || self.failed_for_good(world, account, sent, &sender).is_some();
                 // Or the disk spoiled the record of the notification, whose number only the relay knew.
-                let known = reason.is_some() && (nobody || !self.excused.is_empty());
+                let known = reason.is_some() && (nobody || self.headless || !self.excused.is_empty());
                 if !known && !number.is_some_and(|id| self.excuse(id)) {
                     self.violate(
                         "lost",
@@ -439,7 +423,7 @@ impl<'a> Oracle<'a> {
             if notes.is_empty() {
                 continue;
             }
-            let excused = number.is_some_and(|id| self.excused.contains(&id));
+            let excused = number.is_some_and(|id| self.is_excused(id));
             if reason.is_none() && !excused {
                 self.violate("bounce", format!("#{mark} {id} to {to} was returned without a reason"));
             }
@@ -489,6 +473,12 @@ impl<'a> Oracle<'a> {
             }
         }
     }
+}
+
+/// The number under which the relay took it, from our Received header.
+fn id_of(copy: &Received) -> Option<MessageId> {
+    let at = memchr::memmem::find(&copy.data, b" with ESMTP id ")? + 15;
+    std::str::from_utf8(copy.data.get(at..at + 13)?).ok()?.parse().ok()
 }
 
 /// Whether the relay was told that `copy` was taken.

@@ -142,7 +142,7 @@ const KNOWN: &[(Bug, u64)] = &[];
 /// `RINGPOST_BUG` names one of them.
 fn planted(fourth: usize) {
     let table = std::env::var("RINGPOST_SEEDS").is_ok();
-    let most = seeds(400);
+    let most = seeds(2500);
     let mut missed = Vec::new();
     let only = std::env::var("RINGPOST_BUG").ok();
     let wanted = |bug: &&Bug| only.as_ref().is_none_or(|only| format!("{bug:?}") == *only);
