@@ -51,6 +51,8 @@ pub struct Oracle<'a> {
     pub stalled_until: Moment,
     /// Ends of lives that were not asked for, and what a shard had not been told of yet.
     crashes: Vec<Moment>,
+    /// All ends of lives.
+    ends: Vec<Moment>,
     disk_troubles: Vec<Moment>,
     /// Messages that a scar of the disk may have cost.
     excused: BTreeSet<MessageId>,
@@ -126,6 +128,7 @@ impl<'a> Oracle<'a> {
             wall_jumps: false,
             stalled_until: Moment(0),
             crashes: Vec::new(),
+            ends: Vec::new(),
             disk_troubles: Vec::new(),
             excused: BTreeSet::new(),
             headless: false,
@@ -161,6 +164,7 @@ impl<'a> Oracle<'a> {
     /// The process ends without being asked.
     pub fn crashed(&mut self, world: &World) {
         self.crashes.push(world.sim.now().mono);
+        self.ends.push(world.sim.now().mono);
         self.scars(&world.sim.core.disk);
     }
 
@@ -174,6 +178,7 @@ impl<'a> Oracle<'a> {
             }
         }
         let now = world.sim.now().mono;
+        self.ends.push(now);
         let trouble = world.sim.core.disk_faults().last().is_some_and(|at| *at + FAULT_TIME >= now);
         if !in_time || trouble {
             // What was under way may be repeated.
@@ -389,9 +394,11 @@ impl<'a> Oracle<'a> {
 
     /// An acknowledged message: each recipient delivered or returned.
     fn check_promise(&mut self, world: &World, account: &Account<'_>, sent: &Sent) {
-        if let (Some(ended), None) = (sent.ended, &sent.verdict) {
+        // 421 is what a relay says that has lost patience: it did not see the end.
+        let answered = sent.verdict.as_ref().is_some_and(|(reply, _, _)| !reply.starts_with("421"));
+        if let (Some(ended), false) = (sent.ended, answered) {
             // A machine without power does not say so: its clients learn it late.
-            let crashed = self.crashes.iter().any(|crash| *crash + Duration::from_secs(300) >= ended);
+            let crashed = self.ends.iter().any(|end| *end + Duration::from_secs(300) >= ended);
             if !sent.left && !crashed {
                 self.violate("silence", format!("#{} was sent to its end and never answered", sent.letter.mark));
             }

@@ -246,7 +246,7 @@ struct Themes {
 
 impl Themes {
     fn draw(rng: &mut Rng, scars: bool) -> Themes {
-        let storm = rng.one_in(4);
+        let storm = rng.one_in(8);
         let mut one = || rng.one_in(2);
         Themes {
             hops: one(),
