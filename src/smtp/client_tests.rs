@@ -324,5 +324,5 @@ fn quit_waits_for_the_transactions_that_have_started() {
     d.client.quit(NOW);
     assert_eq!(d.hear("250 ok\r\n250 ok\r\n354 go\r\n"), "<1>x\r\n.\r\n");
     assert_eq!(d.hear("250 ok\r\n"), "QUIT\r\n");
-    assert_eq!(d.client.poll_timeout(), Some(NOW + limits::CLIENT_COMMAND_TIMEOUT));
+    assert_eq!(d.client.poll_timeout(), Some(NOW + limits::CLIENT_QUIT_TIMEOUT));
 }

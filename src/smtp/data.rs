@@ -92,17 +92,22 @@ impl DataScanner {
         } else if planted!(DotInsideLine) && self.place == Place::Inside {
             self.place = Place::LineStart;
         }
-        // In two parts where the limit falls into the piece, so that the first fault is the first in any split.
-        let room = self.max_bytes.saturating_add(TERMINATOR_BYTES).saturating_sub(self.bytes);
-        let (within, above) = input.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(input.len()));
+        let most = self.max_bytes.saturating_add(TERMINATOR_BYTES);
+        // The first octet too many is met at its place. Which fault comes first, and so the client's reply, would otherwise
+        // depend on how the network cut the data.
+        let to_limit = usize::try_from(most.saturating_add(1).saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+        let (within, above) = input.split_at(to_limit.min(input.len()));
         let mut end = self.find_end(within);
-        if end.is_none() && !above.is_empty() {
+        self.bytes += end.unwrap_or(within.len()) as u64;
+        if self.bytes > most {
             self.found(Fault::TooBig);
-            end = self.find_end(above).map(|end| within.len() + end);
         }
-        let consumed = end.unwrap_or(input.len());
-        self.bytes += consumed as u64;
-        Scanned { consumed, ended: end.is_some() }
+        if end.is_none() && !above.is_empty() {
+            let above_end = self.find_end(above);
+            self.bytes += above_end.unwrap_or(above.len()) as u64;
+            end = above_end.map(|at| within.len() + at);
+        }
+        Scanned { consumed: end.unwrap_or(input.len()), ended: end.is_some() }
     }
 
     /// The bytes up to and with the terminator, if `input` has it.
