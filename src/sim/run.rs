@@ -290,14 +290,15 @@ impl<'a> Run<'a> {
         self.world.control(if now { Control::Stop } else { Control::Drain });
         let limit = if now { Duration::ZERO } else { self.world.config.drain_timeout };
         // A stalled disk or core keeps it for as long as it stalls.
-        let begin = self.world.sim.now().mono.max(self.oracle.stalled_until);
+        let asked = self.world.sim.now().mono;
+        let begin = asked.max(self.oracle.stalled_until);
         let end = begin + limit + Duration::from_secs(20);
         if !self.until(end, |world| world.sim.stopped()) && self.oracle.violations.is_empty() {
             self.oracle
                 .violate("drain", format!("not over {:?} after it was asked for", limit + Duration::from_secs(20)));
             return;
         }
-        let in_time = !now && self.world.sim.now().mono < begin + limit;
+        let in_time = !now && self.world.sim.now().mono < asked + limit;
         self.oracle.drained(&self.world, in_time);
         self.world.end(End::Killed);
         self.drains += 1;

@@ -18,8 +18,13 @@ use std::time::Duration;
 /// Where all files stand.
 pub const FOLDER: &str = "/spool";
 /// Small, so that a few messages fill segments.
-pub const GEOMETRY: Geometry =
-    Geometry { segment_bytes: 40 << 10, commit_bytes: 8 << 10, reserve_bytes: 8 << 10, last_reserve_bytes: 4096 };
+pub const GEOMETRY: Geometry = Geometry {
+    segment_bytes: 40 << 10,
+    commit_bytes: 8 << 10,
+    chunk_bytes: 8 << 10,
+    reserve_bytes: 8 << 10,
+    last_reserve_bytes: 4096,
+};
 
 const TRACE: &[u8] = b"Received: from test\r\n";
 
@@ -176,7 +181,7 @@ impl World {
 
     fn recover(&self, disk: &dyn Disk) -> Result<Recovery, RecoveryError> {
         let shards = u16::try_from(self.shards).expect("a few");
-        let options = Options { shards, wall: self.now.wall, seed: self.starts, geometry: GEOMETRY };
+        let options = Options { shards, wall: self.now.wall, seed: self.starts, geometry: GEOMETRY, scan_threads: 1 };
         recover(disk, Path::new(FOLDER), options)
     }
 
