@@ -1,6 +1,6 @@
 //! The simulated backend: shards, a network of named hosts and a disk, in one thread, on virtual time, from one seed.
 //!
-//! [`Sim`] stands where `uring`'s driver stands: it hands a [`Shard`] its events and is its [`Io`]. Which event comes
+//! [`Sim`] stands where `uring`'s driver stands: it hands a [`Shard`] its events and is its [`Io`](super::Io). Which event comes
 //! when, how it is cut, which shard runs first and how long it is busy is drawn from the seed, so the same seed and the
 //! same calls give the same run, and [`Trace`] proves it. Time moves only when nothing is due.
 //!
