@@ -7,6 +7,7 @@
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use crate::time::{Moment, Wall};
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Where a reply belongs.
@@ -16,6 +17,8 @@ pub enum At {
     Greeting,
     Ehlo,
     Mail,
+    /// MAIL on a connection that has carried one before; what is set for `Mail` goes first.
+    MailAgain,
     Rcpt,
     Data,
     /// The reply to the final dot.
@@ -68,6 +71,8 @@ pub struct Mood {
     pub pipelining: bool,
     /// EHLO is unknown: 502, only HELO works.
     pub old: bool,
+    /// Replies to RCPT by address, with CRLF, the next first; when none is left, as to others.
+    pub rcpt: BTreeMap<String, VecDeque<String>>,
     /// Recipients refused for good, in a thousand: by their name, always the same ones.
     pub unknown_permille: u32,
 }
@@ -87,6 +92,7 @@ impl Default for Mood {
             eight_bit: true,
             pipelining: true,
             old: false,
+            rcpt: BTreeMap::new(),
             unknown_permille: 0,
         }
     }
@@ -103,6 +109,8 @@ pub struct Received {
     pub link: LinkId,
     /// When that was made.
     pub opened: Moment,
+    /// The relay's address on it.
+    pub from: IpAddr,
     /// Reverse-path.
     pub sender: String,
     /// Forward-paths that were taken.
@@ -143,9 +151,9 @@ enum Out {
     Close,
 }
 
-#[derive(Default)]
 struct Call {
     opened: Moment,
+    from: IpAddr,
     counted: bool,
     mute: bool,
     input: Vec<u8>,
@@ -158,6 +166,27 @@ struct Call {
     armed: bool,
     written: u64,
     mails: u32,
+}
+
+impl Call {
+    fn new(opened: Moment, from: IpAddr) -> Self {
+        Call {
+            opened,
+            from,
+            counted: false,
+            mute: false,
+            input: Vec::new(),
+            scanned: 0,
+            in_data: false,
+            in_mail: false,
+            sender: String::new(),
+            recipients: Vec::new(),
+            out: VecDeque::new(),
+            armed: false,
+            written: 0,
+            mails: 0,
+        }
+    }
 }
 
 /// See the module. One for each address.
@@ -193,7 +222,7 @@ impl Host for Hop {
 
     fn handle(&mut self, event: HostEvent<'_>, side: &mut HostSide<'_>) {
         match event {
-            HostEvent::Accepted { link, .. } => self.accepted(link, side),
+            HostEvent::Accepted { link, from, .. } => self.accepted(link, from, side),
             HostEvent::Received { link, bytes } => {
                 let Some(mut call) = self.calls.remove(&link) else { return };
                 call.input.extend_from_slice(bytes);
@@ -233,9 +262,9 @@ impl Hop {
         }
     }
 
-    fn accepted(&mut self, link: LinkId, side: &mut HostSide<'_>) {
+    fn accepted(&mut self, link: LinkId, from: IpAddr, side: &mut HostSide<'_>) {
         self.connects += 1;
-        let mut call = Call { opened: side.now().mono, ..Call::default() };
+        let mut call = Call::new(side.now().mono, from);
         let open = if self.mood.max_open.is_some_and(|max| self.open >= max) {
             self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);
             self.end(link, &mut call, side)
@@ -305,6 +334,7 @@ impl Hop {
                 wall: now.wall,
                 link,
                 opened: call.opened,
+                from: call.from,
                 sender,
                 recipients,
                 data,
@@ -353,7 +383,9 @@ impl Hop {
             self.most_mails = self.most_mails.max(call.mails);
             call.sender = address(line);
             call.recipients.clear();
-            let (positive, open) = self.act(At::Mail, link, call, "250 2.1.0 ok\r\n", side);
+            let set = |at: At| self.mood.acts.iter().any(|(of, _, _)| *of == at);
+            let at = if call.mails > 1 && set(At::MailAgain) && !set(At::Mail) { At::MailAgain } else { At::Mail };
+            let (positive, open) = self.act(at, link, call, "250 2.1.0 ok\r\n", side);
             call.in_mail = positive;
             open
         } else if upper.starts_with("RCPT TO:") {
@@ -396,7 +428,8 @@ impl Hop {
             self.refusals.push(Refusal { at: now, recipient: Some(to), permanent: unknown });
             return self.say(link, call, reply.to_vec(), side);
         }
-        let act = self.choose(At::Rcpt, side);
+        let next = self.mood.rcpt.get_mut(&to).and_then(VecDeque::pop_front);
+        let act = next.map(Act::Say).or_else(|| self.choose(At::Rcpt, side));
         if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
             self.refusals.push(Refusal { at: now, recipient: Some(to.clone()), permanent: text.starts_with('5') });
         }

@@ -413,7 +413,7 @@ impl<'a> Run<'a> {
             match machine {
                 Machine::Hop(hop) => hop.mood = Mood::default(),
                 Machine::Zone(zone) => zone.calm(),
-                Machine::Client(_) => {}
+                Machine::Client(_) | Machine::Other(_) => {}
             }
         }
         // What stands still must go on before its gauges mean anything.

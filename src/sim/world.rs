@@ -36,6 +36,8 @@ pub enum Machine {
     Client(Box<Client>),
     /// It answers questions.
     Zone(Box<Zone>),
+    /// It does what a test tells it.
+    Other(Box<dyn Host>),
 }
 
 impl Host for Machine {
@@ -44,6 +46,7 @@ impl Host for Machine {
             Machine::Hop(hop) => hop.listens(port),
             Machine::Client(client) => client.listens(port),
             Machine::Zone(zone) => zone.listens(port),
+            Machine::Other(host) => host.listens(port),
         }
     }
 
@@ -52,6 +55,7 @@ impl Host for Machine {
             Machine::Hop(hop) => hop.handle(event, side),
             Machine::Client(client) => client.handle(event, side),
             Machine::Zone(zone) => zone.handle(event, side),
+            Machine::Other(host) => host.handle(event, side),
         }
     }
 }
@@ -108,7 +112,8 @@ pub struct World {
     /// Lives begun.
     pub lives: u32,
     rng: Rng,
-    mailboxes: Mailboxes,
+    /// What crosses cores. New with each life.
+    pub mailboxes: Mailboxes,
     links: Vec<(EventSource, HistogramSource)>,
 }
 

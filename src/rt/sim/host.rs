@@ -75,6 +75,15 @@ impl HostSide<'_> {
         id
     }
 
+    /// As [`HostSide::connect`], to the listener of one shard: it fails if that has stopped listening.
+    pub fn connect_to_shard(&mut self, listener: usize, shard: usize) -> LinkId {
+        let id = self.connect(listener);
+        if let Some(link) = self.core.net.links.get_mut(&id) {
+            link.only = Some(shard);
+        }
+        id
+    }
+
     /// Sends octets. Whatever the relay does with them, the host does not wait.
     pub fn write(&mut self, link: LinkId, bytes: &[u8]) {
         if self.core.host_end(link).is_some() && !bytes.is_empty() {

@@ -214,6 +214,7 @@ impl<S: Shard, H: Host> Sim<S, H> {
             What::Knock(id) => {
                 let Some(link) = core.net.links.get(&id) else { return };
                 let (ip, port, shard, datagram) = (link.host, link.to.port(), link.shard, link.datagram);
+                let from = link.from;
                 if !link.relay_open || core.net.paths.get(&ip).is_some_and(|path| path.silent) {
                     core.net.forget_if_over(id);
                     return;
@@ -226,7 +227,7 @@ impl<S: Shard, H: Host> Sim<S, H> {
                         if let Some(link) = core.net.links.get_mut(&id) {
                             link.host_open = true;
                         }
-                        let from = IpAddr::from([127, 0, 0, 1 + (shard % 200) as u8]);
+                        let from = from.unwrap_or_else(|| IpAddr::from([127, 0, 0, 1 + (shard % 200) as u8]));
                         self.tell_host(ip, HostEvent::Accepted { link: id, port, from });
                     }
                     Some(false) => core.send_to_relay(id, What::RelayFailed(id, libc::ECONNREFUSED)),
@@ -237,7 +238,9 @@ impl<S: Shard, H: Host> Sim<S, H> {
                 let Some(link) = core.net.links.get(&id) else { return };
                 let (ip, open) = (link.host, link.host_open);
                 let open = open && !link.vanished;
-                let listening: Vec<usize> = (0..core.cpus.len()).filter(|cpu| core.cpus[*cpu].listening).collect();
+                let asked = |cpu: usize| link.only.is_none_or(|only| only == cpu);
+                let listening: Vec<usize> =
+                    (0..core.cpus.len()).filter(|cpu| core.cpus[*cpu].listening && asked(*cpu)).collect();
                 if listening.is_empty() || !open {
                     core.net.links.remove(&id);
                     if open {

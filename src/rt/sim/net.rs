@@ -114,6 +114,10 @@ pub(super) struct Link {
     pub host: IpAddr,
     /// The relay's idea of the other end.
     pub to: SocketAddr,
+    /// The local address the relay asked for.
+    pub from: Option<IpAddr>,
+    /// The shard that the host wants.
+    pub only: Option<usize>,
     pub datagram: bool,
     pub relay_open: bool,
     pub host_open: bool,
@@ -153,6 +157,8 @@ impl Net {
             conn: ConnId { slot: u32::MAX, generation: 0 },
             host,
             to,
+            from: None,
+            only: None,
             datagram,
             relay_open: true,
             host_open: false,

@@ -64,9 +64,16 @@ impl Side<'_> {
 }
 
 impl Io for Side<'_> {
-    fn connect(&mut self, to: SocketAddr, _: Option<IpAddr>) -> io::Result<ConnId> {
+    fn connect(&mut self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<ConnId> {
         self.lives("connect", u64::from(to.port()), to.ip().to_string().as_bytes());
-        self.open(to, false)
+        let conn = self.open(to, false)?;
+        let core = &mut *self.core;
+        if let Some(sock) = core.net.tables[self.me].get(conn)
+            && let Some(link) = core.net.links.get_mut(&sock.link)
+        {
+            link.from = from;
+        }
+        Ok(conn)
     }
 
     fn datagram(&mut self, to: SocketAddr) -> io::Result<ConnId> {
