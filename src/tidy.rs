@@ -18,12 +18,11 @@ const LONGEST_FILE_LINES: usize = 700;
 /// The files that may be longer, and why.
 const LONG_FILES: &[(&str, &str)] = &[
     ("src/smtp/client.rs", "one machine's transitions stand in one file"),
-    ("src/shard/tests/fake.rs", "the network, the disk and the clock of one world, with the loop that joins them"),
     ("loadtest/src/send/mod.rs", "the source's session is one loop, and its account is kept beside it"),
 ];
 
-/// Worlds around the relay: they have errors of the kernel and answers of DNS, and take a seed from the environment.
-const WORLD: &[&str] = &["src/shard/tests/", "src/sim/"];
+/// The world around the relay: it has errors of the kernel and answers of DNS, and takes a seed from the environment.
+const WORLD: &[&str] = &["src/sim/"];
 
 /// What a simulation runs besides the relay. The same seed must give the same run, so it is as pure as the relay's own
 /// code; it only need not say so, and may name error numbers.

@@ -5,16 +5,17 @@
 mod bounces;
 mod bounds;
 mod delivery;
-mod fake;
 mod peers;
-mod random;
 mod restart;
+mod ways;
+mod world;
 
 use super::mailbox::Control;
-use fake::{Act, At, Door, Letter, Op, Received, World, config};
-use std::cell::Cell;
-use std::rc::Rc;
+use crate::rt::sim::{DiskFault, DiskOp, EIO, ENOSPC, End};
+use crate::sim::zone::Mood as DnsMood;
+use std::net::IpAddr;
 use std::time::Duration;
+use world::{Act, At, Door, Letter, Received, World, config};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -30,21 +31,21 @@ fn minutes(n: u64) -> Duration {
 
 /// The marks of what a recipient got, notifications left out.
 fn marks(world: &World, recipient: &str) -> Vec<u32> {
-    let mut marks: Vec<u32> = world.machine.got(recipient).iter().filter_map(|r| r.mark()).collect();
+    let mut marks: Vec<u32> = world.got(recipient).iter().filter_map(|r| r.mark).collect();
     marks.sort_unstable();
     marks
 }
 
 /// As `marks`, of those whose taking the relay was told.
 fn told(world: &World, recipient: &str) -> Vec<u32> {
-    let copies = world.machine.got(recipient).into_iter().filter(|r| r.told);
-    let mut marks: Vec<u32> = copies.filter_map(Received::mark).collect();
+    let copies = world.got(recipient).into_iter().filter(|r| r.told.is_some());
+    let mut marks: Vec<u32> = copies.filter_map(|r| r.mark).collect();
     marks.sort_unstable();
     marks
 }
 
 fn dsns(world: &World) -> Vec<Received> {
-    world.machine.received().filter(|r| r.is_dsn()).cloned().collect()
+    world.received().filter(|r| r.is_dsn()).cloned().collect()
 }
 
 /// The recipients that a notification is about.
@@ -73,7 +74,7 @@ fn remembered(world: &World) -> Vec<(&'static str, usize)> {
         "queue.destinations",
     ];
     let mut all = Vec::new();
-    for shard in world.shards.iter().flatten() {
+    for shard in world.sim.shards.iter().flatten() {
         shard.audit(&mut |what, count, bound| {
             assert!(count <= bound, "{what}: {count} of {bound}");
             if REMEMBERS.contains(&what) && count > if what == IDLE { 64 } else { 0 } {
@@ -92,8 +93,8 @@ fn assert_at_rest(world: &mut World) {
         let jobs = stats.queue_ready.get() + stats.queue_waiting.get() + stats.queue_in_flight.get();
         assert_eq!((jobs, stats.outbound_open.get(), stats.sessions.get()), (0, 0, 0), "shard {shard}");
     }
-    for shard in 0..world.shards.len() {
-        assert_eq!(world.machine.open_sockets(shard), 0, "shard {shard}");
+    for shard in 0..world.sim.shards.len() {
+        assert_eq!(world.sim.core.open_sockets(shard), 0, "shard {shard}");
     }
-    assert_eq!(world.durable(), 0, "nothing would come back");
+    assert_eq!(world.durable().len(), 0, "nothing would come back");
 }

@@ -6,30 +6,23 @@ use super::*;
 fn refusing() -> World {
     let mut world = World::new(10);
     world.domain("a.test", "10.0.0.1");
-    world.hop("10.0.0.1").say(At::Rcpt, "550 5.1.1 no such user");
+    world.hop("10.0.0.1").reply(At::Rcpt, "550 5.1.1 no such user");
     world
 }
 
 #[test]
 fn a_notification_whose_commit_fails_is_written_again() {
-    for errno in [libc::EIO, libc::ENOSPC] {
+    for errno in [EIO, ENOSPC] {
         for failures in [1, 3] {
             let mut world = refusing();
-            let failed = Rc::new(Cell::new(0));
-            let count = Rc::clone(&failed);
-            world.machine.fault = Some(Box::new(move |op, bytes| {
-                let hit = op == Op::Write
-                    && count.get() < failures
-                    && memchr::memmem::find(bytes, b"multipart/report").is_some();
-                hit.then(|| {
-                    count.set(count.get() + 1);
-                    errno
-                })
-            }));
             world.accept(0, &Letter::new(1, &["y@a.test"]));
+            // Nothing else is written from here on.
+            for _ in 0..failures {
+                world.sim.core.disk.plan(DiskOp::Write, DiskFault::Error(errno));
+            }
             assert!(world.run_until(minutes(10), |w| !dsns(w).is_empty()), "the sender is told: errno {errno}");
             world.run(minutes(10));
-            assert_eq!(failed.get(), failures);
+            assert_eq!(world.sim.core.disk.injected(), failures);
             assert_eq!(dsns(&world).len(), 1, "and once");
             assert_at_rest(&mut world);
         }
@@ -39,17 +32,13 @@ fn a_notification_whose_commit_fails_is_written_again() {
 #[test]
 fn a_notification_that_finds_no_room_is_written_when_there_is() {
     let mut world = refusing();
-    let full = Rc::new(Cell::new(false));
-    let is_full = Rc::clone(&full);
-    world.machine.fault = Some(Box::new(move |op, bytes| {
-        let dsn = memchr::memmem::find(bytes, b"multipart/report").is_some();
-        (is_full.get() && (op == Op::Create || (op == Op::Write && dsn))).then_some(libc::ENOSPC)
-    }));
     world.accept(0, &Letter::new(1, &["y@a.test"]));
-    full.set(true);
+    world.sim.core.disk.set_room(Some(0));
+    (0..1000).for_each(|_| world.sim.core.disk.plan(DiskOp::Write, DiskFault::Error(ENOSPC)));
     world.run(minutes(3));
     assert_eq!(dsns(&world).len(), 0);
-    full.set(false);
+    assert!((1..1000).contains(&world.sim.core.disk.injected()), "it was tried, and did not storm the disk");
+    world.sim.core.disk.mend();
     assert!(world.run_until(minutes(10), |w| !dsns(w).is_empty()));
     world.run(minutes(10));
     assert_eq!(dsns(&world).len(), 1);
@@ -59,33 +48,28 @@ fn a_notification_that_finds_no_room_is_written_when_there_is() {
 #[test]
 fn a_notification_whose_message_cannot_be_read_just_now_is_written_later() {
     let mut world = refusing();
-    let failed = Rc::new(Cell::new(0));
-    let count = Rc::clone(&failed);
     world.accept(0, &Letter::new(1, &["y@a.test"]));
-    world.machine.fault = Some(Box::new(move |op, _| {
-        (op == Op::Read && count.get() < 2).then(|| {
-            count.set(count.get() + 1);
-            libc::EIO
-        })
-    }));
+    (0..2).for_each(|_| world.sim.core.disk.plan(DiskOp::Read, DiskFault::Error(EIO)));
     assert!(world.run_until(minutes(30), |w| !dsns(w).is_empty()), "the sender is told");
     world.run(minutes(10));
-    assert_eq!((failed.get(), dsns(&world).len()), (2, 1));
+    assert_eq!((world.sim.core.disk.injected(), dsns(&world).len()), (2, 1));
     assert_at_rest(&mut world);
 }
 
 #[test]
 fn a_crash_does_not_keep_a_failure_from_its_sender() {
-    for ms in [1, 2, 3, 5, 8, 13, 60, 500] {
-        let mut world = refusing();
-        world.accept(0, &Letter::new(1, &["y@a.test"]));
-        world.run(millis(ms));
-        world.crash(1);
-        assert!(world.run_until(minutes(10), |w| !dsns(w).is_empty()), "after {ms} ms");
-        assert_at_rest(&mut world);
-        // At worst the crash comes behind the notification's delivery and before the commit of either outcome: the first
-        // goes out again, and the failure begets another.
-        assert!(dsns(&world).len() <= 3, "after {ms} ms");
+    for end in [End::Killed, End::PowerLost] {
+        for ms in [1, 2, 3, 5, 8, 13, 60, 500] {
+            let mut world = refusing();
+            world.accept(0, &Letter::new(1, &["y@a.test"]));
+            world.run(millis(ms));
+            world.crash_by(end, 1);
+            assert!(world.run_until(minutes(10), |w| !dsns(w).is_empty()), "{end:?} after {ms} ms");
+            assert_at_rest(&mut world);
+            // At worst the crash comes behind the notification's delivery and before the commit of either outcome: the
+            // first goes out again, and the failure begets another.
+            assert!(dsns(&world).len() <= 3, "{end:?} after {ms} ms");
+        }
     }
 }
 
@@ -94,11 +78,11 @@ fn mail_that_the_next_hop_cannot_take_bounces_at_once_and_the_connection_goes_on
     for (size, eight_bit) in [(true, false), (false, true)] {
         let mut world = World::new(11);
         world.domain("a.test", "10.0.0.1");
-        world.hop("10.0.0.1").size = size.then_some(2000);
-        world.hop("10.0.0.1").no_eight_bit = eight_bit;
+        world.hop("10.0.0.1").mood.size = size.then_some(2000);
+        world.hop("10.0.0.1").mood.eight_bit = !eight_bit;
         let refused = |n| {
             let mut letter = Letter::new(n, &["x@a.test"]);
-            letter.text =
+            letter.body =
                 if size { "0123456789\r\n".repeat(500).into_bytes() } else { "gr\u{fc}n\r\n".as_bytes().to_vec() };
             letter
         };
@@ -116,7 +100,7 @@ fn mail_that_the_next_hop_cannot_take_bounces_at_once_and_the_connection_goes_on
         }
         assert!(world.run_until(secs(10), |w| dsns(w).len() == 4), "{} notifications", dsns(&world).len());
         assert!(world.run_until(secs(10), |w| marks(w, "x@a.test").len() == 4), "{:?}", marks(&world, "x@a.test"));
-        assert_eq!(world.hop("10.0.0.1").connects.len(), 1);
+        assert_eq!(world.connects("10.0.0.1").len(), 1);
         assert_at_rest(&mut world);
         assert_eq!((marks(&world, "x@a.test"), dsns(&world).len()), (vec![1, 3, 5, 7], 4));
     }
@@ -130,8 +114,8 @@ fn mail_that_grows_too_old_is_given_up_and_its_sender_told_once() {
     let mut world = World::with(12, 1, config, 1000);
     world.domain("a.test", "10.0.0.1");
     world.domain("b.test", "10.0.0.2");
-    world.hop("10.0.0.1").door = Door::Refused;
-    world.hop("10.0.0.2").say(At::Mail, "451 4.3.0 later");
+    world.door("10.0.0.1", Door::Refused);
+    world.hop("10.0.0.2").reply(At::Mail, "451 4.3.0 later");
     for n in 0..5 {
         let mut letter = Letter::new(n, &["x@a.test", "y@b.test"]);
         if n == 4 {
@@ -152,13 +136,14 @@ fn mail_that_grows_too_old_is_given_up_and_its_sender_told_once() {
 #[test]
 fn a_domain_that_does_not_exist_bounces_and_one_that_nobody_knows_of_waits() {
     let mut world = World::new(13);
-    world.machine.zone.domains.insert("broken.test".to_owned(), super::fake::Entry::ServFail);
-    world.machine.zone.domains.insert("mute.test".to_owned(), super::fake::Entry::Silent);
+    world.zone().set_domain_mood("broken.test", DnsMood::ServFail);
+    world.zone().set_domain_mood("mute.test", DnsMood::Silent);
     world.accept(0, &Letter::new(1, &["x@nowhere.test", "y@broken.test", "z@mute.test"]));
     assert!(world.run_until(secs(10), |w| dsns(w).len() == 1));
     assert_eq!(reported(&dsns(&world)[0]), ["x@nowhere.test"]);
     world.run(minutes(2));
-    assert!(world.machine.zone.asked < 100, "{}", world.machine.zone.asked);
+    assert!(world.zone().tally.udp < 100, "{}", world.zone().tally.udp);
+    world.zone().calm();
     world.domain("broken.test", "10.0.0.1");
     world.domain("mute.test", "10.0.0.1");
     world.run(minutes(30));

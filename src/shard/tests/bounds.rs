@@ -1,6 +1,7 @@
 //! What must not grow: tables, lists, connections, replies nobody reads.
 
 use super::*;
+use crate::{limits, route};
 
 #[test]
 fn two_thousand_domains_used_once_are_forgotten() {
@@ -10,7 +11,7 @@ fn two_thousand_domains_used_once_are_forgotten() {
         world.submit(0, &Letter::new(n, &[&format!("x@d{n}.test")]));
         world.run(millis(1));
     }
-    assert!(world.run_until(minutes(2), |w| w.machine.received().count() == 2000));
+    assert!(world.run_until(minutes(2), |w| w.received().count() == 2000));
     assert_at_rest(&mut world);
     let lists: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| [IDLE, STARVED].contains(what)).collect();
     assert_eq!(lists, [], "no connection is left");
@@ -31,7 +32,7 @@ fn one_domain_used_for_long_leaves_no_trail() {
         world.submit(0, &Letter::new(n, &["x@a.test"]));
         world.run(millis(20));
     }
-    assert!(world.run_until(secs(10), |w| w.machine.received().count() == 3000));
+    assert!(world.run_until(secs(10), |w| w.received().count() == 3000));
     for (what, count) in remembered(&world) {
         assert!(count <= 100, "{what}: {count}");
     }
@@ -47,16 +48,11 @@ fn destinations_that_found_no_connection_are_served_when_there_is_one() {
     for n in 0..300 {
         world.submit(0, &Letter::new(n, &[&format!("x@d{}.test", n % 100)]));
     }
-    let mut most = 0;
-    assert!(
-        world.run_until(minutes(4), |w| {
-            most = most.max(w.machine.hops.values().map(|hop| hop.open).sum::<usize>());
-            w.machine.received().count() == 300
-        }),
-        "{} of 300",
-        world.machine.received().count()
-    );
-    assert!(most <= 4, "{most} connections at once");
+    let hops = (0..100).map(|n| IpAddr::from([10, 0, 1, n]));
+    world.sim.core.cap(hops, 4);
+    assert!(world.run_until(minutes(4), |w| w.received().count() == 300), "{} of 300", world.received().count());
+    let most = world.sim.core.over_cap().iter().filter(|(.., bound)| *bound == 4).map(|(_, _, open, _)| open).max();
+    assert_eq!(most, None, "connections at once");
     assert_at_rest(&mut world);
     let starved: Vec<_> = remembered(&world).into_iter().filter(|(what, _)| *what == STARVED).collect();
     assert_eq!(starved, []);
@@ -67,7 +63,7 @@ fn hosts_that_never_answer_do_not_keep_the_connections_of_others() {
     let mut world = World::with(33, 1, config(), 4);
     for n in 0..20 {
         world.domain(&format!("dead{n}.test"), &format!("10.0.2.{n}"));
-        world.hop(&format!("10.0.2.{n}")).door = Door::Silent;
+        world.door(&format!("10.0.2.{n}"), Door::Silent);
         world.submit(0, &Letter::new(n, &[&format!("x@dead{n}.test")]));
     }
     world.run(secs(1));
@@ -76,9 +72,9 @@ fn hosts_that_never_answer_do_not_keep_the_connections_of_others() {
     // Twenty dead hosts, four at a time, 30 s each.
     assert!(world.run_until(minutes(4), |w| marks(w, "x@a.test").len() == 1));
     for n in 0..20 {
-        world.hop(&format!("10.0.2.{n}")).door = Door::Open;
+        world.door(&format!("10.0.2.{n}"), Door::Open);
     }
-    assert!(world.run_until(minutes(30), |w| w.machine.received().count() == 21));
+    assert!(world.run_until(minutes(30), |w| w.received().count() == 21));
     assert_at_rest(&mut world);
 }
 
@@ -89,17 +85,17 @@ fn a_client_that_does_not_read_is_ended_and_costs_little() {
     let flood = b"HELP\r\n".repeat(300_000);
     world.send(client, &flood);
     world.run(secs(10));
-    let taken = flood.len() - world.machine.unread(client);
+    let taken = flood.len() as u64 - world.unread(client);
     assert!(taken < 256 << 10, "{taken} octets were read, replies to all of them kept");
     let mut minute = 0;
-    while world.machine.clients[client].closed.is_none() && minute < 30 {
+    while world.client(client).closed.is_none() && minute < 30 {
         world.send(client, b"NOOP\r\n");
         world.run(minutes(1));
         minute += 1;
     }
     assert!(minute <= 15, "ended in bounded time");
     world.run(secs(1));
-    assert_eq!(world.machine.open_sockets(0), 0);
+    assert_eq!(world.sim.core.open_sockets(0), 0);
 }
 
 #[test]
@@ -107,10 +103,12 @@ fn a_client_that_does_not_read_is_ended_even_if_it_says_nothing_more() {
     let mut world = World::new(35);
     let client = world.connect_deaf(0, 100);
     world.send(client, &b"HELP\r\n".repeat(2000));
-    assert!(world.run_until(minutes(15), |w| w.machine.clients[client].closed.is_some()));
+    // Who does not read does not see the end either.
+    let ended = |w: &World| w.sim.core.open_sockets(0) == 0;
+    assert!(world.run_until(secs(1), |w| !ended(w)) && world.run_until(minutes(15), ended));
     let other = world.connect_deaf(0, 10);
     world.send(other, b"QUIT\r\n");
-    assert!(world.run_until(minutes(15), |w| w.machine.clients[other].closed.is_some()), "QUIT, its reply unread");
+    assert!(world.run_until(secs(1), |w| !ended(w)) && world.run_until(minutes(15), ended), "QUIT, its reply unread");
 }
 
 #[test]
@@ -120,21 +118,21 @@ fn a_pipelined_flood_is_answered_to_its_end() {
     let commands = 8192 / 6;
     world.send(client, &b"HELP\r\n".repeat(commands));
     world.run(secs(1));
-    assert_eq!(world.machine.clients[client].replies.len(), 1 + commands);
+    assert_eq!(world.client(client).replies.len(), 1 + commands);
     world.send(client, b"QUIT\r\n");
-    assert!(world.run_until(secs(1), |w| w.machine.clients[client].closed.is_some()));
-    assert!(world.machine.clients[client].replies.last().is_some_and(|r| r.starts_with("221")));
+    assert!(world.run_until(secs(1), |w| w.client(client).closed.is_some()));
+    assert!(world.client(client).replies.last().is_some_and(|r| r.starts_with("221")));
 }
 
 #[test]
 fn sessions_that_come_and_go_while_the_disk_hangs_leave_no_trail() {
     let mut world = World::new(37);
-    world.machine.disk_latency = minutes(60);
+    world.sim.core.pace.latency_us = (3_600_000_000, 0);
     let line = [b"x".repeat(998), b"\r\n".to_vec()].concat();
     for n in 0..210 {
         if n == 200 {
             world.run(minutes(15));
-            assert_eq!(world.machine.open_sockets(0), 0, "all of them have timed out");
+            assert_eq!(world.sim.core.open_sockets(0), 0, "all of them have timed out");
         }
         let client = world.connect(0);
         world.send(client, b"EHLO c.test\r\nMAIL FROM:<s@sender.test>\r\nRCPT TO:<x@a.test>\r\nDATA\r\n");
@@ -143,7 +141,7 @@ fn sessions_that_come_and_go_while_the_disk_hangs_leave_no_trail() {
         world.run(millis(20));
     }
     let mut paused = None;
-    for shard in world.shards.iter().flatten() {
+    for shard in world.sim.shards.iter().flatten() {
         shard.audit(&mut |what, size, _| {
             if what == "home.paused" {
                 paused = Some(size);
@@ -151,4 +149,68 @@ fn sessions_that_come_and_go_while_the_disk_hangs_leave_no_trail() {
         });
     }
     assert!(paused.is_some_and(|size| (1..=84).contains(&size)), "{paused:?}");
+}
+
+/// Names of domains that shard 1 of 2 owns.
+fn of_shard_1(names: impl Iterator<Item = String>) -> impl Iterator<Item = String> {
+    names.filter(|name| route::shard_of(route::hash(name.as_bytes()), 2) == 1)
+}
+
+#[test]
+fn mail_for_a_shard_whose_mailbox_is_full_waits_and_is_not_lost() {
+    let mut world = World::with(38, 2, config(), 1000);
+    let domain = of_shard_1((0..).map(|n| format!("d{n}.test"))).next().unwrap();
+    let to = format!("x@{domain}");
+    world.domain(&domain, "10.0.0.1");
+    let until = world.now() + minutes(1);
+    world.sim.core.stall(1, until);
+    while world.mailboxes.push(1, Vec::new()).is_ok() {}
+    for n in 0..200 {
+        world.accept(0, &Letter::new(n, &[&to]));
+    }
+    let mut waiting = 0;
+    world.sim.shards[0].as_ref().unwrap().audit(&mut |what, size, _| {
+        if what == "post.outbox" {
+            waiting = size;
+        }
+    });
+    assert_eq!((waiting, marks(&world, &to).len()), (200, 0));
+    assert!(world.now() < until, "it is stalled still");
+    assert!(world.run_until(minutes(2), |w| marks(w, &to).len() == 200));
+    assert_at_rest(&mut world);
+    assert_eq!(marks(&world, &to), (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_shard_takes_no_mail_while_another_cannot_keep_up() {
+    let mut world = World::with(39, 2, config(), 1000);
+    world.domain("a.test", "10.0.0.1");
+    // Nobody has these names and nobody is told: it is cheap to be rid of them.
+    let names = of_shard_1((0..).map(|n| format!("n{n}.test"))).take(limits::RECIPIENTS);
+    let nowhere: Vec<String> = names.map(|name| format!("x@{name}")).collect();
+    let nowhere: Vec<&str> = nowhere.iter().map(String::as_str).collect();
+    let until = world.now() + minutes(10);
+    world.sim.core.stall(1, until);
+    while world.mailboxes.push(1, Vec::new()).is_ok() {}
+    let mut letters = 0;
+    let refused = loop {
+        letters += 1;
+        assert!(letters < 50, "nothing is refused");
+        let mut letter = Letter::new(letters, &nowhere);
+        letter.sender.clear();
+        let client = world.submit(0, &letter);
+        assert!(world.run_until(secs(10), |w| w.client(client).closed.is_some()));
+        if !world.client(client).is_accepted() {
+            break client;
+        }
+    };
+    assert_eq!(letters as usize, limits::OUTBOX_ITEMS / limits::RECIPIENTS + 2);
+    let told = world.client(refused).replies.iter().any(|reply| reply.starts_with("452 4.3.1"));
+    assert!(told, "{:?}", world.client(refused).replies);
+    assert!(world.now() < until, "it is stalled still");
+    world.run(minutes(10));
+    world.accept(0, &Letter::new(1000, &["x@a.test"]));
+    assert!(world.run_until(minutes(1), |w| marks(w, "x@a.test") == [1000]));
+    assert!(world.run_until(minutes(10), |w| w.queued() == 0), "{}", world.queued());
+    assert_at_rest(&mut world);
 }

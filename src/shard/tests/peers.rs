@@ -3,12 +3,12 @@
 use super::*;
 
 fn connects(world: &World) -> usize {
-    world.machine.connects()
+    world.connects("10.0.0.1").len()
 }
 
 /// The most connection attempts within any minute.
 fn busiest_minute(world: &mut World, hop: &str) -> usize {
-    let times = world.hop(hop).connects.clone();
+    let times = world.connects(hop);
     let within = |from: usize| times[from..].iter().take_while(|t| t.since(times[from]) < secs(60)).count();
     (0..times.len()).map(within).max().unwrap_or(0)
 }
@@ -44,7 +44,7 @@ fn a_peer_that_ends_every_session_is_left_alone_and_gets_its_mail_later() {
         }
         if world.run_until(secs(60), |w| connects(w) > 10) {
             problems.push(format!("{at:?} {act:?}: the eleventh connection {:?} after the first", {
-                let times = &world.hop("10.0.0.1").connects;
+                let times = world.connects("10.0.0.1");
                 times[10].since(times[0])
             }));
             continue;
@@ -67,8 +67,8 @@ fn a_peer_that_allows_few_connections_is_not_stormed() {
     config.delivery.idle_timeout = secs(5);
     let mut world = World::with(21, 1, config, 1000);
     world.domain("a.test", "10.0.0.1");
-    world.machine.latency = millis(50);
-    world.hop("10.0.0.1").max_open = Some(2);
+    world.latency(millis(50));
+    world.hop("10.0.0.1").mood.max_open = Some(2);
     for n in 0..200 {
         world.submit(0, &Letter::new(n, &["x@a.test"]));
     }
@@ -92,7 +92,7 @@ fn an_old_connection_that_the_peer_ends_costs_no_delay() {
             assert!(soon, "{act:?}: message {n} waits");
         }
         assert_at_rest(&mut world);
-        assert_eq!((world.hop("10.0.0.1").connects.len(), marks(&world, "x@a.test").len()), (5, 5));
+        assert_eq!((world.connects("10.0.0.1").len(), marks(&world, "x@a.test").len()), (5, 5));
     }
 }
 
@@ -100,17 +100,17 @@ fn an_old_connection_that_the_peer_ends_costs_no_delay() {
 fn a_host_that_comes_back_is_probed_by_one_connection_and_then_gets_all() {
     let mut world = World::new(23);
     world.domain("a.test", "10.0.0.1");
-    world.hop("10.0.0.1").door = Door::Refused;
+    world.door("10.0.0.1", Door::Refused);
     for n in 0..100 {
         world.accept(0, &Letter::new(n, &["x@a.test"]));
     }
     world.run(minutes(4));
     let down = connects(&world);
     assert!(down <= 2, "{down} attempts");
-    world.machine.latency = millis(100);
-    world.hop("10.0.0.1").door = Door::Open;
+    world.latency(millis(100));
+    world.door("10.0.0.1", Door::Open);
     assert!(world.run_until(minutes(15), |w| marks(w, "x@a.test").len() == 100));
-    let times = world.hop("10.0.0.1").connects.clone();
+    let times = world.connects("10.0.0.1");
     // Greeting and EHLO take five flights of 100 ms.
     assert!(times.get(down + 1).is_none_or(|second| second.since(times[down]) >= millis(400)), "one first");
     assert_at_rest(&mut world);
@@ -122,8 +122,8 @@ fn a_peer_that_refuses_for_now_gets_all_of_it_later_and_once() {
         for pipelining in [true, false] {
             let mut world = World::new(24);
             world.domain("a.test", "10.0.0.1");
-            world.hop("10.0.0.1").no_pipelining = !pipelining;
-            world.hop("10.0.0.1").say(at, "451 4.3.0 not now");
+            world.hop("10.0.0.1").mood.pipelining = pipelining;
+            world.hop("10.0.0.1").reply(at, "451 4.3.0 not now");
             for n in 0..10 {
                 world.accept(0, &Letter::new(n, &["x@a.test"]));
             }

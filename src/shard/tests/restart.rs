@@ -6,16 +6,16 @@ use super::*;
 fn a_drain_lets_transactions_end_and_loses_and_repeats_nothing() {
     let mut world = World::new(40);
     world.domain("a.test", "10.0.0.1");
-    world.hop("10.0.0.1").door = Door::Refused;
+    world.door("10.0.0.1", Door::Refused);
     for n in 0..60 {
         world.accept(0, &Letter::new(n, &["x@a.test"]));
     }
-    world.machine.latency = millis(20);
-    world.hop("10.0.0.1").door = Door::Open;
-    assert!(world.run_until(minutes(10), |w| w.machine.received().count() >= 5));
+    world.latency(millis(20));
+    world.door("10.0.0.1", Door::Open);
+    assert!(world.run_until(minutes(10), |w| w.received().count() >= 5));
     world.control(Control::Drain);
-    assert!(world.run_until(secs(10), World::stopped), "nothing hangs: no need of the deadline");
-    assert!(world.machine.received().count() < 60, "there is something left to deliver");
+    assert!(world.run_until(secs(10), |w| w.sim.stopped()), "nothing hangs: no need of the deadline");
+    assert!(world.received().count() < 60, "there is something left to deliver");
     world.crash(1);
     assert!(world.run_until(minutes(10), |w| marks(w, "x@a.test").len() >= 60));
     assert_at_rest(&mut world);
@@ -29,16 +29,17 @@ fn a_drain_ends_at_its_deadline_and_forgets_no_outcome() {
             let mut world = World::new(41);
             world.domain("a.test", "10.0.0.1");
             world.domain("b.test", "10.0.0.2");
+            world.latency(millis(1));
             world.hop("10.0.0.2").set(At::Data, Act::Silence);
             for n in 0..5 {
                 world.submit(0, &Letter::new(n, &["x@a.test", "y@b.test"]));
             }
             assert!(world.run_until(secs(5), |w| marks(w, "x@a.test").len() == 5));
             // The last reply is on its way.
-            world.run(world.machine.latency * 2 + millis(ms));
+            world.run(millis(3 + ms));
             let before = world.now();
             world.control(control);
-            assert!(world.run_until(minutes(2), World::stopped), "{control:?}");
+            assert!(world.run_until(minutes(2), |w| w.sim.stopped()), "{control:?}");
             let took = world.now().since(before);
             let limit = if control == Control::Drain { world.config.drain_timeout } else { Duration::ZERO };
             assert!(took <= limit + secs(1), "{control:?}: {took:?}");
@@ -62,14 +63,14 @@ fn a_drain_answers_clients_and_takes_the_message_that_is_under_way() {
     world.run(secs(1));
     world.control(Control::Drain);
     world.run(secs(1));
-    assert!(world.machine.clients[idle].closed.is_some());
-    assert!(world.machine.clients[idle].replies.last().is_some_and(|r| r.starts_with("421")));
+    assert!(world.client(idle).closed.is_some());
+    assert!(world.client(idle).replies.last().is_some_and(|r| r.starts_with("421")));
     world.send(busy, &letter.wire());
-    assert!(world.run_until(secs(40), World::stopped));
-    let replies = world.machine.clients[busy].replies.clone();
+    assert!(world.run_until(secs(40), |w| w.sim.stopped()));
+    let replies = world.client(busy).replies.clone();
     assert!(replies.iter().any(|r| r.contains("queued")), "{replies:?}");
     world.crash(1);
-    assert!(world.run_until(secs(10), |w| !w.machine.got("x@a.test").is_empty()));
+    assert!(world.run_until(secs(10), |w| !w.got("x@a.test").is_empty()));
     assert_at_rest(&mut world);
     assert_eq!(marks(&world, "x@a.test"), [1]);
 }
@@ -83,7 +84,7 @@ fn many_domains(world: &mut World) {
 
 fn doors(world: &mut World, door: Door) {
     for n in 0..10 {
-        world.hop(&format!("10.0.0.{n}")).door = door;
+        world.door(&format!("10.0.0.{n}"), door);
     }
 }
 
@@ -95,7 +96,7 @@ fn shards_deliver_each_other_s_mail_and_settle_it() {
         let to = [format!("x@d{}.test", n % 40), format!("x@d{}.test", (n + 7) % 40)];
         world.submit(n as usize % 2, &Letter::new(n, &[&to[0], &to[1]]));
     }
-    assert!(world.run_until(minutes(1), |w| w.machine.received().count() == 160));
+    assert!(world.run_until(minutes(1), |w| w.received().count() == 160));
     assert!(world.stats.iter().all(|s| s.delivered.get() >= 40), "both deliver");
     assert_at_rest(&mut world);
 }
@@ -106,16 +107,16 @@ fn mail_that_left_memory_is_fetched_from_its_home_shard() {
     many_domains(&mut world);
     doors(&mut world, Door::Refused);
     let mut large = Letter::new(1000, &["x@d0.test", "x@d1.test", "x@d2.test", "x@d3.test"]);
-    large.text = b"0123456789abcdef\r\n".repeat(50_000);
+    large.body = b"0123456789abcdef\r\n".repeat(50_000);
     let client = world.submit(0, &large);
-    assert!(world.run_until(secs(10), |w| w.machine.clients[client].is_accepted()));
+    assert!(world.run_until(secs(10), |w| w.client(client).is_accepted()));
     for n in 0..80 {
         world.accept(n as usize % 2, &Letter::new(n, &[&format!("x@d{}.test", n % 40)]));
     }
     world.run(minutes(2));
     doors(&mut world, Door::Open);
-    assert!(world.run_until(minutes(15), |w| w.machine.received().count() == 84));
-    for received in world.machine.received().filter(|r| r.mark() == Some(1000)) {
+    assert!(world.run_until(minutes(15), |w| w.received().count() == 84));
+    for received in world.received().filter(|r| r.mark == Some(1000)) {
         assert!(received.data.ends_with(&large.wire()));
     }
     assert_at_rest(&mut world);
@@ -137,9 +138,9 @@ fn a_crash_and_another_number_of_shards_lose_nothing() {
         world.run(secs(3));
     }
     doors(&mut world, Door::Open);
-    assert!(world.run_until(minutes(15), |w| w.machine.received().count() >= 100));
+    assert!(world.run_until(minutes(15), |w| w.received().count() >= 100));
     assert_at_rest(&mut world);
-    let mut all: Vec<u32> = world.machine.received().filter_map(Received::mark).collect();
+    let mut all: Vec<u32> = world.received().filter_map(|r| r.mark).collect();
     all.sort_unstable();
     assert_eq!(all, (0..100).collect::<Vec<_>>(), "each once");
 }
