@@ -9,6 +9,7 @@ use super::hop::{At, Mood, Received, Refusal};
 use super::scenario::Scenario;
 use super::world::{Found, World};
 use super::zone::Records;
+use crate::limits;
 use crate::message::MessageId;
 use crate::rt::sim::{Scar, SimDisk};
 use crate::spool::named::named_in;
@@ -33,11 +34,11 @@ impl fmt::Display for Violation {
     }
 }
 
-/// An outcome is on stable storage so long after it was known, if the disk is well.
+/// An outcome is on stable storage so long after it was known, if disk and cores are well.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
 
-/// The same after a fault of the disk.
-const FAULT_TIME: Duration = Duration::from_secs(70);
+/// Faults of the disk that are not farther apart may be one row of failures to a log.
+const ROW_TIME: Duration = Duration::from_secs(70);
 
 /// See the module.
 pub struct Oracle<'a> {
@@ -47,8 +48,8 @@ pub struct Oracle<'a> {
     pub violations: Vec<Violation>,
     /// The wall clock was set: ages mean nothing.
     pub wall_jumps: bool,
-    /// Nothing gets done before.
-    pub stalled_until: Moment,
+    /// From when until when something stood still.
+    stalls: Vec<(Moment, Moment)>,
     /// Ends of lives that were not asked for, and what a shard had not been told of yet.
     crashes: Vec<Moment>,
     /// All ends of lives.
@@ -126,7 +127,7 @@ impl<'a> Oracle<'a> {
             records,
             violations: Vec::new(),
             wall_jumps: false,
-            stalled_until: Moment(0),
+            stalls: Vec::new(),
             crashes: Vec::new(),
             ends: Vec::new(),
             disk_troubles: Vec::new(),
@@ -161,6 +162,37 @@ impl<'a> Oracle<'a> {
         self.disk_troubles.push(now);
     }
 
+    /// The disk or a core stands still.
+    pub fn stalled(&mut self, from: Moment, until: Moment) {
+        self.stalls.push((from, until));
+    }
+
+    /// Nothing is known to stand still from then on.
+    pub fn stalled_until(&self) -> Moment {
+        self.stalls.iter().map(|(_, until)| *until).max().unwrap_or(Moment(0))
+    }
+
+    /// When an outcome is durable that was known at `known`, at the latest: what stands still or fails in between delays it.
+    fn durable_by(&self, world: &World, known: Moment) -> Moment {
+        let mut troubles = self.stalls.clone();
+        let mut row = 0;
+        let mut last = Moment(0);
+        for &at in world.sim.core.disk_faults() {
+            row = if at.since(last) > ROW_TIME { 0 } else { row + 1 };
+            last = at;
+            // The log's pause doubles from a second, the second failure in a row being the first that it pauses for.
+            troubles.push((at, at + limits::SPOOL_RETRY.saturating_mul(1 << row.min(6)).min(limits::SPOOL_RETRY_MAX)));
+        }
+        troubles.sort_unstable();
+        let mut by = known + SETTLE_TIME;
+        for (from, until) in troubles {
+            if from <= by {
+                by = by.max(until + SETTLE_TIME);
+            }
+        }
+        by
+    }
+
     /// The process ends without being asked.
     pub fn crashed(&mut self, world: &World) {
         self.crashes.push(world.sim.now().mono);
@@ -179,9 +211,9 @@ impl<'a> Oracle<'a> {
         }
         let now = world.sim.now().mono;
         self.ends.push(now);
-        let trouble = world.sim.core.disk_faults().last().is_some_and(|at| *at + FAULT_TIME >= now);
-        if !in_time || trouble {
-            // What was under way may be repeated.
+        // A log that fails is waited for as long as the drain may last; what it could not write may be repeated.
+        let failing = world.sim.core.disk_faults().last().is_some_and(|at| self.durable_by(world, *at) >= now);
+        if !in_time || failing {
             self.crashes.push(now);
         }
     }
@@ -384,12 +416,7 @@ impl<'a> Oracle<'a> {
             return Some("the disk spoiled its record");
         }
         let crash = self.crashes.iter().find(|crash| **crash >= copy.at && **crash <= next)?;
-        // A log that fails tries again after 64 s at the latest.
-        let faults = world.sim.core.disk_faults();
-        let trouble =
-            faults.iter().any(|at| at <= crash && *at + FAULT_TIME >= *crash && *at + SETTLE_TIME >= copy.told_at);
-        let soon = crash.since(copy.told_at) <= SETTLE_TIME || self.stalled_until >= copy.at;
-        (soon || trouble).then_some("a crash before the outcome was durable")
+        (*crash <= self.durable_by(world, copy.told_at)).then_some("a crash before the outcome was durable")
     }
 
     /// An acknowledged message: each recipient delivered or returned.

@@ -291,7 +291,7 @@ impl<'a> Run<'a> {
         let limit = if now { Duration::ZERO } else { self.world.config.drain_timeout };
         // A stalled disk or core keeps it for as long as it stalls.
         let asked = self.world.sim.now().mono;
-        let begin = asked.max(self.oracle.stalled_until);
+        let begin = asked.max(self.oracle.stalled_until());
         let end = begin + limit + Duration::from_secs(20);
         if !self.until(end, |world| world.sim.stopped()) && self.oracle.violations.is_empty() {
             self.oracle
@@ -354,9 +354,10 @@ impl<'a> Run<'a> {
                 });
             }
             Deed::RefuseLocal { sockets } => self.world.sim.core.refuse_local(*sockets),
-            Deed::Disk { op, fault, times } => {
+            Deed::Disk { op, fault, times, after } => {
                 self.oracle.disk_trouble(now);
-                (0..*times).for_each(|_| disk.plan(*op, *fault));
+                disk.plan_after(*after, *op, *fault);
+                (1..*times).for_each(|_| disk.plan(*op, *fault));
             }
             Deed::DiskFull { room } => {
                 self.oracle.disk_trouble(now);
@@ -365,7 +366,7 @@ impl<'a> Run<'a> {
             Deed::DiskStall { time } => {
                 self.oracle.disk_trouble(now);
                 let until = now + *time;
-                self.oracle.stalled_until = self.oracle.stalled_until.max(until);
+                self.oracle.stalled(now, until);
                 self.world.sim.core.pace.stalled_until = until;
             }
             Deed::DiskMended => disk.mend(),
@@ -373,7 +374,7 @@ impl<'a> Run<'a> {
             Deed::Spoil => drop(disk.spoil()),
             Deed::Stall { shard, time } => {
                 let until = now + *time;
-                self.oracle.stalled_until = self.oracle.stalled_until.max(until);
+                self.oracle.stalled(now, until);
                 self.world.sim.core.stall(*shard, until);
             }
             Deed::WallJump { milliseconds } => {
@@ -417,7 +418,7 @@ impl<'a> Run<'a> {
             }
         }
         // What stands still must go on before its gauges mean anything.
-        self.pass(self.oracle.stalled_until.since(self.world.sim.now().mono) + Duration::from_secs(1));
+        self.pass(self.oracle.stalled_until().since(self.world.sim.now().mono) + Duration::from_secs(1));
         let (first, _, give_up) = self.scenario.retry;
         // The longest silence of a peer that is waited for (10 minutes for the reply to a final dot), then the age at
         // which mail is given up.

@@ -46,26 +46,74 @@ pub struct Crash {
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields are named after what they are")]
 pub enum Deed {
-    Submit { client: usize, letters: Vec<Letter>, style: Style },
-    Flood { client: usize, commands: u32, reading: Reading },
-    Mood { hop: usize, mood: Mood },
-    Dns { server: usize, mood: DnsMood },
-    Cut { hop: usize, time: Duration },
-    Silence { hop: usize, silent: bool },
-    ResetAll { hop: usize },
-    Latency { hop: usize, least_us: u64, more_us: u64 },
-    DnsLoss { permille: u32 },
-    RefuseLocal { sockets: u32 },
-    Disk { op: DiskOp, fault: DiskFault, times: u32 },
-    DiskFull { room: Option<u64> },
-    DiskStall { time: Duration },
+    Submit {
+        client: usize,
+        letters: Vec<Letter>,
+        style: Style,
+    },
+    Flood {
+        client: usize,
+        commands: u32,
+        reading: Reading,
+    },
+    Mood {
+        hop: usize,
+        mood: Mood,
+    },
+    Dns {
+        server: usize,
+        mood: DnsMood,
+    },
+    Cut {
+        hop: usize,
+        time: Duration,
+    },
+    Silence {
+        hop: usize,
+        silent: bool,
+    },
+    ResetAll {
+        hop: usize,
+    },
+    Latency {
+        hop: usize,
+        least_us: u64,
+        more_us: u64,
+    },
+    DnsLoss {
+        permille: u32,
+    },
+    RefuseLocal {
+        sockets: u32,
+    },
+    /// `after`: operations of this kind that go well before.
+    Disk {
+        op: DiskOp,
+        fault: DiskFault,
+        times: u32,
+        after: u32,
+    },
+    DiskFull {
+        room: Option<u64>,
+    },
+    DiskStall {
+        time: Duration,
+    },
     DiskMended,
     Rot,
     Spoil,
-    Stall { shard: usize, time: Duration },
-    WallJump { milliseconds: i64 },
+    Stall {
+        shard: usize,
+        time: Duration,
+    },
+    WallJump {
+        milliseconds: i64,
+    },
     Crash(Crash),
-    Drain { now: bool, shards: u16 },
+    Drain {
+        now: bool,
+        shards: u16,
+    },
 }
 
 /// See the module.
@@ -138,18 +186,12 @@ impl Scenario {
     pub fn generate(seed: u64) -> Scenario {
         let mut rng = Rng::new(crate::rt::sim::rng::mix(seed ^ 0x52_49_4e_47));
         let rng = &mut rng;
-        let shards = 1 + rng.below(4) as u16;
-        let chunk_bytes = *rng.pick(&[2048_u32, 8192, 32 << 10]);
-        // Small segments are full soon: they are freed, used again and compacted while the scenario lasts.
-        let small = chunk_bytes < 32 << 10 && rng.one_in(2);
-        let commit_bytes = if small { 32 << 10 } else { 64 << 10 };
-        let geometry = Geometry {
-            segment_bytes: commit_bytes * if small { 4 } else { *rng.pick(&[8, 16]) },
-            commit_bytes,
-            chunk_bytes,
-            reserve_bytes: commit_bytes / 2,
-            last_reserve_bytes: 4096,
+        let focus = *rng.pick(&Focus::DRAWN);
+        let shards = match focus {
+            Focus::Age | Focus::Torn => 1 + rng.below(2) as u16,
+            _ => 1 + rng.below(4) as u16,
         };
+        let geometry = geometry(rng, focus);
         let destinations = destinations(rng);
         let first = secs(rng.within(5..60));
         let mut scenario = Scenario {
@@ -161,21 +203,29 @@ impl Scenario {
             messages_per_connection: *rng.pick(&[1, 2, 5, 100]),
             retry: (first, first * 4, secs(rng.within(20 * 60..40 * 60))),
             idle: *rng.pick(&[millis(1), secs(5), secs(30)]),
-            smart_host: rng.one_in(8),
+            smart_host: rng.one_in(8) && focus == Focus::Mixture,
             ipv6: rng.one_in(3),
             destinations,
             clients: rng.within(2..5) as usize,
             turn_us: *rng.pick(&[1, 20, 20, 2000]),
             window: *rng.pick(&[(1, 100), (1000, 3000), (4096, 60_000), (4096, 60_000), (1 << 20, 0)]),
-            disk_us: *rng.pick(&[(50, 100), (100, 400), (100, 400), (100, 20_000), (20_000, 200_000)]),
+            disk_us: match focus {
+                Focus::Torn => (5000, 50_000),
+                _ => *rng.pick(&[(50, 100), (100, 400), (100, 400), (100, 20_000), (20_000, 200_000)]),
+            },
             deeds: Vec::new(),
-            has_scars: rng.one_in(6),
+            has_scars: focus == Focus::Rot || rng.one_in(8),
         };
-        let themes = Themes::draw(rng, scenario.has_scars);
+        let themes = Themes::draw(rng, focus, scenario.has_scars);
+        let count = if focus == Focus::Age { rng.within(60..120) } else { rng.within(15..60) };
+        for (hop, mood) in prelude(rng, focus, &scenario) {
+            scenario.deeds.push((Duration::ZERO, Deed::Mood { hop, mood }));
+        }
         let mut mark = 0;
-        for _ in 0..rng.within(15..60) {
+        for _ in 0..count {
             let deed = deed(rng, &scenario, &themes, &mut mark);
             let pause = match rng.below(10) {
+                _ if focus == Focus::Torn => millis(rng.below(60)),
                 0..=6 => millis(rng.below(40)),
                 7 => secs(1),
                 8 => secs(rng.within(2..20)),
@@ -229,8 +279,32 @@ impl Scenario {
     }
 }
 
+/// What a scenario is about, if it is not a bit of everything: defects that need several things in turn, which a mixture
+/// brings together too seldom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Focus {
+    Mixture,
+    /// A log that grows old: segments are freed and compacted while some of their mail waits, now and then a write fails,
+    /// now and then the process ends.
+    Age,
+    /// Receivers refuse while writes fail: notifications are due when there is no log for them.
+    Refusal,
+    /// Large commits on a slow disk, cut short by losses of power.
+    Torn,
+    /// Mail waits on a disk that rots.
+    Rot,
+}
+
+impl Focus {
+    const DRAWN: [Focus; 10] = {
+        use Focus::{Age, Mixture, Refusal, Rot, Torn};
+        [Mixture, Mixture, Mixture, Mixture, Mixture, Age, Age, Refusal, Torn, Rot]
+    };
+}
+
 /// What kinds of trouble a scenario has: few at a time, so that each is seen with and without the others.
 struct Themes {
+    focus: Focus,
     hops: bool,
     network: bool,
     dns: bool,
@@ -245,10 +319,13 @@ struct Themes {
 }
 
 impl Themes {
-    fn draw(rng: &mut Rng, scars: bool) -> Themes {
-        let storm = rng.one_in(8);
-        let mut one = || rng.one_in(2);
+    fn draw(rng: &mut Rng, focus: Focus, scars: bool) -> Themes {
+        let storm = rng.one_in(8) && focus != Focus::Age;
+        // A focus has its own trouble; the rest is seldom beside it.
+        let often = if focus == Focus::Mixture { 2 } else { 4 };
+        let mut one = || rng.one_in(often);
         Themes {
+            focus,
             hops: one(),
             network: one(),
             dns: one(),
@@ -282,7 +359,68 @@ fn destinations(rng: &mut Rng) -> Vec<Destination> {
     destinations
 }
 
+fn geometry(rng: &mut Rng, focus: Focus) -> Geometry {
+    let chunk_bytes = *rng.pick(&[2048_u32, 8192, 32 << 10]);
+    // Small segments are full soon: they are freed, used again and compacted while the scenario lasts.
+    let small = chunk_bytes < 32 << 10 && rng.one_in(2);
+    let (commit_bytes, commits, chunk_bytes) = match focus {
+        Focus::Age => (16 << 10, 4, 2048),
+        _ if small => (32 << 10, 4, chunk_bytes),
+        _ => (64 << 10, *rng.pick(&[8, 16]), chunk_bytes),
+    };
+    Geometry {
+        segment_bytes: commit_bytes * commits,
+        commit_bytes,
+        chunk_bytes,
+        reserve_bytes: commit_bytes / 2,
+        last_reserve_bytes: 4096,
+    }
+}
+
+/// How the hosts of one destination are from the beginning, by their numbers.
+fn prelude(rng: &mut Rng, focus: Focus, scenario: &Scenario) -> Vec<(usize, Mood)> {
+    let act = match focus {
+        Focus::Mixture | Focus::Torn => return Vec::new(),
+        Focus::Age | Focus::Rot => Act::Say("450 4.2.1 come back later\r\n".to_owned()),
+        Focus::Refusal => Act::Say("550 5.1.1 nobody of that name\r\n".to_owned()),
+    };
+    let addresses: Vec<usize> = scenario.destinations.iter().map(|d| scenario.addresses(d).len()).collect();
+    let chosen = rng.below(addresses.len() as u64) as usize;
+    let first: usize = addresses[..chosen].iter().sum();
+    let at = if rng.one_in(4) { At::Final } else { At::Rcpt };
+    let mood = Mood { acts: vec![(at, *rng.pick(&[1000, 1000, 500]), act)], ..Mood::default() };
+    (first..first + addresses[chosen]).map(|hop| (hop, mood.clone())).collect()
+}
+
+/// What the focus asks for next, if it does.
+fn focused(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> Option<Deed> {
+    let write_fails = |rng: &mut Rng| Deed::Disk {
+        op: DiskOp::Write,
+        fault: DiskFault::Error(EIO),
+        times: *rng.pick(&[1, 1, 1, 2]),
+        after: rng.below(8) as u32,
+    };
+    Some(match (themes.focus, rng.below(16)) {
+        (Focus::Mixture, _) | (_, 0..3) => return None,
+        (Focus::Age, 3) | (Focus::Refusal, 3..7) => write_fails(rng),
+        (Focus::Age, 4) | (Focus::Rot, 3) => crash(rng),
+        (Focus::Torn, 3..5) => Deed::Crash(Crash {
+            effects: rng.within(1..6),
+            in_write: true,
+            end: End::PowerLost,
+            shards: scenario.shards,
+            recovery_cuts: Vec::new(),
+            down: millis(rng.below(2000)),
+        }),
+        (Focus::Rot, 4..6) => Deed::Rot,
+        _ => submit(rng, scenario, themes, mark),
+    })
+}
+
 fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> Deed {
+    if let Some(deed) = focused(rng, scenario, themes, mark) {
+        return deed;
+    }
     // The last but one is the senders' host: it stays well, or no notification could be asked for.
     let hops = scenario.hops();
     let hop = if scenario.smart_host { hops.len() - 1 } else { rng.below(hops.len() as u64 - 2 + 1) as usize };
@@ -322,8 +460,11 @@ fn scar(rng: &mut Rng) -> Deed {
     match rng.below(4) {
         0 => Deed::Rot,
         1 => Deed::Spoil,
-        2 => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Lost, times: 1 },
-        _ => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Misdirected(rng.within(1..200) as u32), times: 1 },
+        2 => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Lost, times: 1, after: 0 },
+        _ => {
+            let fault = DiskFault::Misdirected(rng.within(1..200) as u32);
+            Deed::Disk { op: DiskOp::Write, fault, times: 1, after: 0 }
+        }
     }
 }
 
@@ -349,11 +490,12 @@ fn crash(rng: &mut Rng) -> Deed {
 fn disk(rng: &mut Rng) -> Deed {
     let errno = if rng.one_in(2) { EIO } else { ENOSPC };
     let times = *rng.pick(&[1, 1, 2, 5, 30]);
+    let after = *rng.pick(&[0, 0, 1, 3, 10]);
     match rng.below(7) {
-        0 | 1 => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Error(errno), times },
-        2 => Deed::Disk { op: DiskOp::Create, fault: DiskFault::Error(errno), times },
-        3 => Deed::Disk { op: DiskOp::Read, fault: DiskFault::Error(EIO), times },
-        4 => Deed::Disk { op: DiskOp::Remove, fault: DiskFault::Error(EIO), times },
+        0 | 1 => Deed::Disk { op: DiskOp::Write, fault: DiskFault::Error(errno), times, after },
+        2 => Deed::Disk { op: DiskOp::Create, fault: DiskFault::Error(errno), times, after },
+        3 => Deed::Disk { op: DiskOp::Read, fault: DiskFault::Error(EIO), times, after },
+        4 => Deed::Disk { op: DiskOp::Remove, fault: DiskFault::Error(EIO), times, after },
         5 => Deed::DiskFull { room: Some(rng.below(3) * 700_000) },
         _ => Deed::DiskStall { time: millis(rng.within(10..40_000)) },
     }

@@ -186,7 +186,8 @@ struct State {
     files: BTreeMap<PathBuf, SimFile>,
     rng: Rng,
     /// Faults to come, each for the next operation of its kind.
-    faults: VecDeque<(DiskOp, DiskFault)>,
+    /// The kind of operation, how many of it go well before, what happens then.
+    faults: VecDeque<(DiskOp, u32, DiskFault)>,
     /// Bytes that fit; what would need more fails with ENOSPC.
     room: Option<u64>,
     scars: Vec<Scar>,
@@ -234,7 +235,12 @@ impl SimDisk {
 
     /// The next operation of kind `op` that nothing else is planned for goes wrong.
     pub fn plan(&self, op: DiskOp, fault: DiskFault) {
-        self.state().faults.push_back((op, fault));
+        self.plan_after(0, op, fault);
+    }
+
+    /// As [`SimDisk::plan`], but so many go well before.
+    pub fn plan_after(&self, well: u32, op: DiskOp, fault: DiskFault) {
+        self.state().faults.push_back((op, well, fault));
     }
 
     /// Forgets the faults to come, and the limit: the disk is well again. What it did stays.
@@ -427,9 +433,14 @@ impl SimDisk {
 
 impl State {
     fn fault(&mut self, op: DiskOp) -> Option<DiskFault> {
-        let at = self.faults.iter().position(|(of, _)| *of == op)?;
+        let at = self.faults.iter().position(|(of, _, _)| *of == op)?;
+        let (_, well, _) = &mut self.faults[at];
+        if *well > 0 {
+            *well -= 1;
+            return None;
+        }
         self.injected += 1;
-        self.faults.remove(at).map(|(_, fault)| fault)
+        self.faults.remove(at).map(|(_, _, fault)| fault)
     }
 
     fn used(&self) -> u64 {
