@@ -21,6 +21,7 @@ pub enum At {
     MailAgain,
     Rcpt,
     Data,
+    Quit,
     /// The reply to the final dot.
     Final,
 }
@@ -409,8 +410,14 @@ impl Hop {
             call.recipients.clear();
             self.say(link, call, b"250 2.0.0 ok\r\n".to_vec(), side)
         } else if upper.starts_with("QUIT") {
-            self.say(link, call, b"221 2.0.0 bye\r\n".to_vec(), side);
-            self.end(link, call, side)
+            // Not a refusal, whatever it says: no mail is under way.
+            match self.choose(At::Quit, side) {
+                Some(act) => self.perform(Some(act), link, call, "", side).1,
+                None => {
+                    self.say(link, call, b"221 2.0.0 bye\r\n".to_vec(), side);
+                    self.end(link, call, side)
+                }
+            }
         } else {
             self.say(link, call, b"500 5.5.2 what?\r\n".to_vec(), side)
         }

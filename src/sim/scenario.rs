@@ -535,7 +535,8 @@ fn mood(rng: &mut Rng) -> Mood {
             10 => mood.old = true,
             11 => mood.unknown_permille = *rng.pick(&[200, 1000]),
             _ => {
-                let at = *rng.pick(&[At::Greeting, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::Final, At::Final]);
+                let at =
+                    *rng.pick(&[At::Greeting, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::Final, At::Final, At::Quit]);
                 let often = *rng.pick(&[1000, 1000, 300, 50]);
                 mood.acts.push((at, often, act(rng)));
             }

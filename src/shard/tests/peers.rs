@@ -81,6 +81,33 @@ fn a_peer_that_allows_few_connections_is_not_stormed() {
 }
 
 #[test]
+fn a_connection_that_has_said_quit_counts_until_it_is_closed() {
+    for act in [None, Some(Act::Silence), Some(Act::Say("221 2.0.0 bye\r\n".to_owned()))] {
+        let mut config = config();
+        config.delivery.connections_per_destination = 1;
+        config.delivery.messages_per_connection = 1;
+        let mut world = World::with(24, 1, config, 1000);
+        world.domain("a.test", "10.0.0.1");
+        world.latency(millis(200));
+        let ip: IpAddr = "10.0.0.1".parse().unwrap();
+        world.sim.core.cap([ip], 1);
+        if let Some(act) = &act {
+            world.hop("10.0.0.1").set(At::Quit, act.clone());
+        }
+        for n in 0..10 {
+            world.submit(0, &Letter::new(n, &["x@a.test"]));
+        }
+        // A peer that does not answer QUIT is waited for, a little.
+        let patience = (crate::limits::CLIENT_QUIT_TIMEOUT + secs(5)) * 10;
+        assert!(world.run_until(patience, |w| marks(w, "x@a.test").len() == 10), "{act:?}");
+        assert_eq!(world.sim.core.over_cap(), [], "{act:?}");
+        assert_eq!((world.hop("10.0.0.1").connects, world.hop("10.0.0.1").peak), (10, 1), "{act:?}");
+        world.run(minutes(1));
+        assert_at_rest(&mut world);
+    }
+}
+
+#[test]
 fn an_old_connection_that_the_peer_ends_costs_no_delay() {
     for act in [Act::SayAndClose("421 4.4.2 idle too long\r\n".to_owned()), Act::Close] {
         let mut world = World::new(22);
