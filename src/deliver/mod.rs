@@ -471,5 +471,9 @@ impl Deliverer {
         stats.queue_in_flight.set(counts.in_flight as u64);
         stats.queue_destinations.set(counts.destinations as u64);
         stats.outbound_open.set(self.connections.len() as u64);
+        let dns = self.resolver.counters();
+        stats.dns_queries.follow(dns.queries);
+        stats.dns_cache_hits.follow(dns.cache_hits);
+        stats.dns_failures.follow(dns.unanswered);
     }
 }

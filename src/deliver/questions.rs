@@ -27,17 +27,13 @@ impl Deliverer {
     fn transmit(&mut self, transmit: Transmit, turn: &mut Turn<'_>) {
         let (exchange, opened, stream, payload) = match transmit {
             Transmit::Udp { exchange, server, payload } => {
-                turn.report.stats.dns_queries.add(1);
                 let opened = turn.io.datagram(server);
                 if let Ok(conn) = opened {
                     turn.io.write(conn, &[IoSlice::new(&payload)]);
                 }
                 (exchange, opened, false, Vec::new())
             }
-            Transmit::Tcp { exchange, server, payload } => {
-                turn.report.stats.dns_queries.add(1);
-                (exchange, turn.io.connect(server, None), true, payload)
-            }
+            Transmit::Tcp { exchange, server, payload } => (exchange, turn.io.connect(server, None), true, payload),
             Transmit::Close { exchange } => {
                 if let Some(conn) = self.exchanges.remove(&exchange) {
                     self.questions.remove(conn);
