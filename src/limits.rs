@@ -230,6 +230,8 @@ pub const CONNECT_PAUSE_DOUBLINGS: u32 = 5;
 /// A destination that could not be tried for want of something of ours (descriptors, a source address) is tried again
 /// after this.
 pub const LOCAL_PAUSE: Duration = Duration::from_secs(10);
+/// Idle connections whose next message is being read that a search for one to close passes over before it gives up.
+pub const SPARE_LOOKED_AT: usize = 16;
 /// Records asked for ahead of their turn, per destination: a spool read takes about as long as a few transactions.
 pub const FETCH_AHEAD: usize = 16;
 /// Messages to a destination that will never take mail that are failed in one turn.

@@ -79,6 +79,8 @@ struct Pool {
     loaded: VecDeque<JobKey>,
     /// Jobs held for sending whose record was asked for.
     fetching: usize,
+    /// A connection idled to its end while records were read: the next one is opened when one of them has come.
+    awaits_record: bool,
     route: Option<Rc<Resolution>>,
     resolving: bool,
     /// It stands in `Deliverer::wake`.
@@ -175,6 +177,7 @@ impl Deliverer {
                 Fetch::Job(destination, key) => {
                     let Some(pool) = self.pools.get_mut(&destination) else { continue };
                     pool.fetching -= 1;
+                    pool.awaits_record = false;
                     if self.queue.is_suspended(destination) {
                         self.queue.put_back(key);
                         self.wake(destination);
@@ -370,7 +373,11 @@ impl Deliverer {
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             match &mut connection.client {
                 None => self.connect_failed(conn, "no answer to the connection attempt in time", turn),
-                Some(_) if connection.idle_since.is_some() => self.quit(conn, turn),
+                Some(_) if connection.idle_since.is_some() => {
+                    let pool = self.pools.entry(connection.destination).or_default();
+                    pool.awaits_record |= pool.fetching > 0;
+                    self.quit(conn, turn);
+                }
                 Some(client) => {
                     client.handle_timeout(turn.now.mono);
                     self.progress(conn, turn);

@@ -128,7 +128,7 @@ impl Deliverer {
                     || waiting <= open * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
             let most = self.max_per_destination + usize::from(planted!(LimitCheckedLate));
-            if waiting == 0 || enough || open + pool.leaving >= most {
+            if waiting == 0 || enough || pool.awaits_record || open + pool.leaving >= most {
                 return;
             }
             let Some(route) = self.route(destination, turn) else { return };
@@ -141,20 +141,39 @@ impl Deliverer {
     /// Frees a connection if the shard has as many as it may; false if none can be had now.
     fn make_room(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         while self.connections.len() >= self.max_connections {
-            let Some(conn) = self.idle.pop_front() else {
+            let Some(conn) = self.spare_connection() else {
                 let pool = self.pools.entry(destination).or_default();
                 if !std::mem::replace(&mut pool.starved, true) {
                     self.starved.push_back(destination);
                 }
                 return false;
             };
-            let Some(connection) = self.connections.get_mut(conn) else { continue };
-            connection.listed = false;
-            if connection.idle_since.is_some() {
-                self.forget(conn, turn);
-            }
+            self.forget(conn, turn);
         }
         true
+    }
+
+    /// The connection that has idled longest, but none whose destination awaits a record from the spool: it is about to be
+    /// used. Destinations that took such connections from each other went round as fast as receivers answered, for as long as
+    /// the disk kept all of them waiting.
+    fn spare_connection(&mut self) -> Option<ConnId> {
+        let mut awaited = 0;
+        while awaited < limits::SPARE_LOOKED_AT {
+            let conn = self.idle.pop_front()?;
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            if connection.idle_since.is_some()
+                && self.pools.get(&connection.destination).is_some_and(|pool| pool.fetching > 0)
+            {
+                awaited += 1;
+                self.idle.push_back(conn);
+                continue;
+            }
+            connection.listed = false;
+            if connection.idle_since.is_some() {
+                return Some(conn);
+            }
+        }
+        None
     }
 
     /// Where the destination's mail goes; `None` while that is unknown, or if it has been dealt with otherwise.

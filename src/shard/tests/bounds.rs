@@ -59,6 +59,28 @@ fn destinations_that_found_no_connection_are_served_when_there_is_one() {
 }
 
 #[test]
+fn destinations_that_wait_for_the_disk_do_not_take_connections_from_each_other() {
+    let mut world = World::with(38, 1, config(), 3);
+    for n in 0..6 {
+        world.domain(&format!("d{n}.test"), &format!("10.0.1.{n}"));
+        world.door(&format!("10.0.1.{n}"), Door::Refused);
+        world.accept(0, &Letter::new(n, &[&format!("x@d{n}.test")]));
+    }
+    // After a start the spool alone has the mail.
+    world.crash(1);
+    world.sim.core.pace.stalled_until = world.now() + secs(60);
+    let before: u64 = (0..6).map(|n| world.hop(&format!("10.0.1.{n}")).connects).sum();
+    for n in 0..6 {
+        world.door(&format!("10.0.1.{n}"), Door::Open);
+    }
+    world.run(secs(59));
+    let connects = (0..6).map(|n| world.hop(&format!("10.0.1.{n}")).connects).sum::<u64>() - before;
+    assert!((1..=12).contains(&connects), "{connects} connections for nothing");
+    assert!(world.run_until(minutes(10), |w| w.received().count() == 6));
+    assert_at_rest(&mut world);
+}
+
+#[test]
 fn hosts_that_never_answer_do_not_keep_the_connections_of_others() {
     let mut world = World::with(33, 1, config(), 4);
     for n in 0..20 {
