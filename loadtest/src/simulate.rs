@@ -49,6 +49,9 @@ pub struct SimulateArgs {
     /// Print the hash of each seed's trace
     #[arg(long)]
     hashes: bool,
+    /// Print how often what happened: replies of the relay, faults, moods of its peers
+    #[arg(long)]
+    tally: bool,
     /// Worlds at a time [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
@@ -186,6 +189,7 @@ impl Sums {
         total.excused += outcome.excused;
         total.events += outcome.events;
         total.hash ^= outcome.hash;
+        total.marks.merge(&outcome.marks);
         if !outcome.violations.is_empty() {
             self.failed.push((seed, outcome));
         }
@@ -212,6 +216,11 @@ fn summary(args: &SimulateArgs, all: &[u64], sums: &Sums, seconds: f64) {
         thousands(t.duplicates),
         thousands(t.excused)
     );
+    if args.tally {
+        for (what, times) in t.marks.iter() {
+            println!("{:>14}  {what}", thousands(times));
+        }
+    }
     let twice = if args.twice { ", each run twice" } else { "" };
     println!("hash of all traces {:016x}{twice}", t.hash);
     if sums.failed.is_empty() {

@@ -200,6 +200,7 @@ impl Client {
     }
 
     fn leave(link: LinkId, session: &mut Session, leave: Leave, side: &mut HostSide<'_>) -> bool {
+        side.mark(format!("client leaves by {leave:?}"));
         match leave {
             Leave::Quit | Leave::Stall => {
                 session.left = true;
@@ -294,6 +295,10 @@ impl Client {
     }
 
     fn reply(&mut self, link: LinkId, session: &mut Session, reply: String, side: &mut HostSide<'_>) -> bool {
+        let mut words = reply.split(' ');
+        let (code, enhanced) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let enhanced = if enhanced.contains('.') && code.starts_with(['2', '4', '5']) { enhanced } else { "" };
+        side.mark(format!("relay says {code} {enhanced}"));
         let Some(expect) = session.expect.pop_front() else {
             // RFC 5321 §3.8: a server may say 421 at any time.
             if !reply.starts_with("421") {

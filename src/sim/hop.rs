@@ -4,6 +4,7 @@
 //! Inputs: what the relay sends, moods set by the world. Outputs: replies, and records for the oracle. It refuses to be
 //! kind: whatever RFC 5321 lets a server do, and some of what it does not, is in [`Act`].
 
+use crate::rt::sim::marks::name;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use crate::time::{Moment, Wall};
 use std::collections::{BTreeMap, VecDeque};
@@ -167,6 +168,8 @@ struct Call {
     armed: bool,
     written: u64,
     mails: u32,
+    /// EHLO was answered well: mail may come.
+    ready: bool,
 }
 
 impl Call {
@@ -186,6 +189,7 @@ impl Call {
             armed: false,
             written: 0,
             mails: 0,
+            ready: false,
         }
     }
 }
@@ -205,6 +209,10 @@ pub struct Hop {
     pub peak: usize,
     /// Connections that came.
     pub connects: u64,
+    /// Connections that were ready for mail, carried none and were ended by the relay, within the last minute.
+    in_vain: VecDeque<Moment>,
+    /// The most of them in any minute.
+    pub most_in_vain: usize,
     /// The most transactions that one connection carried.
     pub most_mails: u32,
     calls: BTreeMap<LinkId, Call>,
@@ -232,9 +240,9 @@ impl Host for Hop {
             }
             HostEvent::Ended { link } => {
                 side.close(link);
-                self.gone(link);
+                self.gone(link, side.now().mono);
             }
-            HostEvent::Failed { link } => self.gone(link),
+            HostEvent::Failed { link } => self.gone(link, side.now().mono),
             HostEvent::Timer { token } => {
                 let link = LinkId(token);
                 let Some(mut call) = self.calls.remove(&link) else { return };
@@ -257,8 +265,14 @@ impl Hop {
         }
     }
 
-    fn gone(&mut self, link: LinkId) {
+    /// The relay ended it.
+    fn gone(&mut self, link: LinkId, now: Moment) {
         if let Some(call) = self.calls.remove(&link) {
+            if call.ready && call.mails == 0 {
+                self.in_vain.retain(|at| now.since(*at) < Duration::from_secs(60));
+                self.in_vain.push_back(now);
+                self.most_in_vain = self.most_in_vain.max(self.in_vain.len());
+            }
             self.keep(link, call, false);
         }
     }
@@ -376,7 +390,9 @@ impl Hop {
                 text += "250-PIPELINING\r\n";
             }
             text += "250 ENHANCEDSTATUSCODES\r\n";
-            self.act(At::Ehlo, link, call, &text, side).1
+            let (positive, open) = self.act(At::Ehlo, link, call, &text, side);
+            call.ready = positive;
+            open
         } else if upper.starts_with("HELO") {
             self.say(link, call, b"250 hop\r\n".to_vec(), side)
         } else if upper.starts_with("MAIL FROM:") {
@@ -449,7 +465,13 @@ impl Hop {
 
     fn choose(&self, at: At, side: &mut HostSide<'_>) -> Option<Act> {
         let mut acts = self.mood.acts.iter().filter(|(of, _, _)| *of == at);
-        acts.find(|(_, permille, _)| side.rng().permille(*permille)).map(|(_, _, act)| act.clone())
+        let (_, _, act) = acts.find(|(_, permille, _)| side.rng().permille(*permille))?;
+        let what = match act {
+            Act::Say(text) | Act::SayAndClose(text) => format!("{} {}", name(act), text.get(..3).unwrap_or(text)),
+            other => name(other),
+        };
+        side.mark(format!("next hop at {at:?}: {what}"));
+        Some(act.clone())
     }
 
     /// Answers by its mood, or with `usual`: whether positively, and whether the connection stands.

@@ -37,6 +37,9 @@ impl fmt::Display for Violation {
 /// An outcome is on stable storage so long after it was known, if disk and cores are well.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
 
+/// Connections to one host in a minute that were ready for mail and carried none: more is a storm.
+const IN_VAIN: usize = 30;
+
 /// Faults of the disk that are not farther apart may be one row of failures to a log.
 const ROW_TIME: Duration = Duration::from_secs(70);
 
@@ -327,6 +330,10 @@ impl<'a> Oracle<'a> {
             if hop.most_mails > limit {
                 self.violate("messages a connection", format!("{ip}: {} of {limit}", hop.most_mails));
             }
+            if hop.most_in_vain > IN_VAIN {
+                let times = hop.most_in_vain;
+                self.violate("storm", format!("{times} connections to {ip} in a minute that carried nothing"));
+            }
         }
     }
 
@@ -432,6 +439,14 @@ impl<'a> Oracle<'a> {
         }
         let Some(id) = sent.accepted() else { return };
         self.accepted += 1;
+        let (octets, recipients, _) = self.scenario.inbound;
+        if sent.letter.body.len() as u64 > octets || sent.taken.len() > recipients {
+            let (body, taken) = (sent.letter.body.len(), sent.taken.len());
+            self.violate(
+                "inbound limits",
+                format!("{id}: {body} octets of {octets}, {taken} recipients of {recipients}"),
+            );
+        }
         let number = id.parse::<MessageId>().ok();
         for to in &sent.taken {
             let key = (sent.letter.mark, to.to_ascii_lowercase());

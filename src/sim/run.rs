@@ -10,6 +10,7 @@ use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_add
 use super::world::{Found, Machine, World, config};
 use super::zone::{EVIL_V4, Records, Zone};
 use crate::config::{Host, SmartHost};
+use crate::rt::sim::marks::{Marks, name};
 use crate::rt::sim::trace::Lines;
 use crate::rt::sim::{End, Step};
 use crate::shard::mailbox::Control;
@@ -51,6 +52,8 @@ pub struct Outcome {
     pub excused: u64,
     /// Events handed to shards.
     pub events: u64,
+    /// What happened, how often.
+    pub marks: Marks,
 }
 
 /// Runs `scenario`; with `lines` its trace is printed.
@@ -92,6 +95,8 @@ impl<'a> Run<'a> {
         config.dns.servers = SERVERS.map(|ip| SocketAddr::new(ip.into(), 53)).to_vec();
         config.delivery.connections_per_destination = scenario.connections;
         config.delivery.messages_per_connection = scenario.messages_per_connection;
+        let smtp = &mut config.smtp;
+        (smtp.max_message_bytes, smtp.max_recipients, smtp.max_sessions_per_shard) = scenario.inbound;
         config.delivery.idle_timeout = scenario.idle;
         config.delivery.ipv6 = scenario.ipv6;
         let (first, max, give_up) = scenario.retry;
@@ -310,6 +315,7 @@ impl<'a> Run<'a> {
     fn perform(&mut self, deed: &Deed) {
         let now = self.world.sim.now().mono;
         self.world.sim.core.trace.remark(now, "deed");
+        self.world.sim.core.marks.add(format!("deed: {}", name(deed)));
         let disk = self.world.sim.core.disk.clone();
         match deed {
             Deed::Submit { client, letters, style } => {
@@ -320,10 +326,12 @@ impl<'a> Run<'a> {
                     }
                 });
             }
-            Deed::Mood { hop, mood } => {
-                self.oracle.mood(self.hops[*hop], mood);
-                if let Some(hop) = self.world.hop(self.hops[*hop]) {
-                    hop.mood = mood.clone();
+            Deed::Mood { hops, mood } => {
+                for ip in hops.iter().map(|hop| self.hops[*hop]) {
+                    self.oracle.mood(ip, mood);
+                    if let Some(hop) = self.world.hop(ip) {
+                        hop.mood = mood.clone();
+                    }
                 }
             }
             Deed::Dns { server, mood } => {
@@ -462,8 +470,12 @@ impl<'a> Run<'a> {
 
     fn outcome(mut self) -> Outcome {
         self.world.take_events();
+        self.world.count();
         let core = &self.world.sim.core;
+        let mut marks = core.marks.clone();
+        marks.merge(&core.disk.marks());
         Outcome {
+            marks,
             hash: core.trace.hash(),
             time: self.world.sim.now().mono.since(Moment(1_000_000_000)),
             crashes: self.crashes,

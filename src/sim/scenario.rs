@@ -57,7 +57,7 @@ pub enum Deed {
         reading: Reading,
     },
     Mood {
-        hop: usize,
+        hops: Vec<usize>,
         mood: Mood,
     },
     Dns {
@@ -131,6 +131,8 @@ pub struct Scenario {
     pub connections: u32,
     /// Messages over a connection.
     pub messages_per_connection: u32,
+    /// Octets of a message, recipients of a message, sessions of a shard: the most.
+    pub inbound: (u64, usize, usize),
     /// First and longest interval of retries, and the age of giving up.
     pub retry: (Duration, Duration, Duration),
     /// A connection may idle so long.
@@ -201,6 +203,11 @@ impl Scenario {
             max_connections: rng.within(3..20) as usize,
             connections: rng.within(1..6) as u32,
             messages_per_connection: *rng.pick(&[1, 2, 5, 100]),
+            inbound: (
+                *rng.pick(&[50 << 20, 50 << 20, 64 << 10]),
+                *rng.pick(&[1000, 1000, 1000, 3]),
+                *rng.pick(&[1000, 1000, 1000, 2]),
+            ),
             retry: (first, first * 4, secs(rng.within(20 * 60..40 * 60))),
             idle: *rng.pick(&[millis(1), secs(5), secs(30)]),
             smart_host: rng.one_in(8) && focus == Focus::Mixture,
@@ -218,8 +225,8 @@ impl Scenario {
         };
         let themes = Themes::draw(rng, focus, scenario.has_scars);
         let count = if focus == Focus::Age { rng.within(60..120) } else { rng.within(15..60) };
-        for (hop, mood) in prelude(rng, focus, &scenario) {
-            scenario.deeds.push((Duration::ZERO, Deed::Mood { hop, mood }));
+        if let Some(deed) = prelude(rng, focus, &scenario) {
+            scenario.deeds.push((Duration::ZERO, deed));
         }
         let mut mark = 0;
         for _ in 0..count {
@@ -377,19 +384,16 @@ fn geometry(rng: &mut Rng, focus: Focus) -> Geometry {
     }
 }
 
-/// How the hosts of one destination are from the beginning, by their numbers.
-fn prelude(rng: &mut Rng, focus: Focus, scenario: &Scenario) -> Vec<(usize, Mood)> {
+/// How a destination is from the beginning.
+fn prelude(rng: &mut Rng, focus: Focus, scenario: &Scenario) -> Option<Deed> {
     let act = match focus {
-        Focus::Mixture | Focus::Torn => return Vec::new(),
+        Focus::Mixture | Focus::Torn => return None,
         Focus::Age | Focus::Rot => Act::Say("450 4.2.1 come back later\r\n".to_owned()),
         Focus::Refusal => Act::Say("550 5.1.1 nobody of that name\r\n".to_owned()),
     };
-    let addresses: Vec<usize> = scenario.destinations.iter().map(|d| scenario.addresses(d).len()).collect();
-    let chosen = rng.below(addresses.len() as u64) as usize;
-    let first: usize = addresses[..chosen].iter().sum();
     let at = if rng.one_in(4) { At::Final } else { At::Rcpt };
     let mood = Mood { acts: vec![(at, *rng.pick(&[1000, 1000, 500]), act)], ..Mood::default() };
-    (first..first + addresses[chosen]).map(|hop| (hop, mood.clone())).collect()
+    Some(Deed::Mood { hops: some_hops(rng, scenario), mood })
 }
 
 /// What the focus asks for next, if it does.
@@ -421,19 +425,17 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
     if let Some(deed) = focused(rng, scenario, themes, mark) {
         return deed;
     }
-    // The last but one is the senders' host: it stays well, or no notification could be asked for.
-    let hops = scenario.hops();
-    let hop = if scenario.smart_host { hops.len() - 1 } else { rng.below(hops.len() as u64 - 2 + 1) as usize };
-    let hop = if hop == hops.len() - 2 && !scenario.smart_host { rng.below(hop.max(1) as u64) as usize } else { hop };
+    let hops = some_hops(rng, scenario);
+    let hop = *rng.pick(&hops);
     if themes.storm && rng.one_in(6) {
         return crash(rng);
     }
     for _ in 0..8 {
-        return match rng.below(14) {
-            0 | 1 if themes.hops => Deed::Mood { hop, mood: mood(rng) },
-            2 if themes.hops => Deed::Mood { hop, mood: Mood::default() },
+        return match rng.below(17) {
+            0 | 1 | 14 if themes.hops => Deed::Mood { hops, mood: mood(rng) },
+            2 if themes.hops && rng.one_in(2) => Deed::Mood { hops, mood: Mood::default() },
             3 if themes.network => network(rng, hop),
-            4 if themes.dns => Deed::Dns { server: rng.below(2) as usize, mood: *rng.pick(&DnsMood::ALL) },
+            4 | 15 if themes.dns => Deed::Dns { server: rng.below(2) as usize, mood: *rng.pick(&DnsMood::ALL) },
             5 if themes.disk => disk(rng),
             6 if themes.disk && rng.one_in(2) => Deed::DiskMended,
             7 if themes.crashes => crash(rng),
@@ -449,11 +451,27 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
                 commands: rng.within(1..20_000) as u32,
                 reading: *rng.pick(&[Reading::All, Reading::Nothing]),
             },
-            11.. => submit(rng, scenario, themes, mark),
+            11..14 | 16 => submit(rng, scenario, themes, mark),
             _ => continue,
         };
     }
     submit(rng, scenario, themes, mark)
+}
+
+/// The hosts of one destination, or one of them. Never the senders' host: it stays well, or no notification could be asked for.
+fn some_hops(rng: &mut Rng, scenario: &Scenario) -> Vec<usize> {
+    let counts: Vec<usize> = scenario.destinations.iter().map(|d| scenario.addresses(d).len()).collect();
+    let smart = counts.iter().sum::<usize>() + 1;
+    let chosen = rng.below(counts.len() as u64) as usize;
+    let first: usize = counts[..chosen].iter().sum();
+    let all: Vec<usize> = (first..first + counts[chosen]).collect();
+    if scenario.smart_host || all.is_empty() {
+        vec![smart]
+    } else if rng.one_in(2) {
+        vec![*rng.pick(&all)]
+    } else {
+        all
+    }
 }
 
 fn scar(rng: &mut Rng) -> Deed {
@@ -514,8 +532,8 @@ fn network(rng: &mut Rng, hop: usize) -> Deed {
 
 fn mood(rng: &mut Rng) -> Mood {
     let mut mood = Mood::default();
-    for _ in 0..rng.within(1..3) {
-        match rng.below(16) {
+    for _ in 0..rng.within(1..4) {
+        match rng.below(24) {
             0 => mood.refuses = true,
             1 => mood.greylist = Some(secs(rng.within(1..300))),
             2 => mood.max_open = Some(rng.within(1..3) as usize),
@@ -537,8 +555,11 @@ fn mood(rng: &mut Rng) -> Mood {
             _ => {
                 let at =
                     *rng.pick(&[At::Greeting, At::Ehlo, At::Mail, At::Rcpt, At::Data, At::Final, At::Final, At::Quit]);
-                let often = *rng.pick(&[1000, 1000, 300, 50]);
-                mood.acts.push((at, often, act(rng)));
+                let often = *rng.pick(&[1000, 400, 200, 100, 50]);
+                // The reply to the final dot is the one that decides: it is lost in every way.
+                let lost = [Act::Close, Act::Reset, Act::Vanish, Act::Silence];
+                let act = if at == At::Final && rng.one_in(2) { rng.pick(&lost).clone() } else { act(rng) };
+                mood.acts.push((at, often, act));
             }
         }
     }
@@ -561,7 +582,9 @@ fn act(rng: &mut Rng) -> Act {
 }
 
 fn submit(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> Deed {
-    let client = rng.below(scenario.clients as u64) as usize;
+    // The last may not relay: one refusal is like another.
+    let last = scenario.clients - 1;
+    let client = if rng.one_in(12) { last } else { rng.below(last as u64) as usize };
     let letters: Vec<Letter> = (0..rng.within(1..6))
         .map(|_| {
             *mark += 1;
@@ -637,8 +660,9 @@ impl fmt::Display for Scenario {
         writeln!(
             f,
             "seed {seed}: {shards} shards, {connections} connections a destination, {max_connections} a shard, \
-             {messages_per_connection} messages a connection, retry {:?}, idle {:?}, {}, turn {} us, window {:?}, \
+             {messages_per_connection} messages a connection, inbound {:?}, retry {:?}, idle {:?}, {}, turn {} us, window {:?}, \
              disk {:?} us, segments of {} KiB",
+            self.inbound,
             self.retry,
             self.idle,
             match (self.smart_host, self.ipv6) {
@@ -669,7 +693,10 @@ impl fmt::Display for Scenario {
                     }
                     writeln!(f, " {style:?}")?;
                 }
-                Deed::Mood { hop, mood } => writeln!(f, "hop {} {mood:?}", hops[*hop])?,
+                Deed::Mood { hops: some, mood } => {
+                    let some: Vec<String> = some.iter().map(|hop| hops[*hop].to_string()).collect();
+                    writeln!(f, "hops {} {mood:?}", some.join(" "))?;
+                }
                 Deed::Cut { hop, time } => writeln!(f, "way to {} cut for {time:?}", hops[*hop])?,
                 Deed::Silence { hop, silent } => writeln!(f, "hop {} silent: {silent}", hops[*hop])?,
                 Deed::ResetAll { hop } => writeln!(f, "hop {} resets all connections", hops[*hop])?,

@@ -4,8 +4,11 @@
 use super::client::{Leave, Letter, Style};
 use super::run::{Outcome, run};
 use super::scenario::{Crash, Deed, Scenario};
+use super::zone;
 use crate::planted::{Bug, plant};
+use crate::rt::sim::marks::{Marks, name};
 use crate::rt::sim::{End, Reading};
+use crate::shard::stats::{Kind, ShardStats};
 use std::time::Duration;
 
 /// `RINGPOST_SEEDS` sets how many seeds a test runs; an unoptimised build needs some tenths of a second for one.
@@ -44,6 +47,56 @@ fn a_seed_gives_the_same_trace_each_time_on_one_shard_and_on_four() {
     let first = text();
     assert!(first.len() > 100_000, "{}", first.len());
     assert!(first == text(), "to the byte");
+}
+
+/// A world that never does a thing proves nothing about it.
+#[test]
+fn what_can_happen_happens() {
+    let mut marks = Marks::default();
+    for seed in 0..seeds(80) {
+        marks.merge(&run(&Scenario::generate(seed), None).marks);
+    }
+    let count = |begin: &str, end: &str| {
+        marks
+            .iter()
+            .filter(|(what, _)| what.starts_with(begin) && what.ends_with(end))
+            .map(|(_, times)| times)
+            .sum::<u64>()
+    };
+    let mut never = Vec::new();
+    let mut expect = |begin: &str, end: &str| {
+        if count(begin, end) == 0 {
+            never.push(format!("{begin} … {end}"));
+        }
+    };
+    let deeds = "Submit Flood Mood Dns Cut Silence ResetAll Latency DnsLoss RefuseLocal Disk DiskFull DiskStall DiskMended Rot \
+                 Spoil Stall WallJump Crash Drain";
+    deeds.split_whitespace().for_each(|deed| expect("deed: ", deed));
+    zone::Mood::ALL.iter().for_each(|mood| expect("DNS asked while ", &name(mood)));
+    for at in ["Greeting", "Ehlo", "Mail", "Rcpt", "Data", "Final", "Quit"] {
+        expect(&format!("next hop at {at}"), "");
+    }
+    for act in
+        ["Say 451", "Say 554", "SayAndClose 421", "SayAndClose 550", "Close", "Reset", "Vanish", "Silence", "Garbage"]
+    {
+        expect("next hop at ", act);
+    }
+    for act in ["Close", "Reset", "Vanish", "Silence"] {
+        expect("next hop at Final", act);
+    }
+    for fault in ["Write Error", "Write Lost", "Create Error", "Read Error", "Remove Error", "Killed", "PowerLost"] {
+        expect("disk: ", fault);
+    }
+    for leave in ["Close", "Reset", "Vanish", "Stall"] {
+        expect("client leaves by ", leave);
+    }
+    let codes = "220 221 250 354 421 451 452 500 501 503 550 552 554";
+    codes.split(' ').for_each(|code| expect(&format!("relay says {code}"), ""));
+    // And what the relay says that it counts, it counts.
+    for value in ShardStats::default().values().iter().filter(|value| value.kind == Kind::Counter) {
+        expect(&format!("relay counts {}", value.name), "");
+    }
+    assert_eq!(never, Vec::<String>::new(), "never happened");
 }
 
 /// One small submission to three recipients, one of which is refused.

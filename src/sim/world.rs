@@ -13,7 +13,7 @@ use crate::route::Routes;
 use crate::rt::sim::{End, Host, HostEvent, HostSide, Rng, Sim, Step};
 use crate::shard::event::{self, Event, EventSource};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
-use crate::shard::stats::{HistogramSource, ShardStats, stage_histograms};
+use crate::shard::stats::{HistogramSource, Kind, ShardStats, stage_histograms};
 use crate::shard::{Ending, Parts, Report, ShardCore};
 use crate::spool::{self, Geometry};
 use crate::time::{Moment, Wall};
@@ -204,6 +204,7 @@ impl World {
     /// Ends the process where it stands.
     pub fn end(&mut self, end: End) {
         self.take_events();
+        self.count();
         self.sim.end_process(end);
     }
 
@@ -214,6 +215,15 @@ impl World {
             self.take_events();
         }
         step
+    }
+
+    /// Marks what this life of the relay counted. Once, at its end.
+    pub fn count(&mut self) {
+        for value in self.stats.iter().flat_map(|stats| stats.values()) {
+            if value.kind == Kind::Counter {
+                self.sim.core.marks.add_many(format!("relay counts {}", value.name), value.value);
+            }
+        }
     }
 
     /// What the shards reported since the last time.

@@ -13,6 +13,7 @@ mod tests;
 
 pub use records::{EVIL_HOST, EVIL_V4, EVIL_V6, Kind, Records, is_evil};
 
+use crate::rt::sim::marks::name;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use answer::{Ask, encode, garble, mangle_case};
 use hickory_proto::op::{Message, ResponseCode};
@@ -212,6 +213,7 @@ impl Zone {
         if let Some(kind) = ask.kind {
             *self.asked.entry((ask.owner.clone(), kind)).or_default() += 1;
         }
+        side.mark(format!("DNS asked while {}", name(&self.mood(&ask.owner))));
         match way {
             Way::Udp(link) => self.answer_udp(link, &ask, side),
             Way::Tcp(link) => self.answer_tcp(link, &ask, side),

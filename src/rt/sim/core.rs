@@ -4,6 +4,7 @@
 //! Inputs: plans, settings, the end of a process. Outputs: events for shards. Refuses to know who the shards and hosts are.
 
 use super::disk::{End, SimDisk};
+use super::marks::Marks;
 use super::net::{LinkId, Net, Path, Reading, Sock, Table};
 use super::rng::Rng;
 use super::shard_io::Side;
@@ -170,6 +171,8 @@ pub struct Core {
     pub trace: Trace,
     /// How much happened.
     pub counts: Counts,
+    /// What the world did.
+    pub marks: Marks,
     pub(super) cpus: Vec<Cpu>,
     /// Octets of each connection that the relay has taken in.
     pub(super) handed: BTreeMap<LinkId, u64>,
@@ -202,6 +205,7 @@ impl Core {
             pace: DiskPace { latency_us: (100, 400), stalled_until: Moment(0) },
             trace: Trace::new(),
             counts: Counts::default(),
+            marks: Marks::default(),
             cpus: Vec::new(),
             handed: BTreeMap::new(),
             disk_faults: Vec::new(),

@@ -5,6 +5,7 @@
 //! ends of the process or of the power. Outputs: results, and a list of [`Scar`]s: where the medium no longer holds what
 //! it said it held. Every choice comes from its own seed. Refuses to lose what it reported as synced, except by a scar.
 
+use super::marks::{Marks, name};
 use super::rng::Rng;
 use crate::rt::buffer::BLOCK;
 use crate::rt::disk::{Disk, Lock};
@@ -199,6 +200,7 @@ struct State {
     /// Operations so far through [`Disk`].
     operations: u32,
     injected: u64,
+    marks: Marks,
 }
 
 /// The disk of one simulated machine; clones are the same disk.
@@ -219,6 +221,7 @@ impl SimDisk {
             power: None,
             operations: 0,
             injected: 0,
+            marks: Marks::default(),
         })))
     }
 
@@ -304,6 +307,11 @@ impl SimDisk {
         true
     }
 
+    /// What went wrong, how often.
+    pub fn marks(&self) -> Marks {
+        self.state().marks.clone()
+    }
+
     /// The files and their sizes in bytes.
     pub fn files(&self) -> Vec<(PathBuf, u64)> {
         self.state().files.iter().map(|(path, file)| (path.clone(), file.length)).collect()
@@ -324,7 +332,7 @@ impl SimDisk {
     pub(super) fn end_write(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let state = &mut *self.state();
         let fault = state.fault(DiskOp::Write);
-        let State { files, rng, scars, failed, written_again, .. } = state;
+        let State { files, rng, scars, failed, written_again, marks, .. } = state;
         if failed.contains(path) {
             written_again.push(path.to_owned());
         }
@@ -333,6 +341,11 @@ impl SimDisk {
             None => file.write(offset, bytes, true),
             Some(DiskFault::Error(number)) => {
                 let cached = rng.one_in(2);
+                marks.add(if cached {
+                    "disk: failed write readable until the power goes"
+                } else {
+                    "disk: failed write gone at once"
+                });
                 let before = file.clone();
                 file.tear(offset, bytes, rng);
                 if cached {
@@ -383,6 +396,7 @@ impl SimDisk {
     /// A write that was under way when the process ended.
     pub(super) fn cut_write(&self, path: &Path, offset: u64, bytes: &[u8], end: End) {
         let state = &mut *self.state();
+        state.marks.add(format!("disk: write under way, {end:?}"));
         let Some(file) = state.files.get_mut(path) else { return };
         match (end, state.rng.below(4)) {
             // The kernel may finish what it was told to do, or have done a part of it.
@@ -440,7 +454,9 @@ impl State {
             return None;
         }
         self.injected += 1;
-        self.faults.remove(at).map(|(_, _, fault)| fault)
+        let (_, _, fault) = self.faults.remove(at)?;
+        self.marks.add(format!("disk: {op:?} {}", name(&fault)));
+        Some(fault)
     }
 
     fn used(&self) -> u64 {

@@ -4,6 +4,7 @@ use super::core::{Core, What};
 use super::net::{LinkId, Reading};
 use super::rng::Rng;
 use crate::time::Now;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -45,6 +46,11 @@ impl HostSide<'_> {
     /// Both clocks; the wall clock is the relay's.
     pub fn now(&self) -> Now {
         self.core.now
+    }
+
+    /// Counts something that happened.
+    pub fn mark(&mut self, what: impl Into<Cow<'static, str>>) {
+        self.core.marks.add(what);
     }
 
     /// Choices.

@@ -10,6 +10,7 @@
 mod core;
 pub mod disk;
 mod host;
+pub mod marks;
 mod net;
 pub mod rng;
 mod shard_io;
@@ -18,6 +19,7 @@ pub mod trace;
 pub use self::core::{Core, Counts, DiskPace};
 pub use disk::{DiskFault, DiskOp, End, Scar, SimDisk};
 pub use host::{Host, HostEvent, HostSide};
+pub use marks::Marks;
 pub use net::{LinkId, Path, Reading};
 pub use rng::Rng;
 pub use trace::Trace;
