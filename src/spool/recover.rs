@@ -112,8 +112,22 @@ pub(crate) struct Folder {
     pub odd: Vec<Odd>,
 }
 
+/// Who else may change a folder while it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Company {
+    /// Nobody: it is locked. A file that is listed and cannot be found is an error, for it may hold mail.
+    Alone,
+    /// A server, which removes segments that hold nothing any more: such a file is passed over.
+    Server,
+}
+
 /// Reads and scans every segment file, with at most `threads` threads and no more than there are cores.
-pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Result<Folder, RecoveryError> {
+pub(crate) fn read_folder(
+    disk: &dyn Disk,
+    folder: &Path,
+    company: Company,
+    threads: usize,
+) -> Result<Folder, RecoveryError> {
     let names = disk.list(folder).map_err(failed("cannot list", folder))?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|n| segment_number(n)).collect();
     numbers.sort_unstable();
@@ -123,8 +137,11 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
         let mut bytes = Vec::new();
         while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
             let path = folder.join(segment_name(*number));
-            let read = disk.read(&path, &mut bytes).map_err(failed("cannot read", &path));
-            let result = read.map(|()| {
+            let read = disk.read(&path, &mut bytes);
+            if company == Company::Server && read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                continue;
+            }
+            let result = read.map_err(failed("cannot read", &path)).map(|()| {
                 let length = bytes.len() as u64;
                 // A file that was cut off inside a block is read as `complete_blocks` will leave it.
                 bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
@@ -186,7 +203,7 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     let lock = disk.lock(&lock_path, true).map_err(failed("cannot lock", &lock_path))?;
     let Some(lock) = lock else { return Err(RecoveryError::Locked(folder.to_owned())) };
 
-    let Folder { sources, odd } = read_folder(disk, folder, options.scan_threads)?;
+    let Folder { sources, odd } = read_folder(disk, folder, Company::Alone, options.scan_threads)?;
     let files = sources.len() + odd.len();
     let mut merged = merge(&sources);
     for chain in merged.chains.values() {
