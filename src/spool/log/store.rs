@@ -255,13 +255,20 @@ impl Store {
         })
     }
 
-    /// Whether `record` is what was written at `spot`.
-    pub fn holds(&self, spot: &Spot, record: &[u8], kind: Kind, id: MessageId) -> bool {
+    /// Whether `record` is what was written at `spot`, and that part of that message: 0 is its Accepted record.
+    pub fn holds(&self, spot: &Spot, record: &[u8], id: MessageId, part: u32) -> bool {
         let header = &self.get(spot.segment).header;
         let place = Place { log: header.log, offset: spot.offset };
-        format::parse_header(record, place, Some(header.stamp)).is_some_and(|h| {
-            h.kind == kind && h.id == id.0 && h.record_bytes() == record.len() && format::payload(record, &h).is_some()
-        })
+        let Some(found) = format::parse_header(record, place, Some(header.stamp)) else { return false };
+        let Some(payload) = format::payload(record, &found) else { return false };
+        let is_part = match part.checked_sub(1) {
+            None => found.kind == Kind::Accepted,
+            Some(index) => {
+                let is_index = |(found, _)| found == index || planted!(StreamedChunkSwapped);
+                found.kind == Kind::Chunk && format::parse_chunk(payload).is_some_and(is_index)
+            }
+        };
+        is_part && found.id == id.0 && found.record_bytes() == record.len()
     }
 
     // --- Live records ---------------------------------------------------------------------------------------------
