@@ -305,7 +305,8 @@ impl Homing<'_> {
             for index in &chain.segments {
                 let source = &self.sources[*index];
                 self.homes.insert(*index, (shard, u32::try_from(part.segments.len()).expect("fewer files")));
-                part.segments.push(Adopted { header: source.header, end: source.scan.end });
+                let used = source.scan.newest_commit > 0;
+                part.segments.push(Adopted { header: source.header, end: source.scan.end, used });
             }
             for index in &chain.free {
                 let source = &self.sources[*index];
@@ -548,7 +549,7 @@ impl Homing<'_> {
         let created = self.options.wall;
         let header = SegmentHeader { log: shard, number, sequence, stamp, created, bytes: geometry.segment_bytes };
         let block = u32::try_from(BLOCK).expect("4096");
-        part.segments.push(Adopted { header, end: block });
+        part.segments.push(Adopted { header, end: block, used: false });
         part.continues = true;
         let writer = &mut self.shards[usize::from(shard)].writer;
         writer.active = Some(header);
@@ -581,7 +582,7 @@ impl Homing<'_> {
         let Some(header) = writer.active else { return Ok(()) };
         writer.buffer.pad_to_block();
         let bytes = u32::try_from(writer.buffer.len() - BLOCK).expect("below 4 GiB");
-        let own = recovered.segments.iter().find(|s| s.header.log == shard);
+        let own = recovered.segments.iter().find(|s| s.header.log == shard && s.used);
         let fixed = format::Commit {
             tail: own.map_or(header.sequence, |s| s.header.sequence),
             previous: recovered.last_commit,
@@ -607,6 +608,7 @@ impl Homing<'_> {
         recovered.next_commit = number + 1;
         if let Some(last) = recovered.segments.last_mut() {
             last.end = writer.end;
+            last.used = true;
         }
         Ok(())
     }
