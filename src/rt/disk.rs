@@ -68,7 +68,12 @@ impl Disk for StdDisk {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
-            if entry.file_type()?.is_file()
+            let kind = match entry.file_type() {
+                // Some file systems are asked for it by name, and another process may have removed the file by then.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                kind => kind?,
+            };
+            if kind.is_file()
                 && let Ok(name) = entry.file_name().into_string()
             {
                 names.push(name);

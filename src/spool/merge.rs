@@ -53,6 +53,8 @@ pub(crate) struct Chain {
     pub free: Vec<usize>,
     pub last_commit: u64,
     pub next_commit: u64,
+    /// The sequence of the oldest segment that counts, in the words of its commits.
+    tail: u64,
     voids: Vec<Range<u64>>,
     /// Commits up to this one are known to have been durable.
     proven: u64,
@@ -158,6 +160,7 @@ fn chain(sources: &[Source], mut order: Vec<usize>, damage: &mut Vec<Damage>) ->
         last_commit: proven.max(whole),
         // One more than the next: the number of a commit of which nothing is left to read is not used again.
         next_commit: if newest == 0 { 1 } else { newest + 2 },
+        tail,
         voids,
         proven,
         torn,
@@ -194,14 +197,45 @@ fn find_damage(sources: &[Source], chain: &Chain, commits: &[(usize, CommitSeen)
             report(*index, format!("commit {} at byte {} is damaged", commit.number, commit.offset));
         }
     }
+    // Of a segment from `from` up to `to` none of the commits up to `last` is readable: it was torn when it was new and
+    // says nothing, or it is part of what is missing.
+    let silent = |from: u64, to: u64, last: u64| {
+        let within = move |index: &&usize| (from..to).contains(&sources[**index].header.sequence);
+        let says_nothing = move |index: &&usize| {
+            let scan = &sources[**index].scan;
+            scan.commits.is_empty() && scan.newest_commit <= last
+        };
+        chain.segments.iter().filter(within).filter(says_nothing)
+    };
+    let sequence = |index: usize| sources[index].header.sequence;
     let standing: Vec<_> = commits.iter().filter(|(_, c)| chain.standing(c.number) != Standing::Void).collect();
     for pair in standing.windows(2) {
         let [(before, a), (after, b)] = pair else { continue };
         // A gap within one segment is reported above.
         if b.fixed.previous > a.number && before != after {
-            let last = b.fixed.previous;
-            report(*before, format!("commits {} to {last} are missing at its end, or with a whole file", a.number + 1));
+            let (first, last) = (a.number + 1, b.fixed.previous);
+            report(*before, format!("commits {first} to {last} are missing at its end, or with a whole file"));
+            for index in silent(sequence(*before) + 1, sequence(*after), last) {
+                report(*index, format!("no commit in it is readable, and some of {first} to {last} were"));
+            }
         }
+    }
+    // In front of the first: a tail names a segment that holds something durable, and stays until a later tail is.
+    let Some((first, commit)) = standing.first() else { return };
+    let (tail, last) = (chain.tail, commit.fixed.previous);
+    if last == 0 || sequence(*first) <= tail {
+        return;
+    }
+    let tail_is_there = chain.segments.first().is_some_and(|index| sequence(*index) == tail);
+    // A log that another shard has taken over loses its files, oldest first, without a word. Log 0 never is.
+    if !tail_is_there && sources[*first].header.log != 0 {
+        return;
+    }
+    if !tail_is_there {
+        report(*first, format!("the log's files before it are missing, from sequence {tail} on: commits up to {last}"));
+    }
+    for index in silent(tail, sequence(*first), last) {
+        report(*index, format!("no commit in it is readable, and some up to {last} were"));
     }
 }
 

@@ -19,6 +19,8 @@ pub use offline::{list, verify};
 pub use recover::{Options, Recovery, RecoveryError, recover};
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod interrupted_tests;
 #[cfg(test)]
 mod property_tests;

@@ -6,7 +6,7 @@
 
 use super::format::{Outcome, RecordView};
 use super::merge::{Damage, merge};
-use super::recover::{LOCK_NAME, RecoveryError, read_folder};
+use super::recover::{Company, LOCK_NAME, RecoveryError, read_folder};
 use super::scan::Identity;
 use crate::limits;
 use crate::message::MessageId;
@@ -143,7 +143,7 @@ fn try_lock(disk: &dyn Disk, folder: &Path) -> Result<Option<Lock>, RecoveryErro
 /// Reads every record of the spool and checks it.
 pub fn verify(disk: &dyn Disk, folder: &Path) -> Result<Report, RecoveryError> {
     let Some(_lock) = try_lock(disk, folder)? else { return Err(RecoveryError::Locked(folder.to_owned())) };
-    let read = read_folder(disk, folder, limits::SPOOL_SCAN_THREADS)?;
+    let read = read_folder(disk, folder, Company::Alone, limits::SPOOL_SCAN_THREADS)?;
     let merged = merge(&read.sources);
     let mut damage = merged.damage;
     let mut free = merged.chains.values().map(|c| c.free.len()).sum();
@@ -161,10 +161,11 @@ pub fn verify(disk: &dyn Disk, folder: &Path) -> Result<Report, RecoveryError> {
     Ok(Report { files, free, logs: merged.chains.len(), live: merged.live.len(), damage })
 }
 
-/// Lists the queued messages.
+/// Lists the queued messages. Beside a server, what it moves or removes meanwhile may be missing.
 pub fn list(disk: &dyn Disk, folder: &Path, now: Wall) -> Result<Listing, RecoveryError> {
     let lock = try_lock(disk, folder)?;
-    let read = read_folder(disk, folder, limits::SPOOL_SCAN_THREADS)?;
+    let company = if lock.is_some() { Company::Alone } else { Company::Server };
+    let read = read_folder(disk, folder, company, limits::SPOOL_SCAN_THREADS)?;
     let merged = merge(&read.sources);
     let mut messages = Vec::new();
     for found in &merged.live {

@@ -112,8 +112,22 @@ pub(crate) struct Folder {
     pub odd: Vec<Odd>,
 }
 
+/// Who else may change a folder while it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Company {
+    /// Nobody: it is locked. A file that is listed and cannot be found is an error, for it may hold mail.
+    Alone,
+    /// A server, which removes segments that hold nothing any more: such a file is passed over.
+    Server,
+}
+
 /// Reads and scans every segment file, with at most `threads` threads and no more than there are cores.
-pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Result<Folder, RecoveryError> {
+pub(crate) fn read_folder(
+    disk: &dyn Disk,
+    folder: &Path,
+    company: Company,
+    threads: usize,
+) -> Result<Folder, RecoveryError> {
     let names = disk.list(folder).map_err(failed("cannot list", folder))?;
     let mut numbers: Vec<u32> = names.iter().filter_map(|n| segment_number(n)).collect();
     numbers.sort_unstable();
@@ -123,8 +137,11 @@ pub(crate) fn read_folder(disk: &dyn Disk, folder: &Path, threads: usize) -> Res
         let mut bytes = Vec::new();
         while let Some(number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
             let path = folder.join(segment_name(*number));
-            let read = disk.read(&path, &mut bytes).map_err(failed("cannot read", &path));
-            let result = read.map(|()| {
+            let read = disk.read(&path, &mut bytes);
+            if company == Company::Server && read.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+                continue;
+            }
+            let result = read.map_err(failed("cannot read", &path)).map(|()| {
                 let length = bytes.len() as u64;
                 // A file that was cut off inside a block is read as `complete_blocks` will leave it.
                 bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
@@ -186,7 +203,7 @@ pub fn recover(disk: &dyn Disk, folder: &Path, options: Options) -> Result<Recov
     let lock = disk.lock(&lock_path, true).map_err(failed("cannot lock", &lock_path))?;
     let Some(lock) = lock else { return Err(RecoveryError::Locked(folder.to_owned())) };
 
-    let Folder { sources, odd } = read_folder(disk, folder, options.scan_threads)?;
+    let Folder { sources, odd } = read_folder(disk, folder, Company::Alone, options.scan_threads)?;
     let files = sources.len() + odd.len();
     let mut merged = merge(&sources);
     for chain in merged.chains.values() {
@@ -288,7 +305,8 @@ impl Homing<'_> {
             for index in &chain.segments {
                 let source = &self.sources[*index];
                 self.homes.insert(*index, (shard, u32::try_from(part.segments.len()).expect("fewer files")));
-                part.segments.push(Adopted { header: source.header, end: source.scan.end });
+                let used = source.scan.newest_commit > 0;
+                part.segments.push(Adopted { header: source.header, end: source.scan.end, used });
             }
             for index in &chain.free {
                 let source = &self.sources[*index];
@@ -531,7 +549,7 @@ impl Homing<'_> {
         let created = self.options.wall;
         let header = SegmentHeader { log: shard, number, sequence, stamp, created, bytes: geometry.segment_bytes };
         let block = u32::try_from(BLOCK).expect("4096");
-        part.segments.push(Adopted { header, end: block });
+        part.segments.push(Adopted { header, end: block, used: false });
         part.continues = true;
         let writer = &mut self.shards[usize::from(shard)].writer;
         writer.active = Some(header);
@@ -564,7 +582,7 @@ impl Homing<'_> {
         let Some(header) = writer.active else { return Ok(()) };
         writer.buffer.pad_to_block();
         let bytes = u32::try_from(writer.buffer.len() - BLOCK).expect("below 4 GiB");
-        let own = recovered.segments.iter().find(|s| s.header.log == shard);
+        let own = recovered.segments.iter().find(|s| s.header.log == shard && s.used);
         let fixed = format::Commit {
             tail: own.map_or(header.sequence, |s| s.header.sequence),
             previous: recovered.last_commit,
@@ -590,6 +608,7 @@ impl Homing<'_> {
         recovered.next_commit = number + 1;
         if let Some(last) = recovered.segments.last_mut() {
             last.end = writer.end;
+            last.used = true;
         }
         Ok(())
     }

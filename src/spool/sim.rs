@@ -38,6 +38,10 @@ pub struct MemDisk {
     /// What was written, read back well, and never came to the disk, because its sync failed: places, and what the disk
     /// has there. Syncing the file again, with success, changes nothing about that.
     pub unsynced: Mutex<Vec<Unsynced>>,
+    /// A server has the lock.
+    pub served: Mutex<bool>,
+    /// Files that are listed, and are removed before they can be opened.
+    pub vanishing: Mutex<Vec<String>>,
 }
 
 /// A file, the place in it, and the bytes that a power failure brings back.
@@ -82,7 +86,8 @@ impl Disk for MemDisk {
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
         let files = self.files.lock().unwrap();
         let here = files.keys().filter(|p| p.parent() == Some(folder));
-        Ok(here.map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect())
+        let names = here.map(|p| p.file_name().unwrap().to_str().unwrap().to_owned());
+        Ok(names.chain(self.vanishing.lock().unwrap().iter().cloned()).collect())
     }
     fn read(&self, path: &Path, into: &mut Vec<u8>) -> io::Result<()> {
         into.clear();
@@ -115,7 +120,7 @@ impl Disk for MemDisk {
         self.files.lock().unwrap().remove(path).map(|_| ()).ok_or_else(not_found)
     }
     fn lock(&self, _: &Path, _: bool) -> io::Result<Option<Lock>> {
-        Ok(Some(Lock::none()))
+        Ok((!*self.served.lock().unwrap()).then(Lock::none))
     }
 }
 

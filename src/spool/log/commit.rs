@@ -326,7 +326,7 @@ impl Log {
         self.pressure -= bytes;
         self.last_durable = number;
         self.unsaid = false;
-        if self.store.write_succeeded() {
+        if self.store.write_succeeded(segment) {
             self.events.push_back(Event::StorageRecovered);
         }
         for entry in lists.entries.drain(..) {

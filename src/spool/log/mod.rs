@@ -27,7 +27,7 @@ mod view;
 
 use self::commit::{Commit, InFlight};
 use self::compact::Compaction;
-use super::format::{Kind, NewMessage, Outcome, Progress};
+use super::format::{NewMessage, Outcome, Progress};
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::id::IdSource;
@@ -492,9 +492,8 @@ impl Log {
         }
         let at = read.spot.offset as usize % BLOCK;
         let end = at + read.spot.length as usize;
-        let kind = if read.part == 0 { Kind::Accepted } else { Kind::Chunk };
         let record = buffer.get(at..end).ok_or(ReadError::Damaged)?;
-        if !self.store.holds(&read.spot, record, kind, read.id) {
+        if !self.store.holds(&read.spot, record, read.id, read.part) {
             return Err(ReadError::Damaged);
         }
         Ok(Slice::new(Arc::new(buffer), at..end))

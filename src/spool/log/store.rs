@@ -34,6 +34,8 @@ pub struct Adopted {
     pub header: SegmentHeader,
     /// Bytes in use.
     pub end: u32,
+    /// Some record of it is readable.
+    pub used: bool,
 }
 
 /// What recovery hands to the log of one shard.
@@ -88,6 +90,8 @@ struct Segment {
     failed: bool,
     /// The first commit, which carries the header, is still to come.
     first: bool,
+    /// A commit in it is durable, or may be.
+    used: bool,
     /// Compaction met a record it could not read.
     stuck: bool,
     end: u32,
@@ -167,6 +171,7 @@ impl Store {
         };
         for adopted in &recovered.segments {
             let segment = store.insert(adopted.header, false, adopted.end);
+            store.get_mut(segment).used = adopted.used;
             store.order.push_back(segment);
         }
         for number in &recovered.free {
@@ -188,6 +193,7 @@ impl Store {
             state: State::Closed,
             failed: false,
             first,
+            used: false,
             stuck: false,
             end,
             live_records: 0,
@@ -233,10 +239,12 @@ impl Store {
         [create, paused, remove].into_iter().flatten().filter(|at| *at > now).min()
     }
 
-    /// The oldest sequence of this log that still counts.
+    /// The oldest sequence of this log that still counts. A segment whose first commit failed never does: recovery takes
+    /// one that is named here and not there for a loss.
     pub fn tail(&self, shard: u16) -> u64 {
-        let own = self.order.iter().map(|s| self.get(*s).header).find(|h| h.log == shard);
-        own.map_or(self.next_sequence, |h| h.sequence)
+        let counts = |s: &&u32| self.get(**s).header.log == shard && (self.get(**s).used || self.active == Some(**s));
+        let own = self.order.iter().find(counts);
+        own.map_or(self.next_sequence, |s| self.get(*s).header.sequence)
     }
 
     /// Whether a commit is worth making only to say which segments are dead, because they are needed.
@@ -255,13 +263,20 @@ impl Store {
         })
     }
 
-    /// Whether `record` is what was written at `spot`.
-    pub fn holds(&self, spot: &Spot, record: &[u8], kind: Kind, id: MessageId) -> bool {
+    /// Whether `record` is what was written at `spot`, and that part of that message: 0 is its Accepted record.
+    pub fn holds(&self, spot: &Spot, record: &[u8], id: MessageId, part: u32) -> bool {
         let header = &self.get(spot.segment).header;
         let place = Place { log: header.log, offset: spot.offset };
-        format::parse_header(record, place, Some(header.stamp)).is_some_and(|h| {
-            h.kind == kind && h.id == id.0 && h.record_bytes() == record.len() && format::payload(record, &h).is_some()
-        })
+        let Some(found) = format::parse_header(record, place, Some(header.stamp)) else { return false };
+        let Some(payload) = format::payload(record, &found) else { return false };
+        let is_part = match part.checked_sub(1) {
+            None => found.kind == Kind::Accepted,
+            Some(index) => {
+                let is_index = |(found, _)| found == index || planted!(StreamedChunkSwapped);
+                found.kind == Kind::Chunk && format::parse_chunk(payload).is_some_and(is_index)
+            }
+        };
+        is_part && found.id == id.0 && found.record_bytes() == record.len()
     }
 
     // --- Live records ---------------------------------------------------------------------------------------------
@@ -371,6 +386,7 @@ impl Store {
         let fresh = self.get_mut(segment);
         fresh.header = SegmentHeader { log, sequence, stamp, created: now.wall, ..fresh.header };
         fresh.first = true;
+        fresh.used = false;
         fresh.end = u32::try_from(BLOCK).expect("4096");
         self.order.push_back(segment);
         self.active = Some(segment);
@@ -393,8 +409,9 @@ impl Store {
         target
     }
 
-    /// A write succeeded. `true`: after a pause for failures.
-    pub fn write_succeeded(&mut self) -> bool {
+    /// A write to `segment` succeeded. `true`: after a pause for failures.
+    pub fn write_succeeded(&mut self, segment: u32) -> bool {
+        self.get_mut(segment).used = true;
         self.failures = 0;
         self.paused.take().is_some()
     }
