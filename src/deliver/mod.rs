@@ -126,12 +126,8 @@ impl Deliverer {
             give_up: retry.give_up,
             jitter: retry.jitter,
         };
-        // A smart host's mail goes out from every shard that takes mail in: each has its share of the limit.
-        let per_destination = config.delivery.connections_per_destination as usize;
-        let max_per_destination = match *routes {
-            Routes::Mx => per_destination,
-            Routes::SmartHost(_) => (per_destination / config.shards).max(1),
-        };
+        let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
+        let max_per_destination = routes.connections(me, shards, config.delivery.connections_per_destination) as usize;
         Deliverer {
             me,
             ehlo_name: config.delivery.ehlo_name.as_str().into(),

@@ -411,11 +411,12 @@ impl Home {
         turn: &mut Turn<'_>,
     ) {
         let (me, shards, routes) = (self.me, self.shards, &self.routes);
+        let connections = self.config.delivery.connections_per_destination;
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
         routes.split(&mut self.splitter, recipients().map(|r| r.domain), |destination, group| {
-            let owner = routes.owner(destination, me, shards);
+            let owner = routes.owner(destination, me, shards, connections);
             for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
                 let recipients = if gaps {
                     RecipientSet::from_slice(&part.iter().map(|i| indices[usize::from(*i)]).collect::<Vec<_>>())
