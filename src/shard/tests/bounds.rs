@@ -214,3 +214,45 @@ fn a_shard_takes_no_mail_while_another_cannot_keep_up() {
     assert!(world.run_until(minutes(10), |w| w.queued() == 0), "{}", world.queued());
     assert_at_rest(&mut world);
 }
+
+/// Outcomes are not held up by a full mailbox: there are no more of them than recipients.
+#[test]
+fn outcomes_for_a_shard_that_does_not_look_wait_and_are_one_a_recipient() {
+    let mut world = World::with(60, 2, config(), 1000);
+    let mut names = (0..).map(|n| format!("d{n}.test"));
+    let domain = names.find(|name| route::shard_of(route::hash(name.as_bytes()), 2) == 0).unwrap();
+    world.domain(&domain, "10.0.0.1");
+    world.hop("10.0.0.1").reply(At::Rcpt, "550 5.1.1 no such user");
+    // It is on its way when its home stops looking, and its body is still in memory.
+    world.latency(millis(100));
+    let to: Vec<String> = (0..100).map(|n| format!("x{n}@{domain}")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let client = world.submit(1, &Letter::new(1, &to));
+    assert!(
+        world.run_until(minutes(1), |w| w.stats[1].accepted_messages.get() == 1),
+        "{:?}",
+        world.client(client).replies
+    );
+    world.run(millis(10));
+    let until = world.now() + minutes(5);
+    world.sim.core.stall(1, until);
+    while world.mailboxes.push(1, Vec::new()).is_ok() {}
+    let waiting = |w: &World| held(w, "post.outbox");
+    assert!(world.run_until(minutes(1), |w| waiting(w) == 100), "{}", waiting(&world));
+    world.run(minutes(1));
+    assert_eq!(waiting(&world), 100);
+    assert!(world.now() < until, "it is stalled still");
+    world.latency(millis(1));
+    let told = |w: &World| dsns(w).iter().map(|dsn| reported(dsn).len()).sum::<usize>();
+    assert!(world.run_until(minutes(10), |w| told(w) == 100), "{}", told(&world));
+    assert_at_rest(&mut world);
+}
+
+/// How much of something the shards hold now, by the name that the audit has for it.
+fn held(world: &World, name: &str) -> usize {
+    let mut sum = 0;
+    for shard in world.sim.shards.iter().flatten() {
+        shard.audit(&mut |what, size, _| sum += if what == name { size } else { 0 });
+    }
+    sum
+}
