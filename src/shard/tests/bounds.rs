@@ -256,3 +256,93 @@ fn held(world: &World, name: &str) -> usize {
     }
     sum
 }
+
+/// Letters whose records take a buffer of 128 KiB each when they are read.
+fn large(mark: u32, to: &[String]) -> Letter {
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    Letter { body: b"0123456789abcdef\r\n".repeat(1200), ..Letter::new(mark, &to) }
+}
+
+#[test]
+fn records_read_ahead_are_bounded_and_slow_destinations_do_not_starve_others() {
+    let mut world = World::with(61, 1, config(), 1000);
+    let slow: Vec<String> = (0..60).map(|n| format!("x@slow{n}.test")).collect();
+    for n in 0..60 {
+        world.domain(&format!("slow{n}.test"), &format!("10.0.3.{n}"));
+        world.door(&format!("10.0.3.{n}"), Door::Refused);
+    }
+    world.domain("a.test", "10.0.0.1");
+    world.door("10.0.0.1", Door::Refused);
+    for n in 0..30 {
+        world.accept(0, &large(n, &slow));
+    }
+    for n in 100..130 {
+        world.accept(0, &large(n, &["x@a.test".to_owned()]));
+    }
+    // What is recovered is in no memory.
+    world.crash(1);
+    world.door("10.0.0.1", Door::Open);
+    for n in 0..60 {
+        world.door(&format!("10.0.3.{n}"), Door::Open);
+        world.hop(&format!("10.0.3.{n}")).set(At::Mail, Act::Silence);
+    }
+    let mut most = 0;
+    let done = world.run_until(minutes(1), |w| {
+        most = most.max(held(w, "deliver.octets ahead"));
+        marks(w, "x@a.test").len() == 30
+    });
+    assert!(done, "{}", marks(&world, "x@a.test").len());
+    assert!(most > limits::FETCH_AHEAD_BYTES - limits::SPOOL_READ_BYTES, "{most}: the bound was met");
+    for n in 0..60 {
+        world.hop(&format!("10.0.3.{n}")).mend();
+    }
+    assert!(world.run_until(minutes(60), |w| w.received().count() == 60 * 30 + 30), "{}", world.received().count());
+    assert_at_rest(&mut world);
+    assert_eq!(held(&world, "deliver.octets ahead"), 0);
+}
+
+#[test]
+fn reads_of_a_shard_are_bounded_and_those_beyond_wait_their_turn() {
+    let mut world = World::with(62, 1, config(), 1000);
+    for n in 0..200 {
+        world.domain(&format!("d{n}.test"), &format!("10.0.4.{n}"));
+        world.door(&format!("10.0.4.{n}"), Door::Refused);
+        world.accept(0, &large(n, &[format!("x@d{n}.test")]));
+    }
+    world.crash(1);
+    for n in 0..200 {
+        world.door(&format!("10.0.4.{n}"), Door::Open);
+    }
+    world.sim.core.pace.latency_us = (2_000_000, 0);
+    let mut most = 0;
+    let done = world.run_until(minutes(10), |w| {
+        most = most.max(held(w, "home.octets being read"));
+        w.received().count() == 200
+    });
+    assert!(done, "{}", world.received().count());
+    assert_eq!(most, limits::SPOOL_READING_BYTES, "the bound was met");
+    world.sim.core.pace.latency_us = (100, 0);
+    assert_at_rest(&mut world);
+}
+
+/// Each had its connection taken by the next while its record was being read.
+#[test]
+fn a_connection_whose_message_is_being_read_is_not_taken_away() {
+    let mut world = World::with(63, 1, config(), 2);
+    for n in 0..6 {
+        world.domain(&format!("d{n}.test"), &format!("10.0.4.{n}"));
+        world.door(&format!("10.0.4.{n}"), Door::Silent);
+        world.accept(0, &Letter::new(n, &[&format!("x@d{n}.test")]));
+    }
+    world.crash(1);
+    for n in 0..6 {
+        world.door(&format!("10.0.4.{n}"), Door::Open);
+    }
+    let before: usize = (0..6).map(|n| world.connects(&format!("10.0.4.{n}")).len()).sum();
+    world.sim.core.pace.latency_us = (500_000, 0);
+    assert!(world.run_until(minutes(10), |w| w.received().count() == 6));
+    let connects: usize = (0..6).map(|n| world.connects(&format!("10.0.4.{n}")).len()).sum();
+    assert_eq!(connects - before, 6, "one each");
+    world.sim.core.pace.latency_us = (100, 0);
+    assert_at_rest(&mut world);
+}
