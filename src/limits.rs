@@ -177,6 +177,11 @@ pub const SPOOL_FREE_SEGMENTS: usize = 4;
 pub const SPOOL_COMPACT_SEGMENTS: u64 = 4;
 /// Records that compaction reads ahead.
 pub const SPOOL_COMPACT_READS: usize = 4;
+/// Memory of the reads under way of one shard's log, for owners and for notifications; further ones wait, in order. Enough
+/// to keep any disk busy: a thousand small records.
+pub const SPOOL_READING_BYTES: usize = 16 << 20;
+/// The memory that reading the largest record takes: a commit, and a block more at either end.
+pub const SPOOL_READ_BYTES: usize = SPOOL_COMMIT_BYTES as usize + 8192;
 /// Threads that scan segments at start-up; each holds one segment in memory.
 pub const SPOOL_SCAN_THREADS: usize = 4;
 
@@ -188,6 +193,7 @@ const _: () = assert!(
         <= SPOOL_COMMIT_BYTES as usize,
     "the largest record fits in one commit"
 );
+const _: () = assert!(SPOOL_READING_BYTES >= SPOOL_READ_BYTES, "each read has room once those before it have ended");
 const _: () = assert!(SPOOL_RESERVE_BYTES > 4 * SPOOL_LAST_RESERVE_BYTES, "outcomes have most of the reserve");
 
 // --- Destination queues --------------------------------------------------------------------------------------------
@@ -234,6 +240,9 @@ pub const LOCAL_PAUSE: Duration = Duration::from_secs(10);
 pub const SPARE_LOOKED_AT: usize = 16;
 /// Records asked for ahead of their turn, per destination: a spool read takes about as long as a few transactions.
 pub const FETCH_AHEAD: usize = 16;
+/// Memory of all records of one shard that were asked for or have come ahead of their turn; above it each destination with
+/// a free connection asks for one at a time. What was asked for counts as the largest record.
+pub const FETCH_AHEAD_BYTES: usize = 64 << 20;
 /// Messages to a destination that will never take mail that are failed in one turn.
 pub const FAILURES_PER_TURN: usize = 1000;
 /// First retry after a transient failure.

@@ -443,7 +443,9 @@ fn check_tree(rule: impl Fn(&Source) -> Vec<String>) {
     for folder in ["src", "benches", "loadtest"] {
         collect(&root().join(folder), &mut sources);
     }
-    for path in ["src/smtp/server.rs", "benches/queue.rs", "loadtest/tests/crash.rs", "loadtest/fuzz/src/targets/server.rs"] {
+    for path in
+        ["src/smtp/server.rs", "benches/queue.rs", "loadtest/tests/crash.rs", "loadtest/fuzz/src/targets/server.rs"]
+    {
         assert!(sources.iter().any(|s| s.path == path), "{path} is not where it should be");
     }
     let found: Vec<String> = sources.iter().flat_map(rule).collect();

@@ -18,6 +18,17 @@ impl Deliverer {
         report("deliver.fetching for one destination", fetching.unwrap_or(0), limits::FETCH_AHEAD);
         let loaded = self.pools.values().map(|p| p.loaded.len()).max();
         report("deliver.loaded for one destination", loaded.unwrap_or(0), limits::FETCH_AHEAD);
+        // Beyond the bound a destination has one record asked for; one that has come is kept where there is a connection.
+        let (record, most) = (limits::SPOOL_READ_BYTES, limits::FETCH_AHEAD_BYTES);
+        report("deliver.octets ahead", self.ahead.octets(), most + self.pools.len() * record);
+        report("deliver.octets loaded", self.ahead.loaded, most + connections * record);
+        let asked: usize = self.pools.values().map(|p| p.fetching).sum();
+        let held: usize = self.pools.values().flat_map(|p| &p.loaded).map(|(_, bytes)| bytes).sum();
+        report(
+            "deliver.octets ahead, miscounted",
+            asked.abs_diff(self.ahead.asked) + held.abs_diff(self.ahead.loaded),
+            0,
+        );
         let fetches = self.most_fetches();
         report("deliver.fetches", self.fetches.len(), fetches);
         // One entry a domain, and in all one a pool.
@@ -60,8 +71,11 @@ impl Deliverer {
     }
 
     /// The most parts of messages that may be asked for: each destination's ahead of their turn, and a chunk for each
-    /// connection.
+    /// connection. A connection that ends leaves its question open; the job's next connection cannot get farther than
+    /// to ask for its first chunk before that is answered, so there are two more for each job at the most.
     pub(crate) fn most_fetches(&self) -> usize {
-        self.pools.len() * limits::FETCH_AHEAD + self.max_connections
+        let counts = self.queue.counts();
+        let jobs = counts.ready + counts.waiting + counts.in_flight;
+        self.pools.len() * limits::FETCH_AHEAD + self.max_connections + 2 * jobs
     }
 }

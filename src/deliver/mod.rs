@@ -53,6 +53,7 @@ pub struct Deliverer {
     exchanges: Map<ExchangeId, ConnId>,
     /// Who waits for a record or a chunk from its home.
     fetches: Map<(MessageId, u32), Vec<Fetch>>,
+    ahead: Ahead,
     /// Connections that fell idle, longest ago first; entries of those that are busy again are skipped.
     idle: VecDeque<ConnId>,
     /// Connections to flush at the end of a pump.
@@ -75,8 +76,8 @@ struct Pool {
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
-    /// Jobs held for sending whose record is in memory.
-    loaded: VecDeque<JobKey>,
+    /// Jobs held for sending whose record is in memory, and how much of it that takes.
+    loaded: VecDeque<(JobKey, usize)>,
     /// Jobs held for sending whose record was asked for.
     fetching: usize,
     /// A connection idled to its end while records were read: the next one is opened when one of them has come.
@@ -93,6 +94,26 @@ struct Pool {
     no_more_until: Moment,
     /// Refusals in a row, for that.
     refusals: u32,
+}
+
+/// Memory of the records that the pools hold ahead of their turn.
+#[derive(Default)]
+struct Ahead {
+    /// Records asked for.
+    asked: usize,
+    /// Octets of those that have come.
+    loaded: usize,
+}
+
+impl Ahead {
+    fn octets(&self) -> usize {
+        self.loaded + self.asked * limits::SPOOL_READ_BYTES
+    }
+
+    /// Whether one more may be asked for before it is needed, or kept though it is not.
+    fn has_room(&self) -> bool {
+        self.octets() + limits::SPOOL_READ_BYTES <= limits::FETCH_AHEAD_BYTES
+    }
 }
 
 struct Question {
@@ -128,12 +149,8 @@ impl Deliverer {
             give_up: retry.give_up,
             jitter: retry.jitter,
         };
-        // A smart host's mail goes out from every shard that takes mail in: each has its share of the limit.
-        let per_destination = config.delivery.connections_per_destination as usize;
-        let max_per_destination = match *routes {
-            Routes::Mx => per_destination,
-            Routes::SmartHost(_) => (per_destination / config.shards).max(1),
-        };
+        let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
+        let max_per_destination = routes.connections(me, shards, config.delivery.connections_per_destination) as usize;
         Deliverer {
             me,
             ehlo_name: config.delivery.ehlo_name.as_str().into(),
@@ -146,6 +163,7 @@ impl Deliverer {
             questions: ConnTable::default(),
             exchanges: Map::default(),
             fetches: Map::default(),
+            ahead: Ahead::default(),
             idle: VecDeque::new(),
             touched: Vec::new(),
             wake: VecDeque::new(),
@@ -175,10 +193,13 @@ impl Deliverer {
         for fetch in self.fetches.remove(&(id, part)).unwrap_or_default() {
             match fetch {
                 Fetch::Job(destination, key) => {
+                    self.ahead.asked -= 1;
                     let Some(pool) = self.pools.get_mut(&destination) else { continue };
                     pool.fetching -= 1;
                     pool.awaits_record = false;
-                    if self.queue.is_suspended(destination) {
+                    // Without a connection it would keep its memory for nobody knows how long.
+                    let homeless = pool.connections.is_empty() && !self.ahead.has_room();
+                    if self.queue.is_suspended(destination) || (homeless && record.is_some()) {
                         self.queue.put_back(key);
                         self.wake(destination);
                         continue;
@@ -186,7 +207,8 @@ impl Deliverer {
                     match (&record, self.queue.job_mut(key)) {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());
-                            pool.loaded.push_back(key);
+                            pool.loaded.push_back((key, record.buffer_bytes()));
+                            self.ahead.loaded += record.buffer_bytes();
                         }
                         (None, Some(_)) => {
                             // Settled meanwhile is impossible, so it cannot be read: later, perhaps.

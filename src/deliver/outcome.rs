@@ -277,7 +277,7 @@ impl Deliverer {
     /// The destination will never take mail: all of it that is ready fails.
     pub(super) fn fail_all(&mut self, destination: DestinationId, reply: &LastReply, turn: &mut Turn<'_>) {
         for _ in 0..limits::FAILURES_PER_TURN {
-            let loaded = self.pools.get_mut(&destination).and_then(|p| p.loaded.pop_front());
+            let loaded = self.pop_loaded(destination);
             let Some(key) = loaded.or_else(|| self.queue.take(destination)) else { return };
             let Some(job) = self.queue.job_mut(key) else { continue };
             let (recipients, record) = (job.recipients.clone(), job.body.take());

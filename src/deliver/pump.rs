@@ -60,12 +60,17 @@ impl Deliverer {
         free
     }
 
-    /// The next job whose record is in memory. Records that are not are asked for, some ahead of their turn.
+    /// The next job whose record is in memory, for a connection that is free. Records that are not are asked for, some
+    /// ahead of their turn; the first of them is not ahead of it, and so no destination waits for the memory of others.
     fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
-        if let Some(key) = self.pools.get_mut(&destination).and_then(|p| p.loaded.pop_front()) {
+        if let Some(key) = self.pop_loaded(destination) {
             return Some(key);
         }
-        while self.pools.get(&destination).is_none_or(|p| p.fetching < limits::FETCH_AHEAD) {
+        loop {
+            let fetching = self.pools.get(&destination).map_or(0, |p| p.fetching);
+            if fetching > 0 && (fetching >= limits::FETCH_AHEAD || !self.ahead.has_room()) {
+                return None;
+            }
             let key = self.queue.take(destination)?;
             let job = self.queue.job(key)?;
             if job.body.is_some() {
@@ -73,9 +78,16 @@ impl Deliverer {
             }
             let (id, home) = (job.id, job.home);
             self.pools.entry(destination).or_default().fetching += 1;
+            self.ahead.asked += 1;
             self.fetch(id, 0, home, Fetch::Job(destination, key), turn);
         }
-        None
+    }
+
+    /// The first of the jobs that wait with their record in memory.
+    pub(super) fn pop_loaded(&mut self, destination: DestinationId) -> Option<JobKey> {
+        let (key, bytes) = self.pools.get_mut(&destination)?.loaded.pop_front()?;
+        self.ahead.loaded -= bytes;
+        Some(key)
     }
 
     /// Asks a home shard for a part of a message; equal questions are asked once.
@@ -336,6 +348,9 @@ impl Deliverer {
             } else {
                 pool.connections.retain(|c| *c != conn);
             }
+            if pool.connections.is_empty() && !self.ahead.has_room() {
+                self.put_back_loaded(connection.destination);
+            }
             // The pump clears away a pool that is not used any more.
             self.wake(connection.destination);
         }
@@ -346,7 +361,8 @@ impl Deliverer {
         let loaded: Vec<_> = pool.loaded.drain(..).collect();
         pool.route = None;
         // The first in line goes back last, so that it is first again.
-        for key in loaded.into_iter().rev() {
+        for (key, bytes) in loaded.into_iter().rev() {
+            self.ahead.loaded -= bytes;
             self.queue.put_back(key);
         }
     }

@@ -9,6 +9,9 @@
 //! shard delivers what it accepted itself (owner = home), over its own share of the connections: all cores that accept
 //! also deliver, whether the mail goes to one domain or to thousands, and no message crosses cores. The hash of the
 //! recipient domain instead would put a single busy domain on one core. An envelope is one group then, one transaction.
+//! The limit of connections is divided to the last one ([`Routes::connections`]); where it does not go round, the shards without a
+//! share hand their mail to those that have one. A configuration is not refused for it: the limit is the smart host's
+//! wish, the number of shards that of the machine, and neither knows of the other.
 
 mod hash;
 #[cfg(test)]
@@ -95,11 +98,27 @@ impl Routes {
         }
     }
 
-    /// The shard that owns a destination, of `shards` in all; `home` is the shard that has accepted the message.
-    pub fn owner(&self, destination: &str, home: u16, shards: u16) -> u16 {
+    /// The shard that owns a destination, of `shards` in all; `home` is the shard that has accepted the message,
+    /// `connections` the limit to one destination. It has connections: see [`connections`](Self::connections).
+    pub fn owner(&self, destination: &str, home: u16, shards: u16, connections: u32) -> u16 {
         match self {
             Routes::Mx => shard_of(hash(destination.as_bytes()), shards),
-            Routes::SmartHost(_) => home,
+            Routes::SmartHost(_) => match u16::try_from(connections) {
+                Ok(few) if few < shards => home % few.max(1),
+                _ => home,
+            },
+        }
+    }
+
+    /// How many of the `connections` to one destination are `shard`'s, of `shards` in all: to a destination of DNS,
+    /// which one shard owns, all of them; to the smart host a part, and all parts together are the limit.
+    pub fn connections(&self, shard: u16, shards: u16, connections: u32) -> u32 {
+        match self {
+            Routes::Mx => connections,
+            Routes::SmartHost(_) => {
+                let shards = u32::from(shards.max(1));
+                connections / shards + u32::from(u32::from(shard) < connections % shards)
+            }
         }
     }
 
@@ -286,8 +305,32 @@ mod tests {
         assert_eq!(groups(&routes, &["a.example", "b.example"]), [("relay.example:2525".into(), vec![0, 1])]);
         assert_eq!(groups(&routes, &["a.example"]), [("relay.example:2525".into(), vec![0])]);
         assert_eq!(routes.next_hop("relay.example:2525"), NextHop::Host("relay.example", 2525));
-        assert_eq!(routes.owner("relay.example:2525", 5, 8), 5);
+        assert_eq!(routes.owner("relay.example:2525", 5, 8, 20), 5);
         assert_eq!(Routes::Mx.next_hop("a.example"), NextHop::Mx("a.example"));
+    }
+
+    #[test]
+    fn shards_divide_the_connections_to_a_smart_host_to_the_last_and_who_has_none_owns_nothing() {
+        let routes = Routes::SmartHost("relay.example:25".parse().unwrap());
+        for shards in 1..=40 {
+            for limit in 1..=100 {
+                let parts: Vec<u32> = (0..shards).map(|shard| routes.connections(shard, shards, limit)).collect();
+                assert_eq!(parts.iter().sum::<u32>(), limit, "{shards} shards");
+                assert!(parts.iter().max().unwrap() - parts.iter().min().unwrap() <= 1);
+                let mut owned = vec![0; usize::from(shards)];
+                for home in 0..shards {
+                    let owner = usize::from(routes.owner("relay.example:25", home, shards, limit));
+                    owned[owner] += 1;
+                    assert!(parts[owner] > 0, "{home} of {shards} with {limit} connections");
+                    assert!(owner == usize::from(home) || parts[usize::from(home)] == 0, "what it can it keeps");
+                }
+                let owners = || owned.iter().filter(|homes| **homes > 0);
+                assert!(owners().max().unwrap() - owners().min().unwrap() <= 1, "{owned:?}");
+                assert_eq!(owners().count(), usize::from(shards).min(limit as usize));
+                let whole = |shard| Routes::Mx.connections(shard, shards, limit);
+                assert!((0..shards).all(|shard| whole(shard) == limit), "one owner has them all");
+            }
+        }
     }
 
     #[test]

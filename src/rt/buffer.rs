@@ -137,6 +137,11 @@ impl Pool {
         Pool { free: Arc::new(ArrayQueue::new(keep.max(1))), buffer_bytes }
     }
 
+    /// Memory of each of its buffers, in bytes.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer_bytes.max(1).next_multiple_of(BLOCK)
+    }
+
     /// An empty buffer, reused or new.
     pub fn take(&self) -> Buffer {
         let mut buffer = self.free.pop().unwrap_or_else(|| Buffer::new(self.buffer_bytes));
@@ -163,6 +168,11 @@ impl Slice {
         assert!(range.start <= range.end && range.end <= buffer.len(), "the range lies in the buffer");
         let start = u32::try_from(range.start).expect("buffers are below 4 GiB");
         Slice { buffer, start, len: u32::try_from(range.len()).expect("buffers are below 4 GiB") }
+    }
+
+    /// Memory of the buffer it keeps alive, in bytes, be the slice itself ever so small.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 }
 
@@ -193,6 +203,7 @@ mod tests {
         assert_eq!(a.len(), BLOCK);
         let address = a.as_ptr();
         let slice = Slice::new(Arc::new(a), 0..5);
+        assert_eq!((pool.buffer_bytes(), slice.buffer_bytes()), (12288, 12288));
         let other = slice.clone();
         drop(slice);
         assert_eq!(&*other, b"hello");

@@ -14,8 +14,9 @@ impl ShardCore {
         self.post.audit(report);
         self.home.audit(report);
         self.deliverer.audit(report);
-        // Each destination asks ahead of its turn, each connection for one chunk.
-        let asked = self.deliverer.most_fetches() * self.post.shards();
+        // Who asks bounds it (see `most_fetches`); this home can only say that each owner asks for its messages. What they
+        // take is bounded by octets.
+        let asked = (self.deliverer.most_fetches() + 3 * self.home.live_messages()) * self.post.shards();
         report("home.reads", self.home.reads(), limits::BOUNCES_READING + asked);
         report("events.batch", self.report.events.waiting(), limits::EVENT_BATCH);
     }

@@ -50,7 +50,11 @@ pub(super) struct Home {
     trace: Vec<u8>,
     out: Vec<u8>,
     splitter: Splitter,
-    reads: Slab<ReadFor>,
+    /// Reads of the log under way, with the memory that each takes, and those that wait for it, in order.
+    reads: Slab<(ReadFor, usize)>,
+    reads_wanted: VecDeque<ReadFor>,
+    /// That memory, octets.
+    reading: usize,
     /// Failures whose senders are still to be told.
     bounces: VecDeque<Bounce>,
     bounces_reading: usize,
@@ -84,6 +88,16 @@ enum ReadFor {
     Bounce(Bounce),
 }
 
+impl ReadFor {
+    /// Which message and part.
+    fn of(&self) -> (MessageId, u32) {
+        match self {
+            ReadFor::Owner { id, part, .. } => (*id, *part),
+            ReadFor::Bounce(bounce) => (bounce.id, 0),
+        }
+    }
+}
+
 /// Recipients that failed for good, for one reason.
 struct Bounce {
     id: MessageId,
@@ -111,6 +125,8 @@ impl Home {
             out: Vec::new(),
             splitter: Splitter::default(),
             reads: Slab::new(),
+            reads_wanted: VecDeque::new(),
+            reading: 0,
             bounces: VecDeque::new(),
             bounces_reading: 0,
             notices: Slab::new(),
@@ -273,7 +289,8 @@ impl Home {
 
     /// Whether everything known is on stable storage.
     pub(super) fn log_is_quiet(&self) -> bool {
-        self.log.is_idle() && self.bounces.is_empty() && self.reads.is_empty() && self.notices.is_empty()
+        let read = self.reads.is_empty() && self.reads_wanted.is_empty();
+        self.log.is_idle() && self.bounces.is_empty() && read && self.notices.is_empty()
     }
 
     /// Outcomes go to stable storage without waiting for company.
@@ -411,11 +428,12 @@ impl Home {
         turn: &mut Turn<'_>,
     ) {
         let (me, shards, routes) = (self.me, self.shards, &self.routes);
+        let connections = self.config.delivery.connections_per_destination;
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
         routes.split(&mut self.splitter, recipients().map(|r| r.domain), |destination, group| {
-            let owner = routes.owner(destination, me, shards);
+            let owner = routes.owner(destination, me, shards, connections);
             for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
                 let recipients = if gaps {
                     RecipientSet::from_slice(&part.iter().map(|i| indices[usize::from(*i)]).collect::<Vec<_>>())
@@ -449,25 +467,46 @@ impl Home {
                     self.bounces.push_back(Bounce { id, recipients, expired, reply });
                 }
             },
-            Mail::Fetch { id, part, owner } => {
-                let token = self.reads.insert(ReadFor::Owner { id, part, owner });
-                self.log.read(id, part, token as u64);
-            }
+            Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
             Mail::Handoff(_) | Mail::Fetched { .. } | Mail::Control(_) => {}
         }
     }
 
+    /// The memory that the next read takes, if one waits and there is room for it. It waits for those before it, which
+    /// end.
+    fn next_read(&self) -> Option<usize> {
+        let (id, part) = self.reads_wanted.front()?.of();
+        let bytes = self.log.read_bytes(id, part);
+        (self.reading + bytes <= limits::SPOOL_READING_BYTES).then_some(bytes)
+    }
+
+    fn start_reads(&mut self) {
+        while let Some(bytes) = self.next_read() {
+            let Some(read) = self.reads_wanted.pop_front() else { return };
+            let (id, part) = read.of();
+            self.reading += bytes;
+            let token = self.reads.insert((read, bytes));
+            self.log.read(id, part, token as u64);
+        }
+    }
+
     fn read_done(&mut self, token: u64, result: Result<Slice, ReadError>, turn: &mut Turn<'_>) {
-        match self.reads.try_remove(token as usize) {
-            Some(ReadFor::Owner { id, part, owner }) => {
+        let Some((read, bytes)) = self.reads.try_remove(token as usize) else { return };
+        self.reading -= bytes;
+        match read {
+            ReadFor::Owner { id, part, owner } => {
                 turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
-            Some(ReadFor::Bounce(bounce)) => {
+            ReadFor::Bounce(bounce) => {
                 self.bounces_reading -= 1;
                 self.bounce(bounce, &result, turn);
             }
-            None => {}
         }
+    }
+
+    /// Whether another turn has something to do at once: reads that waited for others, which failed in this turn.
+    pub(super) fn has_work(&self) -> bool {
+        self.next_read().is_some()
     }
 
     // --- failures -------------------------------------------------------------------------------------------------
@@ -477,9 +516,7 @@ impl Home {
         while self.bounces_reading < limits::BOUNCES_READING && now.mono >= self.bounces_after {
             let Some(bounce) = self.bounces.pop_front() else { break };
             self.bounces_reading += 1;
-            let id = bounce.id;
-            let token = self.reads.insert(ReadFor::Bounce(bounce));
-            self.log.read(id, 0, token as u64);
+            self.reads_wanted.push_back(ReadFor::Bounce(bounce));
         }
     }
 
@@ -576,6 +613,7 @@ impl Home {
     /// The end of a turn: commits, reads, files.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
         self.start_bounces(turn.now);
+        self.start_reads();
         self.log_events(turn);
         // A lone client's message is committed at once; with several about to finish theirs it waits for some of them.
         let company = self.about_to_finish >= limits::COMMIT_SIBLINGS;

@@ -282,6 +282,7 @@ impl Shard for ShardCore {
         }
         if self.post.has_own()
             || self.deliverer.has_work()
+            || self.home.has_work()
             || (self.recovered.is_some() && self.drain.is_none() && !self.post.is_congested())
         {
             return Wait::Poll;

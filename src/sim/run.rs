@@ -165,9 +165,7 @@ impl<'a> Run<'a> {
         let limit = self.scenario.connections as usize;
         let core = &mut self.world.sim.core;
         if self.scenario.smart_host {
-            // Each shard has its share, and one at least.
-            let most = (1..=4).map(|shards| shards * (limit / shards).max(1)).max().unwrap_or(limit);
-            core.cap([SMART.into()], most.max(limit));
+            core.cap([SMART.into()], limit);
         } else {
             for destination in &self.scenario.destinations {
                 core.cap(self.scenario.addresses(destination), limit);

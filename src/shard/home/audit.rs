@@ -28,6 +28,7 @@ impl Home {
         report("home.due", self.due.capacity(), 2 * sessions.max(4));
         report("home.out", self.out.len(), 0);
         report("home.bounces being read", self.bounces_reading, limits::BOUNCES_READING);
+        report("home.octets being read", self.reading, limits::SPOOL_READING_BYTES);
         // One each for recipients of a live message.
         let failed = limits::LIVE_MESSAGES_PER_SHARD.saturating_mul(limits::RECIPIENTS);
         report("home.bounces", self.bounces.len(), failed);
@@ -37,8 +38,13 @@ impl Home {
         self.log.audit(sessions, report);
     }
 
-    /// Reads of the log under way, for owners and for notifications.
+    /// Messages that are not settled.
+    pub(in crate::shard) fn live_messages(&self) -> usize {
+        self.log.live_messages()
+    }
+
+    /// Reads of the log under way and wanted, for owners and for notifications.
     pub(in crate::shard) fn reads(&self) -> usize {
-        self.reads.len()
+        self.reads.len() + self.reads_wanted.len()
     }
 }

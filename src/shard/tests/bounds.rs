@@ -236,3 +236,135 @@ fn a_shard_takes_no_mail_while_another_cannot_keep_up() {
     assert!(world.run_until(minutes(10), |w| w.queued() == 0), "{}", world.queued());
     assert_at_rest(&mut world);
 }
+
+/// Outcomes are not held up by a full mailbox: there are no more of them than recipients.
+#[test]
+fn outcomes_for_a_shard_that_does_not_look_wait_and_are_one_a_recipient() {
+    let mut world = World::with(60, 2, config(), 1000);
+    let mut names = (0..).map(|n| format!("d{n}.test"));
+    let domain = names.find(|name| route::shard_of(route::hash(name.as_bytes()), 2) == 0).unwrap();
+    world.domain(&domain, "10.0.0.1");
+    world.hop("10.0.0.1").reply(At::Rcpt, "550 5.1.1 no such user");
+    // It is on its way when its home stops looking, and its body is still in memory.
+    world.latency(millis(100));
+    let to: Vec<String> = (0..100).map(|n| format!("x{n}@{domain}")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    let client = world.submit(1, &Letter::new(1, &to));
+    assert!(
+        world.run_until(minutes(1), |w| w.stats[1].accepted_messages.get() == 1),
+        "{:?}",
+        world.client(client).replies
+    );
+    world.run(millis(10));
+    let until = world.now() + minutes(5);
+    world.sim.core.stall(1, until);
+    while world.mailboxes.push(1, Vec::new()).is_ok() {}
+    let waiting = |w: &World| held(w, "post.outbox");
+    assert!(world.run_until(minutes(1), |w| waiting(w) == 100), "{}", waiting(&world));
+    world.run(minutes(1));
+    assert_eq!(waiting(&world), 100);
+    assert!(world.now() < until, "it is stalled still");
+    world.latency(millis(1));
+    let told = |w: &World| dsns(w).iter().map(|dsn| reported(dsn).len()).sum::<usize>();
+    assert!(world.run_until(minutes(10), |w| told(w) == 100), "{}", told(&world));
+    assert_at_rest(&mut world);
+}
+
+/// How much of something the shards hold now, by the name that the audit has for it.
+fn held(world: &World, name: &str) -> usize {
+    let mut sum = 0;
+    for shard in world.sim.shards.iter().flatten() {
+        shard.audit(&mut |what, size, _| sum += if what == name { size } else { 0 });
+    }
+    sum
+}
+
+/// Letters whose records take a buffer of 128 KiB each when they are read.
+fn large(mark: u32, to: &[String]) -> Letter {
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    Letter { body: b"0123456789abcdef\r\n".repeat(1200), ..Letter::new(mark, &to) }
+}
+
+#[test]
+fn records_read_ahead_are_bounded_and_slow_destinations_do_not_starve_others() {
+    let mut world = World::with(61, 1, config(), 1000);
+    let slow: Vec<String> = (0..60).map(|n| format!("x@slow{n}.test")).collect();
+    for n in 0..60 {
+        world.domain(&format!("slow{n}.test"), &format!("10.0.3.{n}"));
+        world.door(&format!("10.0.3.{n}"), Door::Refused);
+    }
+    world.domain("a.test", "10.0.0.1");
+    world.door("10.0.0.1", Door::Refused);
+    for n in 0..30 {
+        world.accept(0, &large(n, &slow));
+    }
+    for n in 100..130 {
+        world.accept(0, &large(n, &["x@a.test".to_owned()]));
+    }
+    // What is recovered is in no memory.
+    world.crash(1);
+    world.door("10.0.0.1", Door::Open);
+    for n in 0..60 {
+        world.door(&format!("10.0.3.{n}"), Door::Open);
+        world.hop(&format!("10.0.3.{n}")).set(At::Mail, Act::Silence);
+    }
+    let mut most = 0;
+    let done = world.run_until(minutes(1), |w| {
+        most = most.max(held(w, "deliver.octets ahead"));
+        marks(w, "x@a.test").len() == 30
+    });
+    assert!(done, "{}", marks(&world, "x@a.test").len());
+    assert!(most > limits::FETCH_AHEAD_BYTES - limits::SPOOL_READ_BYTES, "{most}: the bound was met");
+    for n in 0..60 {
+        world.hop(&format!("10.0.3.{n}")).mend();
+    }
+    assert!(world.run_until(minutes(60), |w| w.received().count() == 60 * 30 + 30), "{}", world.received().count());
+    assert_at_rest(&mut world);
+    assert_eq!(held(&world, "deliver.octets ahead"), 0);
+}
+
+#[test]
+fn reads_of_a_shard_are_bounded_and_those_beyond_wait_their_turn() {
+    let mut world = World::with(62, 1, config(), 1000);
+    for n in 0..200 {
+        world.domain(&format!("d{n}.test"), &format!("10.0.4.{n}"));
+        world.door(&format!("10.0.4.{n}"), Door::Refused);
+        world.accept(0, &large(n, &[format!("x@d{n}.test")]));
+    }
+    world.crash(1);
+    for n in 0..200 {
+        world.door(&format!("10.0.4.{n}"), Door::Open);
+    }
+    world.sim.core.pace.latency_us = (2_000_000, 0);
+    let mut most = 0;
+    let done = world.run_until(minutes(10), |w| {
+        most = most.max(held(w, "home.octets being read"));
+        w.received().count() == 200
+    });
+    assert!(done, "{}", world.received().count());
+    assert_eq!(most, limits::SPOOL_READING_BYTES, "the bound was met");
+    world.sim.core.pace.latency_us = (100, 0);
+    assert_at_rest(&mut world);
+}
+
+/// Each had its connection taken by the next while its record was being read.
+#[test]
+fn a_connection_whose_message_is_being_read_is_not_taken_away() {
+    let mut world = World::with(63, 1, config(), 2);
+    for n in 0..6 {
+        world.domain(&format!("d{n}.test"), &format!("10.0.4.{n}"));
+        world.door(&format!("10.0.4.{n}"), Door::Silent);
+        world.accept(0, &Letter::new(n, &[&format!("x@d{n}.test")]));
+    }
+    world.crash(1);
+    for n in 0..6 {
+        world.door(&format!("10.0.4.{n}"), Door::Open);
+    }
+    let before: usize = (0..6).map(|n| world.connects(&format!("10.0.4.{n}")).len()).sum();
+    world.sim.core.pace.latency_us = (500_000, 0);
+    assert!(world.run_until(minutes(10), |w| w.received().count() == 6));
+    let connects: usize = (0..6).map(|n| world.connects(&format!("10.0.4.{n}")).len()).sum();
+    assert_eq!(connects - before, 6, "one each");
+    world.sim.core.pace.latency_us = (100, 0);
+    assert_at_rest(&mut world);
+}

@@ -10,7 +10,12 @@ const V6: &str = "2001:db8::1";
 
 /// A world whose mail goes to smart.test: 10.0.5.1 and 10.0.5.2.
 fn with_smart_host(seed: u64, shards: u16) -> World {
+    with_connections_to_smart_host(seed, shards, limits::CONNECTIONS_PER_DESTINATION_DEFAULT)
+}
+
+fn with_connections_to_smart_host(seed: u64, shards: u16, connections: u32) -> World {
     let mut config = config();
+    config.delivery.connections_per_destination = connections;
     config.delivery.smart_host = Some(SmartHost { host: Host::Name("smart.test".to_owned()), port: 25 });
     let mut world = World::with(seed, shards, config, 1000);
     world.records.host("smart.test", &[Ipv4Addr::new(10, 0, 5, 1), Ipv4Addr::new(10, 0, 5, 2)], &[]);
@@ -32,6 +37,27 @@ fn a_smart_host_gets_all_mail_and_nobody_asks_for_its_domains() {
     assert_at_rest(&mut world);
     assert!(world.zone().asked("smart.test", Kind::A) > 0);
     assert_eq!((world.zone().asked("smart.test", Kind::Mx), world.zone().asked("d1.test", Kind::Mx)), (0, 0));
+}
+
+/// Each shard had one at least: five shards made five connections where three were allowed.
+#[test]
+fn all_shards_together_keep_the_limit_of_connections_to_a_smart_host() {
+    for (shards, limit) in [(1, 3), (2, 3), (4, 3), (5, 3), (4, 1), (3, 8)] {
+        let mut world = with_connections_to_smart_host(53, shards, limit);
+        world.latency(millis(50));
+        let hosts = ["10.0.5.1", "10.0.5.2"].map(|ip| ip.parse::<IpAddr>().unwrap());
+        // None is allowed: so each moment is noted, with the connections to both.
+        world.sim.core.cap(hosts, 0);
+        for n in 0..100 {
+            let shard = n as usize % usize::from(shards);
+            world.submit(shard, &Letter::new(n, &[&format!("x@d{n}.test")]));
+        }
+        assert!(world.run_until(minutes(5), |w| w.received().count() == 100), "{}", world.received().count());
+        let at_once = world.sim.core.over_cap().iter().filter(|(_, host, ..)| hosts.contains(host));
+        let most = at_once.map(|(_, _, open, _)| *open).max();
+        assert_eq!(most, Some(limit as usize), "of {limit} by {shards} shards");
+        assert_at_rest(&mut world);
+    }
 }
 
 #[test]

@@ -136,6 +136,13 @@ struct PendingRead {
     spot: Spot,
 }
 
+/// The whole blocks that a record stands in: where they begin, and their bytes.
+fn blocks(spot: &Spot) -> (u32, usize) {
+    let block = u32::try_from(BLOCK).expect("4096");
+    let start = spot.offset / block * block;
+    (start, ((spot.offset + spot.length).next_multiple_of(block) - start) as usize)
+}
+
 impl Log {
     /// A log over what recovery found for this shard. `seed` is random, not known outside: segments are stamped with it.
     pub fn new(recovered: &Recovered, seed: u64, geometry: Geometry) -> Log {
@@ -242,6 +249,12 @@ impl Log {
         let live = self.live.get(&id)?;
         let chunks = if live.wide { self.extras[live.extra as usize].chunks.len() } else { 0 };
         Some(u32::try_from(chunks).expect("limits.rs bounds the size of a message"))
+    }
+
+    /// Memory that `read` of this part takes until its slice is dropped, bytes; 0 if the message is not live. At most a
+    /// commit and two blocks.
+    pub fn read_bytes(&self, id: MessageId, part: u32) -> usize {
+        self.spot(id, part).map_or(0, |spot| self.read_pool(blocks(&spot).1).buffer_bytes())
     }
 
     /// Whether the recipient number `index` of the live message `id` has its outcome.
@@ -469,20 +482,20 @@ impl Log {
 
     fn emit_read(&mut self, key: usize) {
         let spot = self.reads[key].spot;
-        let block = u32::try_from(BLOCK).expect("4096");
-        let start = spot.offset / block * block;
-        let length = (spot.offset + spot.length).next_multiple_of(block) - start;
-        let length = length as usize;
-        let [small, middle, large] = &self.read_buffers;
-        let pool = match length {
-            0..=0x4000 => small,
-            0x4001..=0x2_0000 => middle,
-            _ => large,
-        };
-        let mut buffer = pool.take();
+        let (start, length) = blocks(&spot);
+        let mut buffer = self.read_pool(length).take();
         buffer.set_len(length);
         let file = FileNo(spot.segment);
         self.effects.push_back(Effect::Read { token: key as u64, file, offset: u64::from(start), buffer });
+    }
+
+    fn read_pool(&self, length: usize) -> &Pool {
+        let [small, middle, large] = &self.read_buffers;
+        match length {
+            0..=0x4000 => small,
+            0x4001..=0x2_0000 => middle,
+            _ => large,
+        }
     }
 
     fn check_record(&self, read: &PendingRead, buffer: Buffer) -> Result<Slice, ReadError> {
