@@ -96,6 +96,46 @@ mod switches {
         SessionNeverTimesOut,
         /// an inbound session is read and answered, however much of it waits
         WindowIgnored,
+        /// behind a piece that the socket took in part, the octets it took are left out of the next one too
+        PartialWriteCountedTwice,
+        /// an idle connection is kept twenty times too long
+        IdleTooLong,
+        /// a destination that found no connection free is not told of one
+        StarvedForgotten,
+        /// a connection that said QUIT counts for its destination for ever
+        LeavingNotCountedBack,
+        /// no RSET in front of the transaction behind a failed one
+        ResetForgotten,
+        /// MAIL does not say BODY=8BITMIME
+        EightBitUnsaid,
+        /// the limit of recipients is looked at when it is passed
+        OneRecipientTooMany,
+        /// the limit of a message's size is announced, and not applied to its data
+        SizeUnchecked,
+        /// the chunks of a large body that is not completed stay
+        StreamNotAborted,
+        /// what came in one piece with the end of a chunk, and does not fill the next, is lost
+        TailLost,
+        /// commands pipelined behind a message are lost
+        PipelinedLost,
+        /// an interval may be as short as nothing
+        JitterFromZero,
+        /// mail is given up at half of the age
+        ExpiresAtHalf,
+        /// mail exchangers are tried without regard to their preference
+        PreferenceIgnored,
+        /// what DNS said holds for ever
+        CacheNeverExpires,
+        /// a truncated answer is taken as it is
+        TruncatedTaken,
+        /// that there is no such name or record is remembered for a day
+        NegativeKept,
+        /// a failure to find the mail exchangers counts as there being none
+        FailureIsNoData,
+        /// the stamp of a segment's former life is not compared
+        StampIgnored,
+        /// a large body is taken although a commit with one of its chunks failed
+        HoleAccepted,
     }
 
     thread_local! {

@@ -230,7 +230,7 @@ impl Connection {
                         Some((record, range)) => Piece::Shared((*record).clone(), range.start + skip..range.end),
                         None => Piece::Bytes(slice.to_vec(), skip),
                     });
-                    skip = 0;
+                    skip = if planted!(PartialWriteCountedTwice) { skip } else { 0 };
                 }
             }
             client.transmitted();
@@ -301,7 +301,7 @@ impl Connection {
     ) -> Option<Moment> {
         match (&self.client, self.idle_since) {
             (None, _) => Some(self.began + connect_timeout),
-            (Some(_), Some(since)) => Some(since + idle_timeout),
+            (Some(_), Some(since)) => Some(since + idle_timeout * if planted!(IdleTooLong) { 20 } else { 1 }),
             (Some(client), None) => client.poll_timeout(),
         }
     }

@@ -155,7 +155,7 @@ impl Deliverer {
         while self.connections.len() >= self.max_connections {
             let Some(conn) = self.spare_connection() else {
                 let pool = self.pools.entry(destination).or_default();
-                if !std::mem::replace(&mut pool.starved, true) {
+                if !std::mem::replace(&mut pool.starved, true) && !planted!(StarvedForgotten) {
                     self.starved.push_back(destination);
                 }
                 return false;
@@ -344,7 +344,7 @@ impl Deliverer {
         turn.io.close(conn);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             if connection.leaves {
-                pool.leaving -= 1;
+                pool.leaving -= usize::from(!planted!(LeavingNotCountedBack));
             } else {
                 pool.connections.retain(|c| *c != conn);
             }

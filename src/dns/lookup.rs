@@ -531,7 +531,8 @@ impl Lookups {
                 }
             }
         }
-        self.finish(key, Found::Failed(reason), now + limits::DNS_FAILURE_TTL, now);
+        let found = if planted!(FailureIsNoData) { Found::NoData } else { Found::Failed(reason) };
+        self.finish(key, found, now + limits::DNS_FAILURE_TTL, now);
     }
 
     /// Ends a lookup that has no exchange under way.
@@ -564,5 +565,8 @@ fn positive(ttl: u32) -> Duration {
 
 /// Without a SOA RFC 2308 §5 asks not to cache; the floor keeps that from costing a query per message.
 fn negative(ttl: Option<u32>) -> Duration {
+    if planted!(NegativeKept) {
+        return limits::DNS_TTL_MAX;
+    }
     Duration::from_secs(u64::from(ttl.unwrap_or(0))).clamp(limits::DNS_TTL_MIN, limits::DNS_NEGATIVE_TTL_MAX)
 }

@@ -89,7 +89,9 @@ impl Resolution {
         for (at, slot) in permutation[..count].iter_mut().enumerate() {
             *slot = u16::try_from(at).expect("limits.rs bounds the hosts of a domain");
         }
-        for equals in permutation[..count].chunk_by_mut(|a, b| preference(hosts, *a) == preference(hosts, *b)) {
+        for equals in permutation[..count]
+            .chunk_by_mut(|a, b| preference(hosts, *a) == preference(hosts, *b) || planted!(PreferenceIgnored))
+        {
             for i in (1..equals.len()).rev() {
                 equals.swap(i, random.below(i + 1));
             }

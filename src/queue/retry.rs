@@ -44,7 +44,7 @@ impl RetryPolicy {
         let planned = (self.first.as_secs_f64() * growth).min(max);
         let jitter = self.jitter.max(0.0);
         let high = (planned * (1.0 + jitter)).min(max);
-        let low = planned.min(high / (1.0 + jitter));
+        let low = if planted!(JitterFromZero) { 0.0 } else { planned.min(high / (1.0 + jitter)) };
         // 53 bits of it, a number in [0, 1).
         let share = (random >> 11) as f64 / (1u64 << 53) as f64;
         Duration::try_from_secs_f64(low + (high - low) * share).unwrap_or(self.max)
@@ -59,7 +59,7 @@ impl RetryPolicy {
     /// give-up time and not up to `max` before it. `None`: it is that old already, or will be within a second (a
     /// timer and the wall clock may differ by their rounding).
     pub(super) fn next_attempt(&self, failures: u16, accepted: Wall, now: Now, random: u64) -> Option<Duration> {
-        let left = self.give_up.saturating_sub(now.wall.since(accepted));
+        let left = self.give_up.saturating_sub(now.wall.since(accepted) * if planted!(ExpiresAtHalf) { 2 } else { 1 });
         (left >= Duration::from_secs(1)).then(|| self.delay(failures, random).min(left))
     }
 }

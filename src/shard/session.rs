@@ -117,7 +117,8 @@ impl Session {
         }
         if self.tail.is_empty() && self.may_feed() {
             let consumed = self.feed(bytes, turn, context, out);
-            self.tail.extend_from_slice(&bytes[consumed..]);
+            let rest = if planted!(PipelinedLost) && self.commit.is_some() { &[] } else { &bytes[consumed..] };
+            self.tail.extend_from_slice(rest);
         } else {
             self.tail.extend_from_slice(bytes);
             self.feed_tail(turn, context, out);
@@ -185,6 +186,7 @@ impl Session {
     pub(super) fn abandon(&mut self, log: &mut Log) {
         if let Stream::Yes(id) = std::mem::replace(&mut self.stream, Stream::No)
             && self.commit.is_none()
+            && !planted!(StreamNotAborted)
         {
             log.stream_abort(id);
         }
@@ -347,7 +349,7 @@ impl Session {
                 self.body = Vec::new();
                 return;
             }
-            self.body.drain(..chunk);
+            self.body.drain(..if planted!(TailLost) { self.body.len() } else { chunk });
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Style {
     pub noise: u32,
     /// The end right behind the last octet of each message, before it is answered.
     pub hasty: Option<Leave>,
+    /// Commands follow each message without waiting for its answer.
+    pub trailing: bool,
 }
 
 /// What became of one submission.
@@ -81,6 +83,8 @@ pub struct Sent {
     pub left: bool,
     /// The reply to it, and when.
     pub verdict: Option<(String, Moment, Wall)>,
+    /// The replies to its commands that were no.
+    pub declined: Vec<String>,
 }
 
 impl Sent {
@@ -131,10 +135,17 @@ pub struct Client {
     pub complaints: Vec<String>,
     /// Sessions begun.
     pub begun: u64,
+    /// Its network may relay.
+    pub may_relay: bool,
     sessions: BTreeMap<LinkId, Session>,
 }
 
 impl Client {
+    /// Of a network that may relay, or not.
+    pub fn new(may_relay: bool) -> Self {
+        Client { may_relay, ..Client::default() }
+    }
+
     /// Begins a session.
     pub fn begin(&mut self, letters: Vec<Letter>, style: Style, side: &mut HostSide<'_>) {
         self.begun += 1;
@@ -169,6 +180,7 @@ impl Client {
             reading,
             noise: 0,
             hasty: None,
+            trailing: false,
         };
         self.begin(Vec::new(), style, side);
         let Some((link, session)) = self.sessions.iter_mut().next_back() else { return };
@@ -243,7 +255,14 @@ impl Client {
         }
         session.current = Some(self.sent.len());
         session.mail_ok = false;
-        self.sent.push(Sent { letter, taken: Vec::new(), ended: None, left: false, verdict: None });
+        self.sent.push(Sent {
+            letter,
+            taken: Vec::new(),
+            ended: None,
+            left: false,
+            verdict: None,
+            declined: Vec::new(),
+        });
         if session.style.pipelines {
             commands.push((Expect::Data, "DATA\r\n".to_owned()));
             let text: String = commands.iter().map(|(_, text)| text.as_str()).collect();
@@ -257,12 +276,16 @@ impl Client {
 
     /// The next piece of the body under way.
     fn send_piece(&mut self, link: LinkId, session: &mut Session, side: &mut HostSide<'_>) -> bool {
-        while let Some(piece) = session.rest.pop_front() {
+        while let Some(mut piece) = session.rest.pop_front() {
             if session.rest.is_empty()
                 && let Some(current) = session.current
             {
                 self.sent[current].ended = Some(side.now().mono);
                 session.expect.push_back(Expect::Dot);
+                if session.style.trailing {
+                    piece.extend_from_slice(b"RSET\r\nNOOP\r\n");
+                    session.expect.extend([Expect::Noise, Expect::Noise]);
+                }
             }
             let (last, ended) = (session.rest.is_empty(), session.current);
             if last && let Some(current) = ended {
@@ -314,6 +337,15 @@ impl Client {
             return true;
         }
         let positive = reply.starts_with('2');
+        let reads = session.style.reading == Reading::All;
+        if reply.starts_with("421 4.4.2") && reads && session.rest.is_empty() && !matches!(expect, Expect::Dot) {
+            self.complaints.push(format!("{expect:?} was sent, and not answered in time: {reply}"));
+        }
+        if let (false, Expect::Mail | Expect::Rcpt(_) | Expect::Data, Some(current)) =
+            (reply.starts_with(['2', '3']), expect, session.current)
+        {
+            self.sent[current].declined.push(reply.clone());
+        }
         let lockstep = !session.style.pipelines;
         match expect {
             Expect::Greeting if !positive => {

@@ -144,6 +144,12 @@ pub struct Refusal {
     pub recipient: Option<String>,
     /// 5yz.
     pub permanent: bool,
+    /// 4yz, other than 421, which is about the connection.
+    pub transient: bool,
+    /// The connection.
+    pub link: LinkId,
+    /// Octets written on it, the refusal included: the relay knows once it was handed so many.
+    pub told: u64,
 }
 
 enum Out {
@@ -162,6 +168,11 @@ struct Call {
     scanned: usize,
     in_data: bool,
     in_mail: bool,
+    /// What MAIL declared: octets, 8BITMIME.
+    size: Option<u64>,
+    eight_bit: bool,
+    /// Transactions over when the hop said 421.
+    ended_at: Option<u32>,
     sender: String,
     recipients: Vec<String>,
     out: VecDeque<Out>,
@@ -183,6 +194,9 @@ impl Call {
             scanned: 0,
             in_data: false,
             in_mail: false,
+            size: None,
+            eight_bit: false,
+            ended_at: None,
             sender: String::new(),
             recipients: Vec::new(),
             out: VecDeque::new(),
@@ -191,6 +205,15 @@ impl Call {
             mails: 0,
             ready: false,
         }
+    }
+
+    /// Octets written when a reply of `length` octets, said now, is out.
+    fn behind(&self, length: usize) -> u64 {
+        let waiting = self.out.iter().map(|out| match out {
+            Out::Bytes(bytes) | Out::Taken(_, bytes) => bytes.len(),
+            Out::Close => 0,
+        });
+        self.written + (waiting.sum::<usize>() + length) as u64
     }
 }
 
@@ -215,6 +238,8 @@ pub struct Hop {
     pub most_in_vain: usize,
     /// The most transactions that one connection carried.
     pub most_mails: u32,
+    /// What the relay did against RFC 5321.
+    pub complaints: Vec<String>,
     calls: BTreeMap<LinkId, Call>,
     first_seen: BTreeMap<String, Moment>,
 }
@@ -333,6 +358,7 @@ impl Hop {
 
     fn complete(&mut self, link: LinkId, call: &mut Call, data: Vec<u8>, side: &mut HostSide<'_>) -> bool {
         call.in_mail = false;
+        self.check_declared(call, &data);
         let (sender, recipients) = (std::mem::take(&mut call.sender), std::mem::take(&mut call.recipients));
         let act = self.choose(At::Final, side);
         // One who says nothing more may have taken the message all the same.
@@ -366,10 +392,9 @@ impl Hop {
                 return self.flush(link, call, side);
             }
         } else if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-            let permanent = text.starts_with('5');
-            let refusals =
-                recipients.into_iter().map(|to| Refusal { at: side.now().mono, recipient: Some(to), permanent });
-            self.refusals.extend(refusals);
+            for to in recipients {
+                self.refuse(link, call, Some(to), text, side);
+            }
         }
         self.perform(act, link, call, "250 2.0.0 taken\r\n", side).1
     }
@@ -396,6 +421,17 @@ impl Hop {
         } else if upper.starts_with("HELO") {
             self.say(link, call, b"250 hop\r\n".to_vec(), side)
         } else if upper.starts_with("MAIL FROM:") {
+            if call.in_mail {
+                self.complaints.push(format!("a transaction is open, and not ended by RSET: {line}"));
+                return self.say(link, call, b"503 5.5.1 nested MAIL\r\n".to_vec(), side);
+            }
+            // One may be on its way, behind a final dot.
+            if call.ended_at.is_some_and(|mails| call.mails > mails) {
+                self.complaints.push(format!("421 was said long ago: {line}"));
+            }
+            let parameters = line.rsplit('>').next().unwrap_or_default();
+            call.eight_bit = parameters.contains("BODY=8BITMIME");
+            call.size = parameters.split_once("SIZE=").and_then(|(_, n)| n.split(' ').next()?.parse().ok());
             call.mails += 1;
             self.most_mails = self.most_mails.max(call.mails);
             call.sender = address(line);
@@ -413,9 +449,9 @@ impl Hop {
             }
             let act = self.choose(At::Data, side);
             if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-                let (at, permanent) = (side.now().mono, text.starts_with('5'));
-                let concerned = call.recipients.clone();
-                self.refusals.extend(concerned.into_iter().map(|to| Refusal { at, recipient: Some(to), permanent }));
+                for to in call.recipients.clone() {
+                    self.refuse(link, call, Some(to), text, side);
+                }
             }
             let in_data = act.is_none();
             let (_, open) = self.perform(act, link, call, "354 go on\r\n", side);
@@ -447,20 +483,55 @@ impl Hop {
         let unknown = name_number(&to) % 1000 < u64::from(self.mood.unknown_permille);
         let first = *self.first_seen.entry(to.clone()).or_insert(now);
         if unknown || self.mood.greylist.is_some_and(|time| now < first + time) {
-            let reply: &[u8] = if unknown { b"550 5.1.1 no such user\r\n" } else { b"451 4.7.1 greylisted\r\n" };
-            self.refusals.push(Refusal { at: now, recipient: Some(to), permanent: unknown });
-            return self.say(link, call, reply.to_vec(), side);
+            let reply = if unknown { "550 5.1.1 no such user\r\n" } else { "451 4.7.1 greylisted\r\n" };
+            self.refuse(link, call, Some(to), reply, side);
+            return self.say(link, call, reply.as_bytes().to_vec(), side);
         }
         let next = self.mood.rcpt.get_mut(&to).and_then(VecDeque::pop_front);
         let act = next.map(Act::Say).or_else(|| self.choose(At::Rcpt, side));
         if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-            self.refusals.push(Refusal { at: now, recipient: Some(to.clone()), permanent: text.starts_with('5') });
+            self.refuse(link, call, Some(to.clone()), text, side);
         }
         let (positive, open) = self.perform(act, link, call, "250 2.1.5 ok\r\n", side);
         if positive {
             call.recipients.push(to);
         }
         open
+    }
+
+    /// Whether a message is what MAIL declared (RFC 1870 §6, RFC 6152 §3).
+    fn check_declared(&mut self, call: &Call, data: &[u8]) {
+        if !data.is_ascii() && !call.eight_bit {
+            self.complaints.push(format!("#{:?} has eight bits, MAIL did not say so", mark_of(data)));
+        }
+        let octets = data.len() as u64;
+        if call.size.is_some_and(|size| size > octets || size + 3 < octets) {
+            let size = call.size.unwrap_or_default();
+            self.complaints.push(format!("#{:?} has {octets} octets, MAIL said {size}", mark_of(data)));
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        link: LinkId,
+        call: &mut Call,
+        recipient: Option<String>,
+        text: &str,
+        side: &mut HostSide<'_>,
+    ) {
+        if text.starts_with("421") {
+            call.ended_at.get_or_insert(call.mails - u32::from(call.in_mail));
+        }
+        if text.starts_with(['4', '5']) {
+            self.refusals.push(Refusal {
+                at: side.now().mono,
+                recipient,
+                permanent: text.starts_with('5'),
+                transient: text.starts_with('4') && !text.starts_with("421"),
+                link,
+                told: call.behind(text.len()),
+            });
+        }
     }
 
     fn choose(&self, at: At, side: &mut HostSide<'_>) -> Option<Act> {
@@ -478,7 +549,7 @@ impl Hop {
     fn act(&mut self, at: At, link: LinkId, call: &mut Call, usual: &str, side: &mut HostSide<'_>) -> (bool, bool) {
         let act = self.choose(at, side);
         if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-            self.refusals.push(Refusal { at: side.now().mono, recipient: None, permanent: text.starts_with('5') });
+            self.refuse(link, call, None, text, side);
         }
         self.perform(act, link, call, usual, side)
     }

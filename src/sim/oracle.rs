@@ -4,6 +4,8 @@
 //! knows, it knows from the clients and the next hops, not from the relay. It excuses only what it can name: a lost reply
 //! or a crash for a delivery that was repeated, a scar of the disk for a record that is gone.
 
+mod attempts;
+
 use super::client::Sent;
 use super::hop::{At, Mood, Received, Refusal};
 use super::scenario::Scenario;
@@ -13,7 +15,7 @@ use crate::limits;
 use crate::message::MessageId;
 use crate::rt::sim::{Scar, SimDisk};
 use crate::spool::named::named_in;
-use crate::time::Moment;
+use crate::time::{Moment, Now, Wall};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -62,6 +64,10 @@ pub struct Oracle<'a> {
     excused: BTreeSet<MessageId>,
     /// A segment's first commit is scarred: what else that may have cost only the relay knew. Everything is excused.
     headless: bool,
+    /// Hosts that were not well, or not reached well, at some time.
+    troubled: BTreeSet<IpAddr>,
+    /// Any host may have seemed to be out of reach at some time.
+    any_troubled: bool,
     /// Hosts that announced a SIZE or no 8BITMIME at some time.
     small: BTreeSet<IpAddr>,
     /// Acknowledged messages.
@@ -136,6 +142,8 @@ impl<'a> Oracle<'a> {
             disk_troubles: Vec::new(),
             excused: BTreeSet::new(),
             headless: false,
+            troubled: BTreeSet::new(),
+            any_troubled: false,
             small: BTreeSet::new(),
             accepted: 0,
             delivered: 0,
@@ -154,10 +162,23 @@ impl<'a> Oracle<'a> {
 
     /// A hop's mood changes.
     pub fn mood(&mut self, hop: IpAddr, mood: &Mood) {
+        if *mood != Mood::default() {
+            self.troubled.insert(hop);
+        }
         // Without EHLO there is no 8BITMIME.
         if mood.size.is_some() || !mood.eight_bit || mood.old || mood.acts.iter().any(|(at, _, _)| *at == At::Ehlo) {
             self.small.insert(hop);
         }
+    }
+
+    /// The way to a hop has trouble.
+    pub fn trouble_at(&mut self, hop: IpAddr) {
+        self.troubled.insert(hop);
+    }
+
+    /// What is not a hop's, and keeps the relay from hops: DNS, its own sockets, its time.
+    pub fn trouble(&mut self) {
+        self.any_troubled = true;
     }
 
     /// The disk has trouble from now on.
@@ -247,7 +268,7 @@ impl<'a> Oracle<'a> {
                 let key = (sent.letter.mark, to.to_ascii_lowercase());
                 let ended = account.copies.contains_key(&key)
                     || !account.notes(id, &key.1).is_empty()
-                    || self.failed_for_good(world, &account, sent, &key.1).is_some();
+                    || self.failed_for_good(world.sim.now(), &account, sent, &key.1).is_some();
                 if !ended && !self.excuse(number) {
                     lost.push(format!("#{} {id} to {to}", key.0));
                 }
@@ -272,7 +293,7 @@ impl<'a> Oracle<'a> {
     }
 
     /// Whether there is a reason why this recipient cannot be reached.
-    fn failed_for_good(&self, world: &World, account: &Account<'_>, sent: &Sent, to: &str) -> Option<&'static str> {
+    fn failed_for_good(&self, at: Now, account: &Account<'_>, sent: &Sent, to: &str) -> Option<&'static str> {
         let domain = domain_of(to);
         let hosts = self.scenario.exchangers(&domain);
         let (_, since, wall) = sent.verdict.as_ref()?;
@@ -293,13 +314,19 @@ impl<'a> Oracle<'a> {
         if hosts.iter().any(|host| self.small.contains(host)) {
             return Some("too large, or eight bits");
         }
-        let (_, _, give_up) = self.scenario.retry;
-        // An attempt is not begun for mail that would be too old at the next.
-        let now = world.sim.now();
-        if self.wall_jumps || now.wall.since(*wall) + self.scenario.retry.1 * 2 >= give_up {
+        if self.may_expire(*since, *wall, at) {
             return Some("expired");
         }
         None
+    }
+
+    /// Whether mail accepted at `since` may be given up at `at`. Within one life the wall clock means nothing to its age.
+    fn may_expire(&self, since: Moment, wall: Wall, at: Now) -> bool {
+        let (_, max, give_up) = self.scenario.retry;
+        let restarted = self.ends.iter().any(|end| *end >= since && *end <= at.mono);
+        let age = if restarted { at.wall.since(wall) } else { at.mono.since(since) };
+        // An attempt is not begun for mail that would be too old at the next.
+        self.wall_jumps && restarted || age + max * 2 >= give_up
     }
 
     // --- at the end -----------------------------------------------------------------------------------------------
@@ -313,6 +340,7 @@ impl<'a> Oracle<'a> {
                 self.violate("protocol", complaint.clone());
             }
             for sent in &client.sent {
+                self.check_limits(sent, client.may_relay);
                 letters.insert(sent.letter.mark, sent);
             }
         }
@@ -322,11 +350,15 @@ impl<'a> Oracle<'a> {
             self.violate("rest", format!("{} messages are never delivered or returned: {left:?}", world.queued()));
         }
         self.check_copies(world, &account, &letters);
+        self.check_attempts(world, &account, &letters);
         for sent in letters.values() {
             self.check_promise(world, &account, sent);
         }
         let limit = self.scenario.messages_per_connection;
         for (ip, hop) in world.hops() {
+            for complaint in &hop.complaints {
+                self.violate("protocol", format!("{ip}: {complaint}"));
+            }
             if hop.most_mails > limit {
                 self.violate("messages a connection", format!("{ip}: {} of {limit}", hop.most_mails));
             }
@@ -367,6 +399,7 @@ impl<'a> Oracle<'a> {
                     self.violate("envelope", format!("#{mark} came from <{}>", received.sender));
                 }
                 self.check_body(sent, received);
+                self.check_preference(&domain_of(to), *ip);
             }
             self.check_repeats(world, sent, to, copies);
         }
@@ -452,13 +485,15 @@ impl<'a> Oracle<'a> {
             let key = (sent.letter.mark, to.to_ascii_lowercase());
             let copies = account.copies.get(&key).map_or(&[][..], Vec::as_slice);
             let notes = account.notes(id, &key.1);
-            let reason = self.failed_for_good(world, account, sent, &key.1);
+            let told = notes.first().map_or(world.sim.now(), |note| Now { mono: note.at, wall: note.wall });
+            let reason = self.failed_for_good(told, account, sent, &key.1);
             let mark = key.0;
             self.bounced += notes.len().min(1) as u64;
             if copies.is_empty() && notes.is_empty() {
                 // Nobody is told if there is nobody to tell, or nobody who can be told.
                 let sender = sent.letter.sender.to_ascii_lowercase();
-                let nobody = sender.is_empty() || self.failed_for_good(world, account, sent, &sender).is_some();
+                let nobody =
+                    sender.is_empty() || self.failed_for_good(world.sim.now(), account, sent, &sender).is_some();
                 // Or the disk spoiled the record of the notification, whose number only the relay knew.
                 let known = reason.is_some() && (nobody || self.headless || !self.excused.is_empty());
                 if !known && !number.is_some_and(|id| self.excuse(id)) {

@@ -4,6 +4,9 @@
 //! Input: a scenario. Output: an [`Outcome`], with what was violated; nothing here panics over a relay's fault. Refuses:
 //! to go on for ever (every wait has an end in virtual time).
 
+mod probe;
+
+use super::client::Client;
 use super::hop::Mood;
 use super::oracle::{Oracle, Violation};
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
@@ -91,6 +94,8 @@ impl<'a> Run<'a> {
         let mut config = config();
         config.hostname = "relay.test".to_owned();
         config.shards = usize::from(scenario.shards);
+        config.smtp.max_recipients = scenario.max_recipients;
+        config.smtp.max_message_bytes = scenario.max_message;
         config.relay.from_networks = vec!["127.0.0.0/8".parse().expect("a network")];
         config.dns.servers = SERVERS.map(|ip| SocketAddr::new(ip.into(), 53)).to_vec();
         config.delivery.connections_per_destination = scenario.connections;
@@ -160,7 +165,8 @@ impl<'a> Run<'a> {
         }
         hosts.insert(EVIL_V4.into(), Machine::Hop(Box::default()));
         for n in 0..self.scenario.clients {
-            hosts.insert(client_address(n, self.scenario.clients), Machine::Client(Box::default()));
+            let client = Client::new(n + 1 < self.scenario.clients);
+            hosts.insert(client_address(n, self.scenario.clients), Machine::Client(Box::new(client)));
         }
         let limit = self.scenario.connections as usize;
         let core = &mut self.world.sim.core;
@@ -289,6 +295,10 @@ impl<'a> Run<'a> {
         if self.crash.is_some() {
             return;
         }
+        if self.world.is_stuffed() {
+            // The control plane asks again until it is heard.
+            self.pass(self.oracle.stalled_until().since(self.world.sim.now().mono) + Duration::from_secs(1));
+        }
         self.world.take_events();
         self.world.control(if now { Control::Stop } else { Control::Drain });
         let limit = if now { Duration::ZERO } else { self.world.config.drain_timeout };
@@ -333,19 +343,28 @@ impl<'a> Run<'a> {
                 }
             }
             Deed::Dns { server, mood } => {
+                self.oracle.trouble();
                 if let Some(Machine::Zone(zone)) = self.world.sim.hosts.get_mut(&SERVERS[*server].into()) {
                     zone.set_mood(*mood);
                 }
             }
             Deed::Cut { hop, time } => {
+                self.oracle.trouble_at(self.hops[*hop]);
                 self.world.sim.core.path(self.hops[*hop]).cut_until = now + *time;
             }
-            Deed::Silence { hop, silent } => self.world.sim.core.path(self.hops[*hop]).silent = *silent,
-            Deed::ResetAll { hop } => self.world.sim.core.reset_all(self.hops[*hop]),
+            Deed::Silence { hop, silent } => {
+                self.oracle.trouble_at(self.hops[*hop]);
+                self.world.sim.core.path(self.hops[*hop]).silent = *silent;
+            }
+            Deed::ResetAll { hop } => {
+                self.oracle.trouble_at(self.hops[*hop]);
+                self.world.sim.core.reset_all(self.hops[*hop]);
+            }
             Deed::Latency { hop, least_us, more_us } => {
                 self.world.sim.core.path(self.hops[*hop]).latency_us = (*least_us, *more_us);
             }
             Deed::DnsLoss { permille } => {
+                self.oracle.trouble();
                 for server in SERVERS {
                     self.world.sim.core.path(server.into()).loss_permille = *permille;
                     self.world.sim.core.path(server.into()).twice_permille = permille / 2;
@@ -359,7 +378,10 @@ impl<'a> Run<'a> {
                     }
                 });
             }
-            Deed::RefuseLocal { sockets } => self.world.sim.core.refuse_local(*sockets),
+            Deed::RefuseLocal { sockets } => {
+                self.oracle.trouble();
+                self.world.sim.core.refuse_local(*sockets);
+            }
             Deed::Disk { op, fault, times, after } => {
                 self.oracle.disk_trouble(now);
                 disk.plan_after(*after, *op, *fault);
@@ -378,10 +400,14 @@ impl<'a> Run<'a> {
             Deed::DiskMended => disk.mend(),
             Deed::Rot => drop(disk.rot()),
             Deed::Spoil => drop(disk.spoil()),
-            Deed::Stall { shard, time } => {
+            Deed::Stall { shard, time, stuffed } => {
                 let until = now + *time;
                 self.oracle.stalled(now, until);
                 self.world.sim.core.stall(*shard, until);
+                self.oracle.trouble();
+                if *stuffed {
+                    self.world.stuff(*shard);
+                }
             }
             Deed::WallJump { milliseconds } => {
                 self.oracle.wall_jumps = true;
@@ -441,10 +467,14 @@ impl<'a> Run<'a> {
             self.oracle.check_end(&self.world);
         }
         if self.oracle.violations.is_empty() {
+            self.change_records();
             // Peers that never say goodbye have five minutes for it, what is idle ten to twenty.
             self.pass(Duration::from_secs(31 * 60));
             self.watch();
             self.oracle.check_rest(&self.world);
+        }
+        if self.oracle.violations.is_empty() && self.world.queued() == 0 {
+            self.probe();
         }
         if self.oracle.violations.is_empty() && self.world.queued() == 0 {
             self.last_drain();

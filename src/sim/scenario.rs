@@ -105,6 +105,8 @@ pub enum Deed {
     Stall {
         shard: usize,
         time: Duration,
+        /// And so much mail waits for it that its mailbox is nearly full.
+        stuffed: bool,
     },
     WallJump {
         milliseconds: i64,
@@ -155,6 +157,10 @@ pub struct Scenario {
     pub deeds: Vec<(Duration, Deed)>,
     /// The disk may lie or rot: then what it spoiled is excused.
     pub has_scars: bool,
+    /// The most recipients of a submission, and its octets.
+    pub max_recipients: usize,
+    /// See `max_recipients`.
+    pub max_message: u64,
 }
 
 /// The address of client number `n`; one outside of the networks that may relay for the last.
@@ -222,6 +228,8 @@ impl Scenario {
             },
             deeds: Vec::new(),
             has_scars: focus == Focus::Rot || rng.one_in(8),
+            max_recipients: if focus == Focus::Mixture { *rng.pick(&[1000, 1000, 3]) } else { 1000 },
+            max_message: if focus == Focus::Mixture { *rng.pick(&[50 << 20, 50 << 20, 10_000]) } else { 50 << 20 },
         };
         let themes = Themes::draw(rng, focus, scenario.has_scars);
         let count = if focus == Focus::Age { rng.within(60..120) } else { rng.within(15..60) };
@@ -443,7 +451,11 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
             9 if themes.clock => match rng.below(3) {
                 0 => Deed::WallJump { milliseconds: rng.within(1000..600_000) as i64 },
                 1 => Deed::WallJump { milliseconds: -(rng.within(1000..600_000) as i64) },
-                _ => Deed::Stall { shard: rng.below(4) as usize, time: millis(rng.within(10..90_000)) },
+                _ => {
+                    let stuffed = rng.one_in(2);
+                    let time = millis(rng.within(10..if stuffed { 5000 } else { 90_000 }));
+                    Deed::Stall { shard: rng.below(4) as usize, time, stuffed }
+                }
             },
             10 if themes.scars && rng.one_in(3) => scar(rng),
             11 if themes.clients && rng.one_in(3) => Deed::Flood {
@@ -571,6 +583,7 @@ fn act(rng: &mut Rng) -> Act {
         0 | 1 => Act::Say("451 4.3.0 not now\r\n".to_owned()),
         2 => Act::Say("452-4.2.2 full\r\n452 4.2.2 come back\r\n".to_owned()),
         3 => Act::Say("554 5.7.1 never\r\n".to_owned()),
+        4 if rng.one_in(3) => Act::Say("421 4.3.2 going down, some time\r\n".to_owned()),
         4 => Act::SayAndClose("421 4.3.2 going down\r\n".to_owned()),
         5 => Act::SayAndClose("550 5.7.1 go away\r\n".to_owned()),
         6 => Act::Close,
@@ -603,6 +616,7 @@ fn submit(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -
         reading: if bad && rng.one_in(4) { Reading::Nothing } else { Reading::All },
         noise: if rng.one_in(6) { rng.below(6) as u32 } else { 0 },
         hasty: (bad && rng.one_in(2)).then(|| *rng.pick(&leaves)),
+        trailing: rng.one_in(3),
     };
     Deed::Submit { client, letters, style }
 }
@@ -614,7 +628,8 @@ fn letter(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: u32) -> Let
         let domain = &rng.pick(&scenario.destinations).name;
         // The domain in any case: the same destination.
         let domain = if rng.one_in(10) { domain.to_ascii_uppercase() } else { domain.clone() };
-        let to = format!("u{}@{domain}", rng.below(4));
+        // Nobody gets two letters: a refusal is of one letter only.
+        let to = format!("u{}n{mark}@{domain}", rng.below(4));
         if !recipients.iter().any(|other: &String| other.eq_ignore_ascii_case(&to)) {
             recipients.push(to);
         }

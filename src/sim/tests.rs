@@ -122,6 +122,7 @@ fn small(seed: u64) -> Scenario {
         reading: Reading::All,
         noise: 0,
         hasty: None,
+        trailing: false,
     };
     scenario.deeds.push((Duration::ZERO, Deed::Submit { client: 0, letters: letters.collect(), style }));
     scenario

@@ -8,6 +8,7 @@ use super::hop::Hop;
 use super::zone::Zone;
 use crate::config::{self, Config, Host as HostName};
 use crate::dns::{AddressFamilies, DnsSettings};
+use crate::limits;
 use crate::message::MessageId;
 use crate::route::Routes;
 use crate::rt::sim::{End, Host, HostEvent, HostSide, Rng, Sim, Step};
@@ -262,6 +263,20 @@ impl World {
                 self.sim.wake(shard);
             }
         }
+    }
+
+    /// Others have sent a shard nearly all that its mailbox holds; it means nothing to it.
+    pub fn stuff(&self, shard: usize) {
+        let mail = || vec![Mail::Fetched { id: MessageId(0), part: u32::MAX, record: None }];
+        while shard < self.sim.shards.len()
+            && self.mailboxes.len(shard) + 4 < limits::MAILBOX_BATCHES
+            && self.mailboxes.push(shard, mail()).is_ok()
+        {}
+    }
+
+    /// Whether the mailbox of a shard is nearly full.
+    pub fn is_stuffed(&self) -> bool {
+        (0..self.sim.shards.len()).any(|shard| self.mailboxes.len(shard) + 8 > limits::MAILBOX_BATCHES)
     }
 
     /// Messages that are not settled wholly, by the shards' own numbers: of half a second ago at most.

@@ -456,7 +456,7 @@ impl Client {
             lines.extend_from_slice(b" SIZE=");
             push_number(lines, params.size);
         }
-        if params.eight_bit {
+        if params.eight_bit && !planted!(EightBitUnsaid) {
             lines.extend_from_slice(b" BODY=8BITMIME");
         }
         lines.extend_from_slice(b"\r\n");
@@ -705,7 +705,7 @@ impl Client {
     /// No reply to `t` is due any more.
     fn end(&mut self, t: Transaction) {
         // The final dot ends a transaction in the peer too, whatever the reply (RFC 5321 §4.1.1.4).
-        self.needs_reset = t.mail_accepted && t.stage != Stage::Final;
+        self.needs_reset = t.mail_accepted && t.stage != Stage::Final && !planted!(ResetForgotten);
         self.held.clear();
         self.held.shrink_to(limits::CLIENT_OUT_BYTES);
         self.held_at = 0;

@@ -460,7 +460,7 @@ impl Server {
         if domain_at == address.len() {
             return Err(text::NO_POSTMASTER);
         }
-        if self.envelope.recipient_count() >= self.policy.max_recipients {
+        if self.envelope.recipient_count() >= self.policy.max_recipients + usize::from(planted!(OneRecipientTooMany)) {
             return Err(text::TOO_MANY_RECIPIENTS);
         }
         self.envelope.add_recipient(address, domain_at);

@@ -209,13 +209,10 @@ fn header_crc(header: &[u8], place: Place) -> u32 {
 pub fn parse_header(bytes: &[u8], place: Place, stamp: Option<u64>) -> Option<RecordHeader> {
     let header = bytes.get(..RECORD_HEADER)?;
     let found = u64_at(header, 16)?;
-    if stamp.is_some_and(|s| s != found) || header[MAGIC_AT] != RECORD_MAGIC {
+    if stamp.is_some_and(|s| s != found && !planted!(StampIgnored)) || header[MAGIC_AT] != RECORD_MAGIC {
         return None;
     }
     if header_crc(header, place) != u32_at(header, 0)? && !planted!(SkippedChecksum) {
-        return None;
-    }
-    if u64_at(header, 24)? > NUMBER_MAX || u64_at(header, 32)? > NUMBER_MAX {
         return None;
     }
     if u64_at(header, 24)? > NUMBER_MAX || u64_at(header, 32)? > NUMBER_MAX {

@@ -405,7 +405,7 @@ impl Log {
                 }
                 What::Chunk { .. } => {
                     if let Some(stream) = self.streams.get_mut(&entry.id) {
-                        stream.broken = true;
+                        stream.broken = !planted!(HoleAccepted);
                     }
                 }
                 What::Move { .. } => self.copied(),
