@@ -96,12 +96,11 @@ impl<'a> Run<'a> {
         config.shards = usize::from(scenario.shards);
         config.smtp.max_recipients = scenario.max_recipients;
         config.smtp.max_message_bytes = scenario.max_message;
+        config.smtp.max_sessions_per_shard = scenario.max_sessions;
         config.relay.from_networks = vec!["127.0.0.0/8".parse().expect("a network")];
         config.dns.servers = SERVERS.map(|ip| SocketAddr::new(ip.into(), 53)).to_vec();
         config.delivery.connections_per_destination = scenario.connections;
         config.delivery.messages_per_connection = scenario.messages_per_connection;
-        let smtp = &mut config.smtp;
-        (smtp.max_message_bytes, smtp.max_recipients, smtp.max_sessions_per_shard) = scenario.inbound;
         config.delivery.idle_timeout = scenario.idle;
         config.delivery.ipv6 = scenario.ipv6;
         let (first, max, give_up) = scenario.retry;

@@ -133,8 +133,6 @@ pub struct Scenario {
     pub connections: u32,
     /// Messages over a connection.
     pub messages_per_connection: u32,
-    /// Octets of a message, recipients of a message, sessions of a shard: the most.
-    pub inbound: (u64, usize, usize),
     /// First and longest interval of retries, and the age of giving up.
     pub retry: (Duration, Duration, Duration),
     /// A connection may idle so long.
@@ -157,10 +155,12 @@ pub struct Scenario {
     pub deeds: Vec<(Duration, Deed)>,
     /// The disk may lie or rot: then what it spoiled is excused.
     pub has_scars: bool,
-    /// The most recipients of a submission, and its octets.
+    /// The most recipients of a submission.
     pub max_recipients: usize,
-    /// See `max_recipients`.
+    /// The most octets of a submission.
     pub max_message: u64,
+    /// The most inbound sessions of a shard.
+    pub max_sessions: usize,
 }
 
 /// The address of client number `n`; one outside of the networks that may relay for the last.
@@ -209,11 +209,6 @@ impl Scenario {
             max_connections: rng.within(3..20) as usize,
             connections: rng.within(1..6) as u32,
             messages_per_connection: *rng.pick(&[1, 2, 5, 100]),
-            inbound: (
-                *rng.pick(&[50 << 20, 50 << 20, 64 << 10]),
-                *rng.pick(&[1000, 1000, 1000, 3]),
-                *rng.pick(&[1000, 1000, 1000, 2]),
-            ),
             retry: (first, first * 4, secs(rng.within(20 * 60..40 * 60))),
             idle: *rng.pick(&[millis(1), secs(5), secs(30)]),
             smart_host: rng.one_in(8) && focus == Focus::Mixture,
@@ -230,6 +225,7 @@ impl Scenario {
             has_scars: focus == Focus::Rot || rng.one_in(8),
             max_recipients: if focus == Focus::Mixture { *rng.pick(&[1000, 1000, 3]) } else { 1000 },
             max_message: if focus == Focus::Mixture { *rng.pick(&[50 << 20, 50 << 20, 10_000]) } else { 50 << 20 },
+            max_sessions: *rng.pick(&[1000, 1000, 1000, 2]),
         };
         let themes = Themes::draw(rng, focus, scenario.has_scars);
         let count = if focus == Focus::Age { rng.within(60..120) } else { rng.within(15..60) };
@@ -675,9 +671,11 @@ impl fmt::Display for Scenario {
         writeln!(
             f,
             "seed {seed}: {shards} shards, {connections} connections a destination, {max_connections} a shard, \
-             {messages_per_connection} messages a connection, inbound {:?}, retry {:?}, idle {:?}, {}, turn {} us, window {:?}, \
+             {messages_per_connection} messages a connection, at most {} recipients and {} octets, {} sessions, retry {:?}, idle {:?}, {}, turn {} us, window {:?}, \
              disk {:?} us, segments of {} KiB",
-            self.inbound,
+            self.max_recipients,
+            self.max_message,
+            self.max_sessions,
             self.retry,
             self.idle,
             match (self.smart_host, self.ipv6) {

@@ -72,19 +72,19 @@ impl Run<'_> {
         };
         let count = self.scenario.destinations.len();
         let wanted: Vec<usize> = (0..count).filter(|n| !self.targets(*n).is_empty()).collect();
-        for &n in &wanted {
-            let letter = Letter {
-                mark: MARKS + n as u32,
-                sender: "s0@sender.test".to_owned(),
-                recipients: vec![format!("probe@{}", self.scenario.destinations[n].name)],
-                body: b"still there?\r\n".to_vec(),
-            };
-            self.world.sim.with_host(client_address(0, self.scenario.clients), |host, side| {
-                if let Machine::Client(client) = host {
-                    client.begin(vec![letter], style.clone(), side);
-                }
-            });
-        }
+        // In one session: there may be a limit of few.
+        let letters = wanted.iter().map(|n| Letter {
+            mark: MARKS + *n as u32,
+            sender: "s0@sender.test".to_owned(),
+            recipients: vec![format!("probe@{}", self.scenario.destinations[*n].name)],
+            body: b"still there?\r\n".to_vec(),
+        });
+        let letters = letters.collect();
+        self.world.sim.with_host(client_address(0, self.scenario.clients), |host, side| {
+            if let Machine::Client(client) = host {
+                client.begin(letters, style, side);
+            }
+        });
         self.pass(TIME);
         for &n in &wanted {
             let mark = MARKS + n as u32;
