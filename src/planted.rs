@@ -96,6 +96,14 @@ mod switches {
         SessionNeverTimesOut,
         /// an inbound session is read and answered, however much of it waits
         WindowIgnored,
+        /// the place of a refused recipient in the transaction is taken for its number in the message
+        PlaceIsIndex,
+        /// a group of which some were put off is tried again as a whole
+        GroupRetriedWhole,
+        /// a 5yz reply counts as a 4yz
+        PermanentIsTransient,
+        /// ages are told by the wall clock, set or not
+        AgeByWallClock,
         /// behind a piece that the socket took in part, the octets it took are left out of the next one too
         PartialWriteCountedTwice,
         /// an idle connection is kept twenty times too long
@@ -104,8 +112,12 @@ mod switches {
         StarvedForgotten,
         /// a connection that said QUIT counts for its destination for ever
         LeavingNotCountedBack,
+        /// our own header does not count into the size of a message
+        TraceNotCounted,
         /// no RSET in front of the transaction behind a failed one
         ResetForgotten,
+        /// a connection is used on behind 421
+        GoesOnAfter421,
         /// MAIL does not say BODY=8BITMIME
         EightBitUnsaid,
         /// the limit of recipients is looked at when it is passed
@@ -118,6 +130,10 @@ mod switches {
         TailLost,
         /// commands pipelined behind a message are lost
         PipelinedLost,
+        /// mail to a shard whose mailbox is full is dropped
+        FullMailboxDrops,
+        /// a drain does not wait for the last commit
+        DrainWithoutCommit,
         /// an interval may be as short as nothing
         JitterFromZero,
         /// mail is given up at half of the age
@@ -134,8 +150,12 @@ mod switches {
         FailureIsNoData,
         /// the stamp of a segment's former life is not compared
         StampIgnored,
+        /// recovery does not tell a log of deaths that another log knows
+        DeathNotTold,
         /// a large body is taken although a commit with one of its chunks failed
         HoleAccepted,
+        /// a commit that failed is not disowned if nothing else is to be written
+        RefusedNotDisowned,
     }
 
     thread_local! {

@@ -12,6 +12,9 @@ const ORIGIN_MILLIS: u64 = 1 << 42;
 
 /// `now` with a wall clock that no step of the real one moves.
 pub(super) fn steady(now: Now) -> Now {
+    if planted!(AgeByWallClock) {
+        return now;
+    }
     Now { wall: Wall(ORIGIN_MILLIS + now.mono.0 / 1_000_000), ..now }
 }
 

@@ -107,6 +107,7 @@ impl Deliverer {
                 continue;
             };
             if is_permanent(&reply) {
+                let index = if planted!(PlaceIsIndex) { place as u16 } else { index };
                 self.fail(key, RecipientSet::One(index), reply, Some(remote), stages, Some(&record), turn);
             } else {
                 again.push(index);
@@ -387,7 +388,7 @@ impl<'a> Facts<'a> {
 fn is_permanent(reply: &LastReply) -> bool {
     match reply.code {
         0 => reply.status.is_some_and(|s| s.class() == 5),
-        code => (500..600).contains(&code) || planted!(TransientIsPermanent),
+        code => ((500..600).contains(&code) && !planted!(PermanentIsTransient)) || planted!(TransientIsPermanent),
     }
 }
 

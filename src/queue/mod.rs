@@ -285,7 +285,9 @@ impl<B> Queue<B> {
         let used = self.slots.get_mut(index);
         let job = &mut used.job;
         job.attempts = job.attempts.saturating_add(1);
-        job.recipients = remaining;
+        if !planted!(GroupRetriedWhole) {
+            job.recipients = remaining;
+        }
         job.last = Some(Box::new(reply));
         job.body = None;
         let Some(delay) = self.policy.next_attempt(job.attempts, job.accepted, now, random) else {

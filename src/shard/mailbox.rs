@@ -171,7 +171,7 @@ impl Post {
             }
             match self.boxes.push(to, std::mem::take(outbox)) {
                 Ok(()) => wake(to),
-                Err(batch) => *outbox = batch,
+                Err(batch) => *outbox = if planted!(FullMailboxDrops) { Vec::new() } else { batch },
             }
         }
     }

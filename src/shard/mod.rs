@@ -199,7 +199,7 @@ impl ShardCore {
             let overdue = now.mono >= drain.deadline + limits::DRAIN_GRACE;
             return overdue || (others_done && self.post.is_empty() && self.home.log_is_quiet());
         }
-        others_done && self.post.is_empty() && self.home.is_quiet()
+        others_done && self.post.is_empty() && (self.home.is_quiet() || planted!(DrainWithoutCommit))
     }
 
     /// Hands recovered mail to its owners, as fast as they take it.

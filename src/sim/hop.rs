@@ -519,6 +519,8 @@ impl Hop {
         text: &str,
         side: &mut HostSide<'_>,
     ) {
+        // Behind 421 a client need not listen.
+        let heard = call.ended_at.is_none();
         if text.starts_with("421") {
             call.ended_at.get_or_insert(call.mails - u32::from(call.in_mail));
         }
@@ -529,7 +531,7 @@ impl Hop {
                 permanent: text.starts_with('5'),
                 transient: text.starts_with('4') && !text.starts_with("421"),
                 link,
-                told: call.behind(text.len()),
+                told: if heard { call.behind(text.len()) } else { u64::MAX },
             });
         }
     }

@@ -343,7 +343,7 @@ impl Themes {
             disk: one(),
             crashes: one() || storm,
             clients: one(),
-            clock: one() && one(),
+            clock: one(),
             large: one(),
             scars,
             storm,
@@ -445,8 +445,8 @@ fn deed(rng: &mut Rng, scenario: &Scenario, themes: &Themes, mark: &mut u32) -> 
             7 if themes.crashes => crash(rng),
             8 if themes.crashes && rng.one_in(4) => Deed::Drain { now: rng.one_in(3), shards: 1 + rng.below(4) as u16 },
             9 if themes.clock => match rng.below(3) {
-                0 => Deed::WallJump { milliseconds: rng.within(1000..600_000) as i64 },
-                1 => Deed::WallJump { milliseconds: -(rng.within(1000..600_000) as i64) },
+                0 => Deed::WallJump { milliseconds: rng.within(1000..7_200_000) as i64 },
+                1 => Deed::WallJump { milliseconds: -(rng.within(1000..7_200_000) as i64) },
                 _ => {
                     let stuffed = rng.one_in(2);
                     let time = millis(rng.within(10..if stuffed { 5000 } else { 90_000 }));

@@ -595,7 +595,7 @@ impl Client {
         match (self.phase, reply.code / 100) {
             (Phase::Closed, _) => return,
             (Phase::Quit, _) => self.close(StoredReason::Quit),
-            (_, 4) if reply.code == 421 => self.shut_down(reply),
+            (_, 4) if reply.code == 421 && !planted!(GoesOnAfter421) => self.shut_down(reply),
             (Phase::Greeting, 2) => {
                 self.out.extend_from_slice(b"EHLO ");
                 self.say_name();

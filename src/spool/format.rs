@@ -379,7 +379,8 @@ pub fn write_accepted(buffer: &mut Buffer, message: &NewMessage<'_>, chunks: u32
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
     };
-    let data_bytes = (message.trace.len() + body.len()) as u64 + chunk_bytes;
+    let trace_bytes = if planted!(TraceNotCounted) { 0 } else { message.trace.len() };
+    let data_bytes = (trace_bytes + body.len()) as u64 + chunk_bytes;
     let bounded = "limits.rs bounds addresses, recipients and records";
     let mut fixed = [0; ACCEPTED_FIXED];
     fixed[..8].copy_from_slice(&message.accepted.0.to_le_bytes());

@@ -295,7 +295,7 @@ pub(crate) fn merge(sources: &[Source]) -> Merged {
                     continue;
                 }
                 if let Some(by) = settled.get(&message.id) {
-                    if by != log && message.part == 0 {
+                    if by != log && message.part == 0 && !planted!(DeathNotTold) {
                         to_settle.entry(*log).or_default().push(message.id);
                     }
                     continue;

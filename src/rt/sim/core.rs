@@ -248,13 +248,15 @@ impl Core {
 
     pub(super) fn count_connection(&mut self, host: IpAddr, begins: bool) {
         let Some(&group) = self.caps.of.get(&host) else { return };
+        // What a turn does after its process is gone did not happen; what it closed stands a moment longer.
+        let dead = self.dead;
         let (open, most) = &mut self.caps.groups[group];
         if !begins {
             *open -= 1;
             return;
         }
         *open += 1;
-        if open > most {
+        if open > most && !dead {
             let over = (self.now.mono, host, *open, *most);
             self.caps.over.push(over);
         }

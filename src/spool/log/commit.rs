@@ -381,7 +381,7 @@ impl Log {
         self.pressure -= done.bytes;
         let number = self.store.fail_segment(done.segment, error, self.now.mono);
         self.events.push_back(Event::SegmentFailed { number, error });
-        self.unsaid |= !done.lists.entries.is_empty();
+        self.unsaid |= !done.lists.entries.is_empty() && !planted!(RefusedNotDisowned);
         self.refuse(done.lists, error.refusal());
     }
 
