@@ -12,10 +12,11 @@ use ringpost::message::MessageId;
 use ringpost::queue::RecipientSet;
 use ringpost::rt::buffer::{Buffer, Slice};
 use ringpost::shard::mailbox::{FinalOutcome, Handoff, Mail, Mailboxes, Post, Settled};
-use ringpost::time::Wall;
+use ringpost::time::Moment;
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Handoffs of one turn: one session's message, a turn at 20 sessions, one at 200.
 const BATCHES: [u64; 3] = [1, 16, 128];
@@ -25,7 +26,8 @@ fn handoff(id: u64, record: &Slice) -> Mail {
     Mail::Handoff(Handoff {
         id: MessageId(id),
         home: 0,
-        accepted: Wall(0),
+        age: Duration::ZERO,
+        handed: Moment(0),
         size: 4096,
         domain: "example.org".into(),
         recipients: RecipientSet::One(0),

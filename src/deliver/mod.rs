@@ -183,8 +183,8 @@ impl Deliverer {
 
     /// Takes a job.
     pub fn handoff(&mut self, handoff: Handoff, now: Now) {
-        let Handoff { id, home, accepted, size, domain, recipients, record } = handoff;
-        let accepted = age::accepted_on_steady(accepted, now, self.queue.policy());
+        let Handoff { id, home, age, handed, size, domain, recipients, record } = handoff;
+        let accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
         self.queue.enqueue(&domain, Job::new(id, home, recipients, accepted, size, record), now.mono);
     }
 

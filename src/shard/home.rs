@@ -25,12 +25,13 @@ use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::smtp::server::{PeerFacts, Server, ServerPolicy, Verdict};
 use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, ReadError, RecipientView, RecordView};
-use crate::time::{Moment, Now, Wall};
+use crate::time::{Moment, Now};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Set in what waits for a commit if it is no session but a notification of our own; the rest is its key in
 /// `Home::notices`. Sessions use 56 bits.
@@ -76,7 +77,8 @@ pub(super) struct Home {
 /// What an owner must know of a message beside its recipients.
 pub(super) struct Message<'a> {
     pub(super) id: MessageId,
-    pub(super) accepted: Wall,
+    /// Since it was accepted.
+    pub(super) age: Duration,
     /// Octets.
     pub(super) size: u32,
     pub(super) record: Option<&'a Slice>,
@@ -366,7 +368,7 @@ impl Home {
         stats.accepted_bytes.add(view.total_size());
         stats.accepted_recipients.add(view.recipient_count() as u64);
         let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
-        let facts = Message { id, accepted: view.accepted(), size, record: Some(&record) };
+        let facts = Message { id, age: Duration::ZERO, size, record: Some(&record) };
         self.hand_off(&facts, || view.recipients(), turn);
         if waiter & NOTICE != 0 {
             // Only now that the sender is sure to be told.
@@ -443,7 +445,8 @@ impl Home {
                 let handoff = Handoff {
                     id: facts.id,
                     home: me,
-                    accepted: facts.accepted,
+                    age: facts.age,
+                    handed: turn.now.mono,
                     size: facts.size,
                     domain: destination.into(),
                     recipients,

@@ -18,9 +18,10 @@ use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{LastReply, RecipientSet};
 use crate::rt::buffer::Slice;
-use crate::time::Wall;
+use crate::time::Moment;
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One item of mail between shards.
 #[derive(Debug)]
@@ -67,8 +68,11 @@ pub struct Handoff {
     pub id: MessageId,
     /// Its home shard, to which outcomes go.
     pub home: u16,
-    /// When it was accepted: its age decides when it expires.
-    pub accepted: Wall,
+    /// Its age when it was handed over, which decides when it expires. Told here and not by the owner: the wall clock may be
+    /// set while it is on its way.
+    pub age: Duration,
+    /// When it was handed over.
+    pub handed: Moment,
     /// Octets on the wire.
     pub size: u32,
     /// The destination: the recipients' domain in lower case.

@@ -217,7 +217,9 @@ impl ShardCore {
             };
             self.handed_off += 1;
             let size = u32::try_from(message.total_size()).unwrap_or(u32::MAX);
-            let facts = Message { id: message.id(), accepted: message.accepted(), size, record: None };
+            // What happened between two lives only the wall clock knows.
+            let age = turn.now.wall.since(message.accepted());
+            let facts = Message { id: message.id(), age, size, record: None };
             self.home.hand_off(&facts, || message.pending(), turn);
         }
     }
