@@ -387,8 +387,9 @@ impl<'a> Facts<'a> {
 /// 5yz, or a local reason of class 5.
 fn is_permanent(reply: &LastReply) -> bool {
     match reply.code {
+        _ if planted!(PermanentIsTransient) => false,
         0 => reply.status.is_some_and(|s| s.class() == 5),
-        code => ((500..600).contains(&code) && !planted!(PermanentIsTransient)) || planted!(TransientIsPermanent),
+        code => (500..600).contains(&code) || planted!(TransientIsPermanent),
     }
 }
 
