@@ -144,8 +144,12 @@ fn interrupt(w: &mut World, files: &Files, shards: u16) -> usize {
         if recover(&dying, folder, options).is_ok() {
             return stop - 1;
         }
-        let again = recover(&self::disk(&disk.files.lock().unwrap()), folder, options).unwrap();
+        let copy = self::disk(&disk.files.lock().unwrap());
+        let again = recover(&copy, folder, options).unwrap();
         assert_eq!(waiting(&again), waiting(&undisturbed), "ended in operation {stop}");
+        // What that one wrote goes together with what the one that was cut off had written.
+        let third = recover(&copy, folder, options).unwrap();
+        assert_eq!(waiting(&third), waiting(&undisturbed), "ended in operation {stop}, then twice more");
         assert_eq!(again.damage.is_empty(), undisturbed.damage.is_empty(), "in operation {stop}: {:?}", again.damage);
         w.known.clone_from(&known);
         w.disk = disk;

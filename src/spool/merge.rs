@@ -154,10 +154,16 @@ fn chain(sources: &[Source], mut order: Vec<usize>, damage: &mut Vec<Damage>) ->
         let loose = loose.chain(scan.settled.iter().map(|s| s.0)).chain(scan.progress.iter().map(|p| p.0));
         torn.extend(loose.filter(|n| !known.contains(n)));
     }
+    // A recovery that was cut off had begun to say which copies count no more. This one does that anew, and may choose
+    // another home for a message, because what the first one wrote has proven other commits: both together would leave no copy.
+    // So the first one's word is refused, unless it is proven and so has been acted upon.
+    let gives_up =
+        |number: u64| segments.iter().any(|i| sources[*i].scan.superseded.iter().any(|(commit, _)| *commit == number));
+    let last_commit = if whole > proven && gives_up(whole) { proven } else { proven.max(whole) };
     let chain = Chain {
         segments,
         free,
-        last_commit: proven.max(whole),
+        last_commit,
         // One more than the next: the number of a commit of which nothing is left to read is not used again.
         next_commit: if newest == 0 { 1 } else { newest + 2 },
         tail,
