@@ -165,8 +165,8 @@ impl Deliverer {
         true
     }
 
-    /// The connection that has idled longest, but none whose destination awaits a record from the spool: it is about to be
-    /// used. Destinations that took such connections from each other went round as fast as receivers answered, for as long as
+    /// The connection that has idled longest, but none whose destination awaits a record from the spool, or has just got
+    /// one: it is about to be used. Destinations that took such connections from each other went round as fast as receivers answered, for as long as
     /// the disk kept all of them waiting.
     fn spare_connection(&mut self) -> Option<ConnId> {
         let mut awaited = 0;
@@ -174,7 +174,7 @@ impl Deliverer {
             let conn = self.idle.pop_front()?;
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             if connection.idle_since.is_some()
-                && self.pools.get(&connection.destination).is_some_and(|pool| pool.fetching > 0)
+                && self.pools.get(&connection.destination).is_some_and(|p| p.fetching > 0 || !p.loaded.is_empty())
             {
                 awaited += 1;
                 self.idle.push_back(conn);

@@ -3,13 +3,14 @@
 //!
 //! Input: a seed. Output: a [`Scenario`]. It refuses to look at a run: what is done does not depend on how it goes.
 
+mod show;
+
 use super::client::{Leave, Letter, Style};
 use super::hop::{Act, At, Mood};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, EIO, ENOSPC, End, Reading, Rng};
 use crate::spool::Geometry;
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -662,63 +663,4 @@ fn body(rng: &mut Rng, mark: u32, octets: usize) -> Vec<u8> {
         }
     }
     body
-}
-
-impl fmt::Display for Scenario {
-    /// The settings, then a line for each deed, its number first.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Scenario { seed, shards, connections, max_connections, messages_per_connection, .. } = self;
-        writeln!(
-            f,
-            "seed {seed}: {shards} shards, {connections} connections a destination, {max_connections} a shard, \
-             {messages_per_connection} messages a connection, at most {} recipients and {} octets, {} sessions, retry {:?}, idle {:?}, {}, turn {} us, window {:?}, \
-             disk {:?} us, segments of {} KiB",
-            self.max_recipients,
-            self.max_message,
-            self.max_sessions,
-            self.retry,
-            self.idle,
-            match (self.smart_host, self.ipv6) {
-                (true, _) => "smart host",
-                (false, true) => "MX, IPv6 too",
-                (false, false) => "MX",
-            },
-            self.turn_us,
-            self.window,
-            self.disk_us,
-            self.geometry.segment_bytes >> 10
-        )?;
-        for d in &self.destinations {
-            let implicit = if d.implicit { " (no MX)" } else { "" };
-            writeln!(f, "  {}{implicit} {:?}", d.name, d.exchangers)?;
-        }
-        let hops = self.hops();
-        let mut at = Duration::ZERO;
-        for (number, (pause, deed)) in self.deeds.iter().enumerate() {
-            at += *pause;
-            write!(f, "{number:>4} {:>9.3} s  ", at.as_secs_f64())?;
-            match deed {
-                Deed::Submit { client, letters, style } => {
-                    write!(f, "client {client} submits")?;
-                    for letter in letters {
-                        let Letter { mark, sender, recipients, body } = letter;
-                        write!(f, " #{mark} <{sender}> to {} [{}]", recipients.join(","), body.len())?;
-                    }
-                    writeln!(f, " {style:?}")?;
-                }
-                Deed::Mood { hops: some, mood } => {
-                    let some: Vec<String> = some.iter().map(|hop| hops[*hop].to_string()).collect();
-                    writeln!(f, "hops {} {mood:?}", some.join(" "))?;
-                }
-                Deed::Cut { hop, time } => writeln!(f, "way to {} cut for {time:?}", hops[*hop])?,
-                Deed::Silence { hop, silent } => writeln!(f, "hop {} silent: {silent}", hops[*hop])?,
-                Deed::ResetAll { hop } => writeln!(f, "hop {} resets all connections", hops[*hop])?,
-                Deed::Latency { hop, least_us, more_us } => {
-                    writeln!(f, "way to {}: {least_us} us and up to {more_us} more", hops[*hop])?;
-                }
-                other => writeln!(f, "{other:?}")?,
-            }
-        }
-        Ok(())
-    }
 }
