@@ -70,6 +70,23 @@ pub struct Style {
     pub trailing: bool,
 }
 
+/// One who pipelines, sends all at once, reads what comes and says QUIT.
+impl Default for Style {
+    fn default() -> Self {
+        Style {
+            pipelines: true,
+            piece: 5000,
+            pause: Duration::ZERO,
+            leave: Leave::Quit,
+            accident: None,
+            reading: Reading::All,
+            noise: 0,
+            hasty: None,
+            trailing: false,
+        }
+    }
+}
+
 /// What became of one submission.
 #[derive(Clone, Debug)]
 pub struct Sent {
@@ -123,7 +140,6 @@ struct Session {
     writes: u32,
     /// Left, but the relay has not closed its end.
     left: bool,
-    mail_ok: bool,
 }
 
 /// See the module. One for each address.
@@ -133,8 +149,6 @@ pub struct Client {
     pub sent: Vec<Sent>,
     /// Sessions that went wrong in a way that only the relay can be blamed for.
     pub complaints: Vec<String>,
-    /// Sessions begun.
-    pub begun: u64,
     /// Its network may relay.
     pub may_relay: bool,
     sessions: BTreeMap<LinkId, Session>,
@@ -148,7 +162,6 @@ impl Client {
 
     /// Begins a session.
     pub fn begin(&mut self, letters: Vec<Letter>, style: Style, side: &mut HostSide<'_>) {
-        self.begun += 1;
         let link = side.connect(0);
         if style.reading != Reading::All {
             side.read(link, style.reading);
@@ -164,39 +177,18 @@ impl Client {
                 rest: VecDeque::new(),
                 writes: 0,
                 left: false,
-                mail_ok: false,
             },
         );
     }
 
     /// A session that sends `commands` commands at once, and reads as it likes.
     pub fn flood(&mut self, commands: u32, reading: Reading, side: &mut HostSide<'_>) {
-        let style = Style {
-            pipelines: true,
-            piece: 1,
-            pause: Duration::ZERO,
-            leave: Leave::Quit,
-            accident: None,
-            reading,
-            noise: 0,
-            hasty: None,
-            trailing: false,
-        };
+        let style = Style { reading, ..Style::default() };
         self.begin(Vec::new(), style, side);
         let Some((link, session)) = self.sessions.iter_mut().next_back() else { return };
         session.expect.extend((0..commands).map(|_| Expect::Noise));
         // It arrives right behind the connection.
         side.write(*link, &b"HELP\r\n".repeat(commands as usize));
-    }
-
-    /// Sessions whose connection stands, as far as the client knows.
-    pub fn open(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// All sessions that only wait for the relay to end them.
-    pub fn stalled(&self) -> usize {
-        self.sessions.values().filter(|session| session.left).count()
     }
 
     /// Sends, or has its accident; whether the session goes on.
@@ -254,7 +246,6 @@ impl Client {
             commands.push((Expect::Rcpt(index), format!("RCPT TO:<{to}>\r\n")));
         }
         session.current = Some(self.sent.len());
-        session.mail_ok = false;
         self.sent.push(Sent {
             letter,
             taken: Vec::new(),
@@ -358,7 +349,6 @@ impl Client {
             }
             Expect::Ehlo | Expect::Noise => {}
             Expect::Mail => {
-                session.mail_ok = positive;
                 if lockstep && positive {
                     let command = self.rcpt_command(session, 0);
                     session.expect.push_back(Expect::Rcpt(0));

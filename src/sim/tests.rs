@@ -1,13 +1,13 @@
 //! The simulator shown at work: runs repeat, a crash at every effect loses nothing, and each planted bug is seen.
 #![allow(clippy::unwrap_used)]
 
-use super::client::{Leave, Letter, Style};
+use super::client::{Letter, Style};
 use super::run::{Outcome, run};
 use super::scenario::{Crash, Deed, Scenario};
 use super::zone;
 use crate::planted::{Bug, plant};
+use crate::rt::sim::End;
 use crate::rt::sim::marks::{Marks, name};
-use crate::rt::sim::{End, Reading};
 use crate::shard::stats::{Kind, ShardStats};
 use std::time::Duration;
 
@@ -113,17 +113,7 @@ fn small(seed: u64) -> Scenario {
         // One that goes to the log in chunks.
         body: b"some text\r\n".repeat(if mark == 3 { 4000 } else { 10 }),
     });
-    let style = Style {
-        pipelines: true,
-        piece: 5000,
-        pause: Duration::ZERO,
-        leave: Leave::Quit,
-        accident: None,
-        reading: Reading::All,
-        noise: 0,
-        hasty: None,
-        trailing: false,
-    };
+    let style = Style::default();
     scenario.deeds.push((Duration::ZERO, Deed::Submit { client: 0, letters: letters.collect(), style }));
     scenario
 }

@@ -22,11 +22,6 @@ impl Marks {
         *self.0.entry(what.into()).or_default() += times;
     }
 
-    /// How often it happened.
-    pub fn get(&self, what: &str) -> u64 {
-        self.0.get(what).copied().unwrap_or(0)
-    }
-
     /// All names and numbers.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(what, times)| (what.as_ref(), *times))

@@ -4,8 +4,7 @@
 //! Input: a run at rest. Output: violations. It refuses to begin while mail is queued.
 
 use super::Run;
-use crate::rt::sim::Reading;
-use crate::sim::client::{Leave, Letter, Style};
+use crate::sim::client::{Letter, Style};
 use crate::sim::hop::Hop;
 use crate::sim::scenario::{client_address, v6};
 use crate::sim::world::Machine;
@@ -59,17 +58,6 @@ impl Run<'_> {
 
     /// A letter to each destination. The records were changed half an hour ago, and live for five minutes.
     pub(super) fn probe(&mut self) {
-        let style = Style {
-            pipelines: true,
-            piece: 1000,
-            pause: Duration::ZERO,
-            leave: Leave::Quit,
-            accident: None,
-            reading: Reading::All,
-            noise: 0,
-            hasty: None,
-            trailing: false,
-        };
         let count = self.scenario.destinations.len();
         let wanted: Vec<usize> = (0..count).filter(|n| !self.targets(*n).is_empty()).collect();
         // In one session: there may be a limit of few.
@@ -82,7 +70,7 @@ impl Run<'_> {
         let letters = letters.collect();
         self.world.sim.with_host(client_address(0, self.scenario.clients), |host, side| {
             if let Machine::Client(client) = host {
-                client.begin(letters, style, side);
+                client.begin(letters, Style::default(), side);
             }
         });
         self.pass(TIME);
