@@ -38,6 +38,7 @@ impl Bench {
                 envelope: &self.envelope,
                 accepted: self.now.wall,
                 peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                params: b"",
                 trace: b"Received: from client.example by relay.example; Mon, 1 Jan 2026 00:00:00 +0000\r\n",
                 body: Body::Whole(body),
             };

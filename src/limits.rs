@@ -45,6 +45,11 @@ pub const SESSION_ERRORS: u8 = 50;
 /// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
 pub const SESSION_ENVELOPE_BYTES: usize = 2048;
 
+/// `ORCPT=` of one recipient, in xtext. RFC 3461 §4.2 asks for 500 octets at most.
+pub const ORCPT_BYTES: usize = 500;
+/// `ENVID=`, in xtext. RFC 3461 §4.4: 100 octets at most.
+pub const ENVID_BYTES: usize = 100;
+
 const _: () = assert!(COMMAND_LINE_BYTES > PATH_BYTES + 64, "a path fits a command line");
 
 // --- SMTP, client side ---------------------------------------------------------------------------------------------
@@ -189,7 +194,7 @@ const _: () =
     assert!(SPOOL_SEGMENT_BYTES <= 32 << 20, "a checksum seed has 22 bits for the offset in units of 8 bytes");
 const _: () = assert!(SPOOL_SEGMENT_BYTES >= 8 * SPOOL_COMMIT_BYTES, "little of a segment is lost at its end");
 const _: () = assert!(
-    RECIPIENTS * (PATH_BYTES + 8) + RECEIVED_HEADER_BYTES + SPOOL_CHUNK_BYTES as usize + 8192
+    RECIPIENTS * (PATH_BYTES + 5 + ORCPT_BYTES + 6) + RECEIVED_HEADER_BYTES + SPOOL_CHUNK_BYTES as usize + 8192
         <= SPOOL_COMMIT_BYTES as usize,
     "the largest record fits in one commit"
 );

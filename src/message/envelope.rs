@@ -1,4 +1,6 @@
-//! PURE. The envelope of one transaction: reverse-path, forward-paths and the parameters of MAIL.
+//! PURE. The envelope of one transaction: reverse-path, forward-paths and the parameters of MAIL and RCPT.
+
+use super::params::{self, BodyType, MailOptions, Notify};
 
 /// An envelope as the SMTP server machine collects it and the client machine sends it. Addresses are kept without
 /// angle brackets and source routes, one after the other in a single buffer that is reused from transaction to
@@ -9,8 +11,10 @@ pub struct Envelope {
     sender_len: u32,
     /// End of each recipient's address in `text`, and where its domain begins.
     recipients: Vec<(u32, u32)>,
-    /// `BODY=8BITMIME` was given (RFC 6152).
-    pub eight_bit: bool,
+    /// What has no fixed size, in the form of [`params`].
+    extra: Vec<u8>,
+    /// The parameters of MAIL of fixed size.
+    pub options: MailOptions,
     /// `SIZE=` as declared (RFC 1870), in octets; 0 if it was not.
     pub declared_size: u64,
 }
@@ -31,7 +35,8 @@ impl Envelope {
         self.text.clear();
         self.recipients.clear();
         self.sender_len = 0;
-        self.eight_bit = false;
+        self.extra.clear();
+        self.options = MailOptions::default();
         self.declared_size = 0;
     }
 
@@ -48,6 +53,37 @@ impl Envelope {
         self.text.extend_from_slice(address);
         let end = u32::try_from(self.text.len()).expect("limits.rs bounds recipients and paths well below 4 GiB");
         self.recipients.push((end, u32::try_from(start + domain_at).expect("not larger than the end")));
+    }
+
+    /// Keeps what RCPT said of the recipient added last.
+    ///
+    /// # Panics
+    /// Without a recipient.
+    pub fn set_recipient_options(&mut self, notify: Notify, orcpt: &[u8]) {
+        let index = self.recipients.len().checked_sub(1).expect("a recipient was added");
+        let index = u16::try_from(index).expect("limits.rs bounds recipients");
+        params::write_recipient(&mut self.extra, index, notify, orcpt);
+    }
+
+    /// Keeps `ENVID=` of MAIL, in xtext as it came.
+    pub fn set_envid(&mut self, envid: &[u8]) {
+        params::write_envid(&mut self.extra, envid);
+    }
+
+    /// Keeps the account that submits the message.
+    pub fn set_account(&mut self, account: &[u8]) {
+        params::write_account(&mut self.extra, account);
+    }
+
+    /// `BODY=8BITMIME` was given (RFC 6152).
+    pub fn is_eight_bit(&self) -> bool {
+        self.options.body == BodyType::EightBit
+    }
+
+    /// Appends all parameters but `SIZE=` and `BODY=8BITMIME` in the form of [`params`]; nothing for plain mail.
+    pub fn write_params(&self, out: &mut Vec<u8>) {
+        params::write_options(out, &self.options);
+        out.extend_from_slice(&self.extra);
     }
 
     /// The reverse-path; empty for the null sender.
@@ -74,12 +110,13 @@ impl Envelope {
 
     /// Memory held, in bytes, for the session's budget.
     pub fn capacity(&self) -> usize {
-        self.text.capacity() + self.recipients.capacity() * size_of::<(u32, u32)>()
+        self.text.capacity() + self.extra.capacity() + self.recipients.capacity() * size_of::<(u32, u32)>()
     }
 
     /// Gives back memory above `text_bytes`, after an unusually large transaction.
     pub fn shrink(&mut self, text_bytes: usize) {
         self.text.shrink_to(text_bytes);
+        self.extra.shrink_to(0);
         self.recipients.shrink_to(16);
     }
 }

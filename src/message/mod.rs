@@ -4,6 +4,7 @@
 pub mod dsn;
 pub mod envelope;
 pub mod id;
+pub mod params;
 #[cfg(test)]
 mod property_tests;
 pub mod status;

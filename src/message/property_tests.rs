@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::id::IdSource;
+use super::params::BodyType;
 use super::trace::{DATE_BYTES, DateCache, Received};
 use super::{Envelope, MessageId, Status};
 use crate::limits::RECEIVED_HEADER_BYTES;
@@ -25,7 +26,7 @@ proptest! {
         let mut envelope = Envelope::default();
         for (sender, recipients, eight_bit, shrinks) in transactions {
             envelope.set_sender(&sender);
-            envelope.eight_bit = eight_bit;
+            envelope.options.body = if eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
             let recipients: Vec<_> =
                 recipients.into_iter().map(|(address, at)| (usize::from(at) % (address.len() + 1), address)).collect();
             for (domain_at, address) in &recipients {

@@ -48,6 +48,7 @@ pub(super) struct Home {
     log: Log,
     folder: PathBuf,
     dates: DateCache,
+    params: Vec<u8>,
     trace: Vec<u8>,
     out: Vec<u8>,
     splitter: Splitter,
@@ -123,6 +124,7 @@ impl Home {
             sessions: ConnTable::default(),
             log,
             dates: DateCache::default(),
+            params: Vec::new(),
             trace: Vec::new(),
             out: Vec::new(),
             splitter: Splitter::default(),
@@ -201,6 +203,7 @@ impl Home {
         let mut context = Context {
             log: &mut self.log,
             dates: &mut self.dates,
+            params: &mut self.params,
             trace: &mut self.trace,
             hostname: &self.config.hostname,
             busy,
@@ -605,6 +608,7 @@ impl Home {
             envelope: &envelope,
             accepted: now.wall,
             peer: std::net::Ipv4Addr::LOCALHOST.into(),
+            params: b"",
             trace: b"",
             body: spool::Body::Whole(&body),
         };

@@ -63,6 +63,7 @@ enum Stream {
 pub(super) struct Context<'a> {
     pub(super) log: &'a mut Log,
     pub(super) dates: &'a mut DateCache,
+    pub(super) params: &'a mut Vec<u8>,
     pub(super) trace: &'a mut Vec<u8>,
     pub(super) hostname: &'a str,
     /// No new mail now: 452 to MAIL.
@@ -402,11 +403,14 @@ impl Session {
             date: context.dates.text(turn.now.wall),
         };
         received.write(context.trace);
+        context.params.clear();
+        self.server.envelope().write_params(context.params);
         let message = NewMessage {
             id,
             envelope: self.server.envelope(),
             accepted: turn.now.wall,
             peer,
+            params: context.params,
             trace: context.trace,
             body,
         };

@@ -12,6 +12,7 @@ use super::command::{self, Command, CommandError, Line, MailParams, Verb};
 use super::data::{DataScanner, Fault};
 use super::reply::text;
 use crate::limits;
+use crate::message::params::BodyType;
 use crate::message::{Envelope, MessageId};
 use crate::time::Moment;
 use std::net::IpAddr;
@@ -442,7 +443,7 @@ impl Server {
             return Err(text::BUSY);
         }
         self.envelope.set_sender(sender);
-        self.envelope.eight_bit = params.eight_bit;
+        self.envelope.options.body = if params.eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
         self.envelope.declared_size = params.size;
         self.state = State::Envelope;
         Ok(())

@@ -135,7 +135,10 @@ fn an_ordinary_session() {
         ["250 2.1.0", "250 2.1.5"]
     );
     let e = d.server.envelope();
-    assert_eq!((e.sender(), e.eight_bit, e.declared_size, e.recipient_count()), (&b"a@b.example"[..], true, 20, 1));
+    assert_eq!(
+        (e.sender(), e.is_eight_bit(), e.declared_size, e.recipient_count()),
+        (&b"a@b.example"[..], true, 20, 1)
+    );
     assert_eq!((e.recipient(0).address, e.recipient(0).domain), (&b"c@d.example"[..], &b"d.example"[..]));
     assert!(d.server.in_transaction());
     assert_eq!(d.say(b"DATA\r\n"), "354 End data with <CR><LF>.<CR><LF>\r\n");

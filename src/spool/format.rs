@@ -5,6 +5,7 @@
 //! is `recover`'s decision. All integers are little endian. Everything read is checked against its bounds, so that
 //! arbitrary bytes give `None` and never a panic.
 
+use crate::message::params::Params;
 use crate::message::{Envelope, MessageId};
 use crate::rt::buffer::{BLOCK, Buffer};
 use crate::time::Wall;
@@ -13,8 +14,9 @@ use std::ops::Range;
 
 /// First bytes of every segment file that was ever used.
 pub const SEGMENT_MAGIC: [u8; 8] = *b"RINGPOST";
-/// Version of the format; a reader refuses others.
-pub const VERSION: u16 = 1;
+/// Version of the format. A reader takes this one and those before it: version 1 had no parameters behind the envelope.
+/// It refuses later ones.
+pub const VERSION: u16 = 2;
 /// Bytes of a record header.
 pub const RECORD_HEADER: usize = 40;
 /// Bytes of a Commit record: its header and its payload.
@@ -79,7 +81,7 @@ impl SegmentHeader {
 
     /// Reads a header; `None` if it is not one, not of this version, or damaged.
     pub fn parse(block: &[u8]) -> Option<SegmentHeader> {
-        if block.get(..8)? != SEGMENT_MAGIC || u16_at(block, 8)? != VERSION {
+        if block.get(..8)? != SEGMENT_MAGIC || !(1..=VERSION).contains(&u16_at(block, 8)?) {
             return None;
         }
         if crc32fast::hash(block.get(..SEGMENT_HEADER - 4)?) != u32_at(block, SEGMENT_HEADER - 4)? {
@@ -356,6 +358,8 @@ pub struct NewMessage<'a> {
     pub accepted: Wall,
     /// The client it came from.
     pub peer: IpAddr,
+    /// Parameters of MAIL and RCPT, from `Envelope::write_params`.
+    pub params: &'a [u8],
     /// The trace header, in wire form; stands in front of the body.
     pub trace: &'a [u8],
     /// The body.
@@ -364,7 +368,7 @@ pub struct NewMessage<'a> {
 
 /// Payload bytes of the Accepted record of `message`.
 pub fn accepted_bytes(message: &NewMessage<'_>) -> usize {
-    let envelope = message.envelope.recipients().map(|r| 5 + r.address.len()).sum::<usize>();
+    let envelope = message.envelope.recipients().map(|r| 5 + r.address.len()).sum::<usize>() + message.params.len();
     let body = if let Body::Whole(body) = message.body { body.len() } else { 0 };
     ACCEPTED_FIXED + message.envelope.sender().len() + envelope + message.trace.len() + body
 }
@@ -374,7 +378,8 @@ pub fn write_accepted(buffer: &mut Buffer, message: &NewMessage<'_>, chunks: u32
     let at = begin(buffer, Kind::Accepted, message.id.0);
     let envelope = message.envelope;
     let body = if let Body::Whole(body) = message.body { body } else { &[] };
-    let envelope_bytes = envelope.sender().len() + envelope.recipients().map(|r| 5 + r.address.len()).sum::<usize>();
+    let addresses = envelope.sender().len() + envelope.recipients().map(|r| 5 + r.address.len()).sum::<usize>();
+    let envelope_bytes = addresses + message.params.len();
     let peer = match message.peer {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
@@ -390,7 +395,7 @@ pub fn write_accepted(buffer: &mut Buffer, message: &NewMessage<'_>, chunks: u32
     fixed[36..40].copy_from_slice(&u32::try_from(envelope_bytes).expect(bounded).to_le_bytes());
     fixed[40..42].copy_from_slice(&u16::try_from(envelope.sender().len()).expect(bounded).to_le_bytes());
     fixed[42..44].copy_from_slice(&u16::try_from(envelope.recipient_count()).expect(bounded).to_le_bytes());
-    fixed[44] = u8::from(envelope.eight_bit);
+    fixed[44] = u8::from(envelope.is_eight_bit());
     buffer.extend(&fixed);
     buffer.extend(envelope.sender());
     for recipient in envelope.recipients() {
@@ -399,6 +404,7 @@ pub fn write_accepted(buffer: &mut Buffer, message: &NewMessage<'_>, chunks: u32
         buffer.extend(&[length[0], length[1], domain_at[0], domain_at[1], 0]);
         buffer.extend(recipient.address);
     }
+    buffer.extend(message.params);
     buffer.extend(message.trace);
     buffer.extend(body);
     finish(buffer, at)
@@ -552,6 +558,7 @@ pub struct RecordView<'a> {
     sender_len: usize,
     envelope_bytes: usize,
     recipients: u16,
+    params: Params<'a>,
 }
 
 impl<'a> RecordView<'a> {
@@ -567,7 +574,6 @@ impl<'a> RecordView<'a> {
         let envelope_bytes = u32_at(payload, 36)? as usize;
         let sender_len = usize::from(u16_at(payload, 40)?);
         let recipients = u16_at(payload, 42)?;
-        let view = RecordView { id, payload, sender_len, envelope_bytes, recipients };
         let mut at = ACCEPTED_FIXED.checked_add(sender_len)?;
         let end = ACCEPTED_FIXED.checked_add(envelope_bytes)?;
         payload.get(..end)?;
@@ -581,7 +587,8 @@ impl<'a> RecordView<'a> {
                 return None;
             }
         }
-        (at == end).then_some(view)
+        let params = Params::parse(payload.get(at..end)?)?;
+        Some(RecordView { id, payload, sender_len, envelope_bytes, recipients, params })
     }
 
     /// The message.
@@ -613,6 +620,11 @@ impl<'a> RecordView<'a> {
     /// `BODY=8BITMIME` was declared.
     pub fn eight_bit(&self) -> bool {
         self.payload[44] & 1 != 0
+    }
+
+    /// Parameters of MAIL and RCPT.
+    pub fn params(&self) -> Params<'a> {
+        self.params
     }
 
     /// The reverse-path; empty for the null sender.

@@ -7,6 +7,7 @@ use super::merge::{Merged, Source, merge};
 use super::scan::{Identity, identify, scan};
 use super::sim::{State, World, small};
 use super::*;
+use crate::message::params::{BodyType, Notify};
 use crate::message::{Envelope, MessageId};
 use crate::properties::{cases, hostile};
 use crate::rt::buffer::{BLOCK, Buffer};
@@ -80,6 +81,8 @@ struct Letter {
     sender: Vec<u8>,
     recipients: Vec<(Vec<u8>, usize)>,
     eight_bit: bool,
+    /// `ORCPT=` of the last recipient, and `ENVID=`.
+    orcpt: Option<Vec<u8>>,
     accepted: u64,
     peer: IpAddr,
     trace: Vec<u8>,
@@ -93,18 +96,22 @@ fn letter() -> impl Strategy<Value = Letter> {
         (address, at)
     });
     let peer = prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<Ipv6Addr>().prop_map(IpAddr::V6)];
-    let mail = (any::<u64>(), hostile(256), prop::collection::vec(recipient, 1..8), any::<bool>(), any::<u64>());
+    let eight_bit = (any::<bool>(), prop::option::of(hostile(500)));
+    let mail = (any::<u64>(), hostile(256), prop::collection::vec(recipient, 1..8), eight_bit, any::<u64>());
     let data = (peer, hostile(300), prop::option::of(hostile(3000)), any::<u32>());
-    (mail, data).prop_map(|((id, sender, recipients, eight_bit, accepted), (peer, trace, body, chunks))| Letter {
-        id,
-        sender,
-        recipients,
-        eight_bit,
-        accepted,
-        peer: peer.to_canonical(),
-        trace,
-        chunks: if body.is_some() { 0 } else { chunks.max(1) },
-        body,
+    (mail, data).prop_map(|((id, sender, recipients, (eight_bit, orcpt), accepted), (peer, trace, body, chunks))| {
+        Letter {
+            id,
+            sender,
+            recipients,
+            eight_bit,
+            orcpt,
+            accepted,
+            peer: peer.to_canonical(),
+            trace,
+            chunks: if body.is_some() { 0 } else { chunks.max(1) },
+            body,
+        }
     })
 }
 
@@ -112,18 +119,25 @@ impl Letter {
     fn envelope(&self) -> Envelope {
         let mut envelope = Envelope::default();
         envelope.set_sender(&self.sender);
-        envelope.eight_bit = self.eight_bit;
+        envelope.options.body = if self.eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
         self.recipients.iter().for_each(|(address, at)| envelope.add_recipient(address, *at));
+        if let Some(orcpt) = &self.orcpt {
+            envelope.set_envid(orcpt);
+            envelope.set_recipient_options(Notify::default(), orcpt);
+        }
         envelope
     }
 
     fn write(&self, buffer: &mut Buffer) -> usize {
         let envelope = self.envelope();
+        let mut params = Vec::new();
+        envelope.write_params(&mut params);
         let message = NewMessage {
             id: MessageId(self.id),
             envelope: &envelope,
             accepted: Wall(self.accepted),
             peer: self.peer,
+            params: &params,
             trace: &self.trace,
             body: self.body.as_deref().map_or(Body::Streamed, Body::Whole),
         };
@@ -138,6 +152,9 @@ impl Letter {
             (view.sender(), view.eight_bit(), view.chunk_count()),
             (&self.sender[..], self.eight_bit, self.chunks)
         );
+        let last = self.recipients.len() as u16 - 1;
+        let orcpt = self.orcpt.as_deref().unwrap_or_default();
+        assert_eq!((view.params().envid(), view.params().recipient(last).1), (orcpt, orcpt));
         let data = [&self.trace[..], self.body.as_deref().unwrap_or_default()].concat();
         assert_eq!((view.data(), view.total_size()), (&data[..], data.len() as u64 + 12_345));
         assert_eq!(view.recipient_count(), self.recipients.len());
@@ -267,6 +284,7 @@ fn plain(id: u64, sender: &str) -> Letter {
         sender: sender.as_bytes().to_vec(),
         recipients: vec![(b"a@b".to_vec(), 2), (b"c@d".to_vec(), 2)],
         eight_bit: false,
+        orcpt: None,
         accepted: 1,
         peer: IpAddr::from([127, 0, 0, 1]),
         trace: b"t\r\n".to_vec(),

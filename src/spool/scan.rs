@@ -77,10 +77,8 @@ pub(crate) fn identify(bytes: &[u8], number: u32) -> Identity {
     if let (true, Some(version)) = (front.starts_with(&format::SEGMENT_MAGIC), front.get(8..10)) {
         let version = u16::from_le_bytes([version[0], version[1]]);
         // The checksum tells a version from a damaged block.
-        let mut ours = front.to_vec();
-        ours[8..10].copy_from_slice(&format::VERSION.to_le_bytes());
         let sum = front.get(60..64).map(|s| u32::from_le_bytes([s[0], s[1], s[2], s[3]]));
-        if version != format::VERSION && sum == Some(crc32fast::hash(&front[..60])) {
+        if version > format::VERSION && sum == Some(crc32fast::hash(&front[..60])) {
             return Identity::Version(version);
         }
     }

@@ -471,6 +471,7 @@ impl World {
             envelope: &envelope,
             accepted: self.now.wall,
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            params: b"",
             trace: TRACE,
             body: Body::Whole(&content),
         };
@@ -515,6 +516,7 @@ impl World {
             envelope: &envelope,
             accepted: self.now.wall,
             peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            params: b"",
             trace: TRACE,
             body: Body::Streamed,
         };

@@ -582,6 +582,7 @@ fn works_on_real_files() {
         envelope: &envelope,
         accepted: now.wall,
         peer: std::net::IpAddr::from([127, 0, 0, 1]),
+        params: b"",
         trace: TRACE,
         body: Body::Whole(b"hello\r\n"),
     };

@@ -269,7 +269,7 @@ impl Session {
             esmtp: self.server.is_esmtp(),
             sender: envelope.sender().to_vec(),
             recipients: envelope.recipients().map(|r| (r.address.to_vec(), r.domain.to_vec())).collect(),
-            eight_bit: envelope.eight_bit,
+            eight_bit: envelope.is_eight_bit(),
             declared_size: envelope.declared_size,
             body,
         };

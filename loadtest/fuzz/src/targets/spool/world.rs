@@ -421,7 +421,8 @@ impl World {
     fn hand_over(&mut self, shard: usize, id: MessageId, recipients: usize, body: Body<'_>) -> bool {
         let envelope = envelope(recipients);
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let message = NewMessage { id, envelope: &envelope, accepted: self.now.wall, peer, trace: TRACE, body };
+        let message =
+            NewMessage { id, envelope: &envelope, accepted: self.now.wall, peer, params: b"", trace: TRACE, body };
         self.logs[shard].accept(&message, id.0).is_ok()
     }
 
