@@ -19,6 +19,7 @@
 #[macro_use]
 mod planted;
 
+pub mod accounts;
 pub mod cli;
 pub mod config;
 pub mod control;

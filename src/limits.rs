@@ -369,3 +369,46 @@ pub const ADMIN_CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(EVENT_TEXT_BYTES > PATH_BYTES, "an address fits an event whole");
 const _: () = assert!(EVENT_TEXT_BYTES <= u16::MAX as usize / 8, "offsets of an event's texts fit 16 bits");
+
+// --- Accounts and AUTH ----------------------------------------------------------------------------------------------
+
+/// One line of an AUTH exchange with its CRLF, the AUTH command included. RFC 4954 §4.3 and §4 ask for 12,288; a longer
+/// one gets 500 5.5.6.
+pub const AUTH_LINE_BYTES: usize = 12_288;
+/// An account's name, octets of UTF-8: an address fits.
+pub const ACCOUNT_NAME_BYTES: usize = 255;
+/// A password, octets of UTF-8: each octet is hashed, so nobody shall send 9 KiB of them.
+pub const PASSWORD_BYTES: usize = 1024;
+/// The nonce of a SCRAM client: it is kept until the exchange ends. Clients send 16 to 64 octets.
+pub const SCRAM_NONCE_BYTES: usize = 512;
+/// Iterations of a SCRAM secret. RFC 7677 §4 asks for 4096 at least; a million take a worker half a second.
+pub const SCRAM_ITERATIONS_RANGE: (u32, u32) = (4096, 1_000_000);
+/// Iterations of a secret that is made here: many, but Cyrus SASL's clients refuse more than 65,536.
+pub const SCRAM_ITERATIONS_DEFAULT: u32 = 65_536;
+/// Salt of a SCRAM secret: what others write has 12 or 16; a decoy's comes out of one HMAC-SHA-256, which gives 32.
+pub const SCRAM_SALT_RANGE: (usize, usize) = (8, 32);
+/// Salt of a secret that is made here. RFC 9106 §4 asks for 16.
+pub const SALT_BYTES: usize = 16;
+/// Memory of one argon2id secret, KiB, smallest and largest: RFC 9106 has 2 GiB and 64 MiB as its recommendations, but
+/// each check under way takes it.
+pub const ARGON2_KIB_RANGE: (u32, u32) = (1024, 256 << 10);
+/// Memory of a secret that is made here, KiB: OWASP's first choice, with the passes below.
+pub const ARGON2_KIB_DEFAULT: u32 = 19 << 10;
+/// Most passes over the memory, and most lanes: a check ends within a second or so.
+pub const ARGON2_PASSES: u32 = 16;
+/// Passes of a secret that is made here.
+pub const ARGON2_PASSES_DEFAULT: u32 = 2;
+/// Kinds and costs of secrets in one accounts file. Each check of a password does the work of every one of them, so that
+/// its time says nothing about the account.
+pub const SECRET_COSTS: usize = 4;
+/// Accounts of one file; they are in memory.
+pub const ACCOUNTS: usize = 65_536;
+/// The accounts file: 512 octets an account.
+pub const ACCOUNTS_FILE_BYTES: u64 = 32 << 20;
+/// Entries of one account's `from`: they are searched in order at each MAIL.
+pub const ACCOUNT_SENDERS: usize = 256;
+/// Largest sending limit: a billion is none, and sums fit 64 bits.
+pub const ACCOUNT_RATE: u32 = 1_000_000_000;
+
+const _: () = assert!(ACCOUNT_NAME_BYTES + PASSWORD_BYTES < AUTH_LINE_BYTES / 4 * 3, "a password fits its line");
+const _: () = assert!(ACCOUNT_NAME_BYTES >= PATH_BYTES - 2, "a name can be an address");

@@ -10,7 +10,7 @@ mod resolve;
 mod source;
 mod value;
 
-pub use source::Problem;
+pub use source::{Problem, place};
 pub use value::{Size, Span};
 
 use ipnet::IpNet;

@@ -13,6 +13,7 @@ pub mod command;
 pub mod data;
 pub mod extensions;
 pub mod reply;
+pub mod sasl;
 pub mod server;
 
 #[cfg(test)]
