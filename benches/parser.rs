@@ -145,7 +145,7 @@ fn data(c: &mut Criterion) {
 
 fn session(c: &mut Criterion) {
     let policy = Arc::new(ServerPolicy::new("mx.example", 1 << 20, 100));
-    let facts = PeerFacts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay: true };
+    let facts = PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true);
     let now = Moment(0);
     let body = message(4 << 10);
     let mut out = Vec::with_capacity(1024);

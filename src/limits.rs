@@ -45,6 +45,28 @@ pub const SESSION_ERRORS: u8 = 50;
 /// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
 pub const SESSION_ENVELOPE_BYTES: usize = 2048;
 
+/// Passwords whose hash is being made at a time, per shard: each takes a thread for tens of milliseconds, and some 19 MiB.
+pub const AUTH_CHECKS: usize = 2;
+/// Passwords that wait for that; the next is answered 454 4.7.0.
+pub const AUTH_CHECKS_WAITING: usize = 256;
+/// TLS handshakes under way in one shard; STARTTLS is answered 454 above it, a connection to an implicit port is closed.
+pub const TLS_HANDSHAKES: usize = 256;
+/// Time a client may take for its handshake.
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time a proxy may take for its PROXY header: it comes with the first packet.
+pub const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A PROXY header: version 2 has 16 octets and up to 64 KiB of options, of which senders use some hundred.
+pub const PROXY_HEADER_BYTES: usize = 4096;
+/// Replies that a TLS connection holds before its handshake has ended: a greeting.
+pub const TLS_BUFFER_BYTES: usize = 64 << 10;
+/// Errors in a row that cost a client nothing; each further one makes it wait longer.
+pub const SESSION_FREE_ERRORS: u8 = 3;
+/// The longest such wait.
+pub const ERROR_DELAY_MAX: Duration = Duration::from_secs(10);
+/// Wrong guesses of one session before it is hung up on with 421.
+pub const SESSION_FAILED_AUTHS: u8 = 3;
+/// The longest that a message can be held (FUTURERELEASE, RFC 4865).
+pub const HOLD_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// `ORCPT=` of one recipient, in xtext. RFC 3461 §4.2 asks for 500 octets at most.
 pub const ORCPT_BYTES: usize = 500;
 /// `ENVID=`, in xtext. RFC 3461 §4.4: 100 octets at most.
@@ -332,6 +354,10 @@ pub const CONFIG_DURATION_MAX: Duration = Duration::from_secs(30 * 86_400);
 pub const CONFIG_FILE_BYTES: u64 = 1 << 20;
 /// Listeners of one process: each is a socket on every shard.
 pub const LISTENERS: usize = 64;
+/// Certificates of one process: each client's name is searched for among theirs.
+pub const CERTIFICATES: usize = 1024;
+/// Longest time that a greeting is held back: RFC 5321 §4.5.3.2.1 has clients wait 5 minutes, impatient ones 30 s.
+pub const GREETING_DELAY_MAX: Duration = Duration::from_secs(30);
 /// Networks of `from_networks`: they are searched in order, once a session.
 pub const RELAY_NETWORKS: usize = 1024;
 

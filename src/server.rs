@@ -4,16 +4,18 @@
 //! says why and what to do, and nothing has been accepted yet. End: the control plane asks every shard to drain; when the
 //! last one has stopped, the remaining events are written.
 
+use crate::accounts::{self, file::LoadError};
 use crate::config::{Config, Host};
 use crate::control::{self, Command};
 use crate::dns::{AddressFamilies, DnsSettings};
 use crate::limits;
 use crate::route::Routes;
 use crate::rt::disk::StdDisk;
+use crate::rt::tls::{self, Acceptor, TlsError};
 use crate::rt::uring::{self, Build, Options, StartError, Wakers};
 use crate::rt::{descriptor_limit, random_u64};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
-use crate::shard::{Ending, Parts, ShardCore};
+use crate::shard::{Ending, Parts, ShardCore, Tables};
 use crate::spool::{self, RecoveryError};
 use crate::time::Wall;
 use std::io;
@@ -33,6 +35,9 @@ pub enum ServerError {
     /// The control plane cannot be started.
     #[error("control plane: {0}")]
     Control(io::Error),
+    /// Accounts or certificates cannot be used.
+    #[error(transparent)]
+    Tables(#[from] TablesError),
     /// The smart host cannot be used.
     #[error("delivery.smart_host: {0}")]
     SmartHost(&'static str),
@@ -44,6 +49,36 @@ pub enum ServerError {
     System(#[from] io::Error),
 }
 
+/// Why accounts or certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TablesError {
+    /// The accounts file.
+    #[error("accounts.file: {0}")]
+    Accounts(#[from] LoadError),
+    /// Certificates.
+    #[error("tls: {0}")]
+    Tls(#[from] TlsError),
+}
+
+/// Reads what [`Config`] names: accounts and certificates.
+pub fn tables(config: &Config) -> Result<Tables, TablesError> {
+    let mut tables = Tables::default();
+    if let Some(path) = &config.accounts {
+        let mut key = [0; 32];
+        key.chunks_exact_mut(8).for_each(|piece| piece.copy_from_slice(&random_u64().to_le_bytes()));
+        tables.accounts = accounts::file::load(path, key)?;
+        for warning in tables.accounts.warnings() {
+            tracing::warn!("accounts.file: {warning}");
+        }
+    }
+    if !config.tls.certificates.is_empty() {
+        let files =
+            tls::Files { certificates: config.tls.certificates.clone(), client_ca: config.tls.client_ca.clone() };
+        tables.tls = Some(Acceptor::load(&files)?);
+    }
+    Ok(tables)
+}
+
 /// Runs the relay until it is told to end.
 pub fn run(mut config: Config) -> Result<(), ServerError> {
     let max_connections = outbound_connections(&config);
@@ -51,6 +86,8 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
     let config = Arc::new(config);
     let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
     let routes = Arc::new(routes(&config)?);
+
+    let tables = Arc::new(tables(&config)?);
 
     let began = Instant::now();
     let geometry = spool::Geometry::default();
@@ -72,15 +109,25 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
     let mailboxes = Mailboxes::new(config.shards);
     let ending = Ending::new(config.shards);
     let (reports, links): (Vec<_>, Vec<_>) = (0..shards).map(|_| control::link(&config)).unzip();
-    let orders = (mailboxes.clone(), wakers.clone());
+    let orders = (mailboxes.clone(), wakers.clone(), Arc::clone(&config));
     let command = Box::new(move |command| {
         let control = match command {
             Command::Drain => Control::Drain,
             Command::DrainNow => Control::Stop,
+            Command::Reload => match self::tables(&orders.2) {
+                Ok(tables) => {
+                    tracing::info!(accounts = tables.accounts.iter().len(), "accounts and certificates read again");
+                    Control::Tables(Arc::new(tables))
+                }
+                Err(error) => {
+                    tracing::error!("accounts and certificates stay as they were: {error}");
+                    return;
+                }
+            },
         };
         for shard in 0..usize::from(shards) {
             // A full mailbox belongs to a shard that is at its limit; the next signal tries again.
-            if orders.0.push(shard, vec![Mail::Control(control)]).is_err() {
+            if orders.0.push(shard, vec![Mail::Control(control.clone())]).is_err() {
                 tracing::warn!(shard, "the shard's mailbox is full: send the signal again");
             }
             orders.1.wake(shard);
@@ -95,6 +142,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             me,
             shards,
             config: Arc::clone(&config),
+            tables: Arc::clone(&tables),
             routes: Arc::clone(&routes),
             dns: dns.clone(),
             recovered,

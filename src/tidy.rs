@@ -81,7 +81,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("accounts", &["limits", "smtp", "config"]),
     ("spool", &["limits", "time", "message", "rt"]),
     ("deliver", &["limits", "time", "message", "smtp", "route", "queue", "dns", "config", "spool", "rt", "shard"]),
-    ("shard", &["limits", "time", "message", "smtp", "route", "queue", "dns", "config", "spool", "rt", "deliver"]),
+    (
+        "shard",
+        &["limits", "time", "message", "smtp", "accounts", "route", "queue", "dns", "config", "spool", "rt", "deliver"],
+    ),
     ("control", &["limits", "time", "message", "config", "shard"]),
 ];
 

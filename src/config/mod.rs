@@ -5,11 +5,13 @@
 //! file, line and key. It refuses unknown keys, values out of their range, and an open relay. Lives on the thread that
 //! starts the process; nothing reads a file or the environment later.
 
+mod edge;
 mod raw;
 mod resolve;
 mod source;
 mod value;
 
+pub use edge::{Demand, Listener, ListenerKind, Networks, Tls};
 pub use source::{Problem, place};
 pub use value::{Size, Span};
 
@@ -36,6 +38,10 @@ pub struct Config {
     pub spool: Spool,
     /// At least one, all addresses distinct.
     pub listeners: Vec<Listener>,
+    /// Certificates.
+    pub tls: Tls,
+    /// The file of accounts (absolute).
+    pub accounts: Option<PathBuf>,
     /// Who may relay.
     pub relay: Relay,
     /// The server side of SMTP.
@@ -55,22 +61,6 @@ pub struct Config {
 pub struct Spool {
     /// Absolute directory.
     pub path: PathBuf,
-}
-
-/// `[[listener]]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listener {
-    /// Address and port, not 0. Every shard binds it.
-    pub address: SocketAddr,
-    /// What it is for.
-    pub kind: ListenerKind,
-}
-
-/// What a listener is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListenerKind {
-    /// Takes mail from `from_networks` to anywhere.
-    Relay,
 }
 
 /// `[relay]`
@@ -101,6 +91,14 @@ pub struct Smtp {
     pub command_timeout: Duration,
     /// Time a client may take between two pieces of message data.
     pub data_timeout: Duration,
+    /// After the first few errors, each makes a client wait so much longer for its next command to be read.
+    pub error_delay: Duration,
+    /// VRFY answers for local recipients; otherwise 252.
+    pub vrfy: bool,
+    /// EXPN answers trusted clients; otherwise 502.
+    pub expn: bool,
+    /// SEND, SOML and SAML count as MAIL; otherwise 502.
+    pub legacy_send: bool,
 }
 
 /// `[dns]`

@@ -18,6 +18,8 @@ pub struct Raw {
     pub drain_timeout: Option<Span>,
     pub spool: RawSpool,
     pub listener: Vec<RawListener>,
+    pub tls: RawTls,
+    pub accounts: RawAccounts,
     pub relay: RawRelay,
     pub smtp: RawSmtp,
     pub dns: RawDns,
@@ -49,6 +51,39 @@ section! {
     RawListener {
         address: Option<String>,
         kind: Option<String>,
+        tls: Option<String>,
+        auth: Option<String>,
+        auth_without_tls: Option<bool>,
+        verify_sender_domain: Option<bool>,
+        verify_recipient_domain: Option<bool>,
+        proxy_networks: Option<Vec<String>>,
+        xclient_networks: Option<Vec<String>>,
+        xforward_networks: Option<Vec<String>>,
+        greeting_delay: Option<Span>,
+        strict_pipelining: Option<bool>,
+    }
+}
+
+section! {
+    /// `[tls]`
+    RawTls {
+        certificates: Option<Vec<RawCertificate>>,
+        client_ca: Option<String>,
+    }
+}
+
+section! {
+    /// One of `[tls] certificates`
+    RawCertificate {
+        certificate: Option<String>,
+        key: Option<String>,
+    }
+}
+
+section! {
+    /// `[accounts]`
+    RawAccounts {
+        file: Option<String>,
     }
 }
 
@@ -67,6 +102,10 @@ section! {
         max_sessions_per_shard: Option<i64>,
         command_timeout: Option<Span>,
         data_timeout: Option<Span>,
+        error_delay: Option<Span>,
+        vrfy: Option<String>,
+        expn: Option<String>,
+        legacy_send: Option<String>,
     }
 }
 

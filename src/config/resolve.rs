@@ -1,11 +1,10 @@
 //! From what the file says to what holds: defaults, ranges, and the relations between keys. All problems are collected,
 //! so that one run of `ringpost check` shows them all.
 
-use super::raw::{Raw, RawDelivery, RawDns, RawListener, RawLog, RawRetry, RawSmtp, RawSpool};
+use super::raw::{Raw, RawDelivery, RawDns, RawLog, RawRetry, RawSmtp, RawSpool};
 use super::source::{Index, Problem, place};
 use super::{
-    Config, Delivery, Dns, Events, Host, Level, Listener, ListenerKind, Log, Machine, Relay, Retry, Size, SmartHost,
-    Smtp, Span, Spool,
+    Config, Delivery, Dns, Events, Host, Level, Log, Machine, Relay, Retry, Size, SmartHost, Smtp, Span, Spool,
 };
 use crate::dns::ResolvConf;
 use crate::limits;
@@ -34,6 +33,7 @@ impl<'a> Resolver<'a> {
     /// Meaningful only if `errors` is empty afterwards: a value that is wrong is replaced by its default.
     pub(super) fn resolve(&mut self, raw: Raw) -> Config {
         let hostname = self.hostname(raw.hostname);
+        let (tls, accounts) = (self.tls(raw.tls), self.accounts(raw.accounts));
         let config = Config {
             shards: self.shards(raw.shards),
             drain_timeout: self.span(
@@ -43,7 +43,9 @@ impl<'a> Resolver<'a> {
                 SECOND..=Duration::from_secs(3600),
             ),
             spool: self.spool(raw.spool),
-            listeners: self.listeners(raw.listener),
+            listeners: self.listeners(raw.listener, &tls, accounts.is_some()),
+            tls,
+            accounts,
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
@@ -69,17 +71,17 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn error(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn error(&mut self, key: &str, message: impl Into<String>) {
         let problem = self.problem(key, message.into());
         self.errors.push(problem);
     }
 
-    fn warn(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, key: &str, message: impl Into<String>) {
         let problem = self.problem(key, message.into());
         self.warnings.push(problem);
     }
 
-    fn span(
+    pub(super) fn span(
         &mut self,
         key: &str,
         given: Option<Span>,
@@ -117,7 +119,7 @@ impl<'a> Resolver<'a> {
         default
     }
 
-    fn path(&mut self, key: &str, given: &str) -> PathBuf {
+    pub(super) fn path(&mut self, key: &str, given: &str) -> PathBuf {
         if given.is_empty() {
             self.error(key, "an empty path; give a directory or file name");
         }
@@ -168,35 +170,7 @@ impl<'a> Resolver<'a> {
         Spool { path }
     }
 
-    fn listeners(&mut self, raw: Vec<RawListener>) -> Vec<Listener> {
-        if raw.is_empty() {
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 2525));
-            return vec![Listener { address, kind: ListenerKind::Relay }];
-        }
-        if raw.len() > limits::LISTENERS {
-            self.error("listener", format!("{} listeners; at most {} are allowed", raw.len(), limits::LISTENERS));
-        }
-        let mut listeners: Vec<Listener> = Vec::new();
-        for (i, one) in raw.into_iter().enumerate() {
-            let key = format!("listener[{i}].address");
-            if one.kind.as_deref().unwrap_or("relay") != "relay" {
-                let kind = one.kind.unwrap_or_default();
-                self.error(&format!("listener[{i}].kind"), format!("unknown kind \"{kind}\"; allowed is \"relay\""));
-            }
-            let Some(text) = one.address else {
-                self.error(&key, "a listener needs an address, like \"0.0.0.0:25\" or \"[::]:25\"");
-                continue;
-            };
-            let Some(address) = self.address(&key, &text) else { continue };
-            if listeners.iter().any(|listener| listener.address == address) {
-                self.error(&key, format!("{address} is listed twice"));
-            }
-            listeners.push(Listener { address, kind: ListenerKind::Relay });
-        }
-        listeners
-    }
-
-    fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, key: &str, text: &str) -> Option<SocketAddr> {
         match text.parse::<SocketAddr>() {
             Ok(address) if address.port() == 0 => self.error(key, format!("\"{text}\": port 0 means none; allowed are 1 to 65535")),
             Ok(address) => return Some(address),
@@ -280,7 +254,25 @@ impl<'a> Resolver<'a> {
                 limits::SERVER_DATA_TIMEOUT,
                 SECOND..=Duration::from_secs(3600),
             ),
+            error_delay: self.span(
+                "smtp.error_delay",
+                raw.error_delay,
+                SECOND,
+                Duration::ZERO..=limits::ERROR_DELAY_MAX,
+            ),
+            vrfy: self.one_of("smtp.vrfy", raw.vrfy.as_deref(), ["off", "local"]),
+            expn: self.one_of("smtp.expn", raw.expn.as_deref(), ["off", "trusted"]),
+            legacy_send: self.one_of("smtp.legacy_send", raw.legacy_send.as_deref(), ["off", "mail"]),
         }
+    }
+
+    /// Whether the second of two words is given; the first is the default.
+    fn one_of(&mut self, key: &str, given: Option<&str>, words: [&str; 2]) -> bool {
+        let given = given.unwrap_or(words[0]);
+        if !words.contains(&given) {
+            self.error(key, format!("\"{given}\" is not known; allowed are \"{}\" and \"{}\"", words[0], words[1]));
+        }
+        given == words[1]
     }
 
     fn dns(&mut self, raw: RawDns) -> Dns {
@@ -489,7 +481,7 @@ fn domain(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let network = match text.parse::<IpNet>() {
         Ok(network) => network,
         Err(_) => match text.parse::<IpAddr>() {

@@ -58,8 +58,17 @@ fn every_documented_default_is_the_codes_default() {
     assert_eq!(documented.delivery.ehlo_name, "relay.example.net");
     documented.delivery.ehlo_name.clone_from(&code.delivery.ehlo_name);
     assert!(documented.delivery.smart_host.take().is_some() && documented.admin.take().is_some());
+    assert!(documented.accounts.take().is_some() && std::mem::take(&mut documented.tls) != Tls::default());
     assert_eq!(documented, code);
-    for key in ["#hostname", "#ehlo_name", "#smart_host", "#address = \"127.0.0.1:9925\""] {
+    for key in [
+        "#hostname",
+        "#ehlo_name",
+        "#smart_host",
+        "#certificates",
+        "#client_ca",
+        "#file",
+        "#address = \"127.0.0.1:9925\"",
+    ] {
         let (before, _) = EMBEDDED.split_once(&format!("\n{key}")).unwrap();
         let comment: String =
             before.lines().rev().take_while(|line| line.starts_with("# ")).collect::<Vec<_>>().join(" ");
@@ -140,7 +149,22 @@ fn values_are_checked_and_every_problem_is_told_with_its_line() {
             "[[listener]]\naddress = \"1.2.3.4:25\"\n[[listener]]\naddress = \"1.2.3.4:25\"",
             "test.toml:4:1: listener[1].address: 1.2.3.4:25 is listed twice",
         ),
-        ("[[listener]]\naddress = \"1.2.3.4:25\"\nkind = \"submission\"", "allowed is \"relay\""),
+        (
+            "[[listener]]\naddress = \"1.2.3.4:25\"\nkind = \"x\"",
+            "allowed are \"relay\", \"submission\" and \"submissions\"",
+        ),
+        (
+            "[[listener]]\naddress = \"1.2.3.4:25\"\nkind = \"submission\"",
+            "listener[0].auth: AUTH needs accounts: set accounts.file",
+        ),
+        (
+            "[[listener]]\naddress = \"1.2.3.4:25\"\ntls = \"offered\"",
+            "test.toml:3:1: listener[0].tls: TLS needs a certificate",
+        ),
+        ("[[listener]]\naddress = \"1.2.3.4:25\"\nproxy_networks = [\"0.0.0.0/0\"]", "open to the whole Internet"),
+        ("[[listener]]\naddress = \"1.2.3.4:25\"\ngreeting_delay = \"1h\"", "allowed are \"0s\" to \"30s\""),
+        ("[tls]\nclient_ca = \"x\"", "without tls.certificates"),
+        ("[smtp]\nvrfy = \"on\"", "allowed are \"off\" and \"local\""),
         ("[[listener]]\naddress = \"1.2.3.4:25\"\n[admin]\naddress = \"1.2.3.4:25\"", "a listener's address too"),
         ("[relay]\nfrom_networks = [\"0.0.0.0/0\"]", "test.toml:2:1: relay.from_networks: open to the whole Internet"),
         ("[relay]\nfrom_networks = [\"128.0.0.0/1\", \"10.0.0.0/8\", \"0.0.0.0/1\"]", "open to the whole Internet"),

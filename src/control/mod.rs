@@ -35,6 +35,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 pub enum Command {
     /// Take no new mail, finish transactions in progress, end.
     Drain,
+    /// Read accounts and certificates again.
+    Reload,
     /// End now; what is in progress is cut off, nothing acknowledged is lost.
     DrainNow,
 }
@@ -188,7 +190,10 @@ impl Control {
                 _ = collect.tick() => self.metrics().collect(),
                 _ = self.terminate.recv() => self.drain("SIGTERM"),
                 _ = self.interrupt.recv() => self.drain("SIGINT"),
-                _ = self.hangup.recv() => reopen = true,
+                _ = self.hangup.recv() => {
+                    reopen = true;
+                    (self.command)(Command::Reload);
+                }
                 // Also if the ControlThread was dropped: the process ends without asking.
                 _ = &mut finished => break,
             }

@@ -55,6 +55,17 @@ impl Envelope {
         self.recipients.push((end, u32::try_from(start + domain_at).expect("not larger than the end")));
     }
 
+    /// Takes back the recipient added last, and what was said of it.
+    ///
+    /// # Panics
+    /// Without a recipient.
+    pub fn remove_last_recipient(&mut self) {
+        self.recipients.pop().expect("a recipient was added");
+        let index = u16::try_from(self.recipients.len()).expect("limits.rs bounds recipients");
+        self.text.truncate(self.recipients.last().map_or(self.sender_len, |(end, _)| *end) as usize);
+        params::drop_recipient(&mut self.extra, index);
+    }
+
     /// Keeps what RCPT said of the recipient added last.
     ///
     /// # Panics

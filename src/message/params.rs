@@ -167,6 +167,22 @@ pub fn write_recipient(out: &mut Vec<u8>, index: u16, notify: Notify, orcpt: &[u
     item(out, Tag::Recipient, [&[low, high, notify.to_byte()], orcpt]);
 }
 
+/// Takes back what [`write_recipient`] has appended last, if it was of recipient number `index`.
+pub fn drop_recipient(out: &mut Vec<u8>, index: u16) {
+    let mut items = Items(out);
+    let mut last = None;
+    loop {
+        let at = out.len() - items.0.len();
+        let Some(item) = items.next() else { break };
+        last = Some((at, item));
+    }
+    if let Some((at, (Tag::Recipient, [low, high, ..]))) = last
+        && [*low, *high] == index.to_le_bytes()
+    {
+        out.truncate(at);
+    }
+}
+
 /// The parameters, read in place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Params<'a>(&'a [u8]);

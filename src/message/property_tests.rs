@@ -102,7 +102,7 @@ proptest! {
         let mut dates = DateCache::default();
         let date = *dates.text(Wall(wall));
         let mut out = b"before".to_vec();
-        Received { helo: &helo, peer, host: &host, extended, id: MessageId(id), date: &date }.write(&mut out);
+        Received { helo: &helo, peer, host: &host, protocol: if extended { "ESMTP" } else { "SMTP" }, id: MessageId(id), date: &date }.write(&mut out);
         let text = std::str::from_utf8(out.strip_prefix(b"before").unwrap()).unwrap();
         prop_assert!(text.len() <= RECEIVED_HEADER_BYTES);
         let lines: Vec<&str> = text.strip_suffix("\r\n").unwrap().split("\r\n").collect();

@@ -19,8 +19,8 @@ pub struct Received<'a> {
     pub peer: IpAddr,
     /// The name of this host, from the configuration.
     pub host: &'a str,
-    /// The client said EHLO: "with ESMTP" (RFC 3848), else "with SMTP".
-    pub extended: bool,
+    /// The word behind "with": SMTP, ESMTP, ESMTPS, ESMTPSA, … (RFC 3848, RFC 6531 §4.3), 10 characters at most.
+    pub protocol: &'a str,
     /// The message.
     pub id: MessageId,
     /// When it was accepted, from [`DateCache::text`].
@@ -63,8 +63,11 @@ impl Received<'_> {
         name(self.host.as_bytes(), out);
         out.extend_from_slice(b" (Ringpost)");
         // " with ESMTP id " and the id and ";".
-        out.extend_from_slice(if out.len() - line + 29 > LINE_SHOULD_BYTES { b"\r\n\t" } else { b" " });
-        out.extend_from_slice(if self.extended { b"with ESMTP id " } else { b"with SMTP id " });
+        let rest = 24 + self.protocol.len();
+        out.extend_from_slice(if out.len() - line + rest > LINE_SHOULD_BYTES { b"\r\n\t" } else { b" " });
+        out.extend_from_slice(b"with ");
+        out.extend_from_slice(self.protocol.as_bytes());
+        out.extend_from_slice(b" id ");
         out.extend_from_slice(&self.id.text());
         out.extend_from_slice(b";\r\n\t");
         out.extend_from_slice(self.date);
@@ -180,7 +183,15 @@ mod tests {
         let mut out = Vec::new();
         let date = *DateCache::default().text(Wall(1_795_304_389_000));
         let id = MessageId(12345 << 10);
-        Received { helo, peer: peer.parse().unwrap(), host, extended, id, date: &date }.write(&mut out);
+        Received {
+            helo,
+            peer: peer.parse().unwrap(),
+            host,
+            protocol: if extended { "ESMTP" } else { "SMTP" },
+            id,
+            date: &date,
+        }
+        .write(&mut out);
         assert!(out.len() <= RECEIVED_HEADER_BYTES, "{}", out.len());
         String::from_utf8(out).unwrap()
     }
@@ -224,7 +235,7 @@ mod tests {
         let peer = "::1".parse().unwrap();
         for _ in 0..2 {
             out.clear();
-            Received { helo: &[b'x'; 255], peer, host: "mx", extended: true, id: MessageId(1), date: &date }
+            Received { helo: &[b'x'; 255], peer, host: "mx", protocol: "UTF8SMTPSA", id: MessageId(1), date: &date }
                 .write(&mut out);
         }
         assert_eq!(out.as_ptr(), before);

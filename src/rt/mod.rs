@@ -16,6 +16,7 @@ pub mod disk;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod simd;
+pub mod tls;
 pub mod uring;
 
 use crate::time::{Moment, Now};
@@ -62,7 +63,14 @@ pub enum Event<'a> {
     Written { token: u64, result: io::Result<()> },
     /// [`Io::read_file`] is done; the buffer holds what was asked for.
     Read { token: u64, result: io::Result<Buffer> },
+    /// [`Io::work`] is done.
+    Worked { token: u64, result: WorkResult },
 }
+
+/// Work that takes longer than a shard may stand still: a password's hash, a file that is not the log's.
+pub type Work = Box<dyn FnOnce() -> WorkResult + Send>;
+/// What it found.
+pub type WorkResult = Box<dyn std::any::Any + Send>;
 
 /// How long a shard may sleep after a turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +123,8 @@ pub trait Io {
     fn read_file(&mut self, token: u64, file: FileNo, offset: u64, buffer: Buffer);
     /// Forgets the file once nothing is under way on it, unlinks it and syncs its folder. `FileRemoved` follows.
     fn remove_file(&mut self, file: FileNo, path: &Path);
+    /// Does `work` on another thread. `Worked` follows. The caller bounds how much is under way.
+    fn work(&mut self, token: u64, work: Work);
     /// Tells another shard that its mailbox has something. Cheap if that shard is awake.
     fn wake(&mut self, shard: usize);
     /// 64 unpredictable bits.

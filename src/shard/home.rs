@@ -9,6 +9,7 @@
 mod audit;
 
 use super::event::{self, Event, Notice, NoticeKind};
+use super::gate::{Gate, Tables};
 use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
 use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
@@ -22,8 +23,8 @@ use crate::message::{Envelope, MessageId};
 use crate::queue::{LastReply, RecipientSet};
 use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
-use crate::rt::{ConnId, Event as RtEvent};
-use crate::smtp::server::{PeerFacts, Server, ServerPolicy, Verdict};
+use crate::rt::{ConnId, Event as RtEvent, WorkResult};
+use crate::smtp::server::Verdict;
 use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, ReadError, RecipientView, RecordView};
 use crate::time::{Moment, Now};
 use slab::Slab;
@@ -42,12 +43,15 @@ pub(super) struct Home {
     me: u16,
     shards: u16,
     config: Arc<Config>,
-    policy: Arc<ServerPolicy>,
+    gate: Gate,
     routes: Arc<Routes>,
     sessions: ConnTable<Box<Session>>,
     log: Log,
     folder: PathBuf,
     dates: DateCache,
+    plain: Vec<u8>,
+    /// TLS handshakes under way.
+    handshakes: usize,
     params: Vec<u8>,
     trace: Vec<u8>,
     out: Vec<u8>,
@@ -110,20 +114,26 @@ struct Bounce {
 }
 
 impl Home {
-    pub(super) fn new(me: u16, shards: u16, config: Arc<Config>, routes: Arc<Routes>, log: Log) -> Self {
-        let mut policy = ServerPolicy::new(&config.hostname, config.smtp.max_message_bytes, config.smtp.max_recipients);
-        policy.command_timeout = config.smtp.command_timeout;
-        policy.data_timeout = config.smtp.data_timeout;
+    pub(super) fn new(
+        me: u16,
+        shards: u16,
+        config: Arc<Config>,
+        tables: Arc<Tables>,
+        routes: Arc<Routes>,
+        log: Log,
+    ) -> Self {
         Home {
             me,
             shards,
             folder: config.spool.path.clone(),
+            gate: Gate::new(Arc::clone(&config), tables),
             config,
-            policy: Arc::new(policy),
             routes,
             sessions: ConnTable::default(),
             log,
             dates: DateCache::default(),
+            plain: Vec::new(),
+            handshakes: 0,
             params: Vec::new(),
             trace: Vec::new(),
             out: Vec::new(),
@@ -147,7 +157,7 @@ impl Home {
     // --- inbound connections --------------------------------------------------------------------------------------
 
     /// A client connected.
-    pub(super) fn accepted(&mut self, conn: ConnId, peer: std::net::SocketAddr, turn: &mut Turn<'_>) {
+    pub(super) fn accepted(&mut self, conn: ConnId, listener: usize, peer: std::net::SocketAddr, turn: &mut Turn<'_>) {
         turn.report.stats.inbound_connections.add(1);
         let mut out = std::mem::take(&mut self.out);
         if self.draining || self.sessions.len() >= self.config.smtp.max_sessions_per_shard {
@@ -158,10 +168,12 @@ impl Home {
             turn.io.write(conn, &[io::IoSlice::new(&out)]);
             turn.io.close(conn);
         } else {
-            let facts = PeerFacts { address: peer.ip().to_canonical(), may_relay: self.config.relay.allows(peer.ip()) };
-            let server = Server::new(Arc::clone(&self.policy), facts, turn.now.mono, &mut out);
-            let mut session = Box::new(Session::new(conn, server));
+            let facts = self.gate.facts(listener, peer.ip());
+            let busy = self.is_busy(turn);
+            let mut context = self.context(busy);
+            let mut session = Box::new(Session::begin(conn, listener, facts, turn, &mut context, &mut out));
             let fate = session.flush(turn, &mut out);
+            self.handshakes += usize::from(session.is_handshaking());
             self.sessions.insert(conn, session);
             self.end_event(conn, fate, turn);
         }
@@ -192,6 +204,21 @@ impl Home {
         self.end_event(conn, fate, turn);
     }
 
+    /// What a session needs that is not in the table yet.
+    fn context(&mut self, busy: bool) -> Context<'_> {
+        Context {
+            gate: &mut self.gate,
+            plain: &mut self.plain,
+            tls_busy: self.handshakes >= limits::TLS_HANDSHAKES,
+            log: &mut self.log,
+            dates: &mut self.dates,
+            params: &mut self.params,
+            trace: &mut self.trace,
+            hostname: &self.config.hostname,
+            busy,
+        }
+    }
+
     fn with_session(
         &mut self,
         conn: ConnId,
@@ -199,8 +226,12 @@ impl Home {
         act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Context<'_>, &mut Vec<u8>) -> Fate,
     ) -> Fate {
         let busy = self.is_busy(turn);
+        let tls_busy = self.handshakes >= limits::TLS_HANDSHAKES;
         let Some(session) = self.sessions.get_mut(conn) else { return Fate::Open };
         let mut context = Context {
+            gate: &mut self.gate,
+            plain: &mut self.plain,
+            tls_busy,
             log: &mut self.log,
             dates: &mut self.dates,
             params: &mut self.params,
@@ -208,8 +239,10 @@ impl Home {
             hostname: &self.config.hostname,
             busy,
         };
+        let handshook = session.is_handshaking();
         let fate = act(session, turn, &mut context, &mut self.out);
         self.out.clear();
+        self.handshakes = self.handshakes + usize::from(session.is_handshaking()) - usize::from(handshook);
         if session.commit.is_some_and(|c| c.ended == turn.now.mono) {
             self.first_waiting.get_or_insert(turn.now.mono);
         }
@@ -241,6 +274,7 @@ impl Home {
             }
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
+                    self.handshakes -= usize::from(session.is_handshaking());
                     self.about_to_finish -= usize::from(session.counted);
                     session.abandon(&mut self.log);
                 }
@@ -254,13 +288,26 @@ impl Home {
         let mut due = std::mem::take(&mut self.due);
         self.sessions.due(turn.now.mono, &mut due);
         for &conn in &due {
-            let fate = self.with_session(conn, turn, |session, turn, _, out| {
-                if session.server.handle_timeout(turn.now.mono, out) { session.hang_up(turn, out) } else { Fate::Open }
-            });
+            let fate = self.with_session(conn, turn, |session, turn, context, out| session.timeout(turn, context, out));
             let lingered = self.sessions.get(conn).is_some_and(|s| s.has_lingered(turn.now.mono));
             self.end_event(conn, if lingered { Fate::Over } else { fate }, turn);
         }
         self.due = due;
+    }
+
+    /// Work on another thread has ended: a password was checked.
+    pub(super) fn worked(&mut self, token: u64, result: WorkResult, turn: &mut Turn<'_>) {
+        let Some((conn, reply)) = self.gate.worked(token, result, turn) else { return };
+        let fate = self.with_session(conn, turn, |session, turn, context, out| {
+            session.answered(reply, turn, out);
+            session.proceed(turn, context, out)
+        });
+        self.end_event(conn, fate, turn);
+    }
+
+    /// New accounts and certificates.
+    pub(super) fn set_tables(&mut self, tables: Arc<Tables>) {
+        self.gate.set_tables(tables);
     }
 
     /// No new mail: 421 to idle clients, the others finish their transaction first.

@@ -14,6 +14,7 @@
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
 //! - `Fetch` and `Fetched`: one for each part asked for, which the asker bounds ([`limits::FETCH_AHEAD_BYTES`]).
 
+use super::gate::Tables;
 use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{LastReply, RecipientSet};
@@ -53,8 +54,10 @@ pub enum Mail {
 }
 
 /// What the control plane asks of a shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Control {
+    /// Accounts and certificates were read again.
+    Tables(Arc<Tables>),
     /// No new mail; finish what is under way, then stop.
     Drain,
     /// Stop as soon as the log is synced.

@@ -6,6 +6,7 @@
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 pub mod event;
+mod gate;
 mod home;
 pub mod mailbox;
 mod session;
@@ -23,6 +24,7 @@ use crate::rt::{Event, Io, Shard, Wait};
 use crate::spool::{self, Log};
 use crate::time::{Moment, Now};
 use event::{EventSink, Notice, NoticeKind};
+pub use gate::Tables;
 use home::{Home, Message};
 use mailbox::{Control, Mail, Mailboxes, Post};
 use stats::{ShardStats, StageHistograms};
@@ -104,6 +106,8 @@ pub struct Parts {
     pub shards: u16,
     /// The configuration.
     pub config: Arc<Config>,
+    /// From the files that the configuration names.
+    pub tables: Arc<Tables>,
     /// From the configuration.
     pub routes: Arc<Routes>,
     /// From the configuration or /etc/resolv.conf.
@@ -127,14 +131,14 @@ pub struct Parts {
 impl ShardCore {
     /// Makes the shard; on its own thread.
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, shards, config, routes, dns, recovered, mailboxes, report, .. } = parts;
+        let Parts { me, shards, config, tables, routes, dns, recovered, mailboxes, report, .. } = parts;
         let Parts { ending, max_connections, geometry, seed, .. } = parts;
         let log = Log::new(&recovered, seed, geometry);
         report.stats.storage_ok.set(1);
         ShardCore {
             me,
             drain_timeout: config.drain_timeout,
-            home: Home::new(me, shards, Arc::clone(&config), Arc::clone(&routes), log),
+            home: Home::new(me, shards, Arc::clone(&config), tables, Arc::clone(&routes), log),
             deliverer: Deliverer::new(me, config, routes, &dns, max_connections, seed),
             post: Post::new(usize::from(me), mailboxes),
             report,
@@ -158,6 +162,7 @@ impl ShardCore {
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
                     Mail::Settled(_) if planted!(SettledDropped) => {}
                     Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),
+                    Mail::Control(Control::Tables(tables)) => self.home.set_tables(tables),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
                 }
@@ -229,7 +234,12 @@ impl Shard for ShardCore {
     fn handle(&mut self, event: Event<'_>, now: Now, io: &mut dyn Io) {
         let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
         match &event {
-            Event::Accepted { conn, peer, .. } => self.home.accepted(*conn, *peer, turn),
+            Event::Accepted { conn, listener, peer } => self.home.accepted(*conn, *listener, *peer, turn),
+            Event::Worked { .. } => {
+                if let Event::Worked { token, result } = event {
+                    self.home.worked(token, result, turn);
+                }
+            }
             Event::Connected { conn }
             | Event::Received { conn, .. }
             | Event::Writable { conn }

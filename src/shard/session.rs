@@ -1,23 +1,35 @@
-//! One inbound connection: the SMTP server machine and the bytes it has not consumed, or has said and not yet sent.
+//! One inbound connection: the SMTP server machine, the TLS around it, and the bytes it has not consumed, or has said and
+//! not yet sent.
 //!
 //! The driver's loop is [`feed`]: it hands the machine its input until it wants no more, and carries out each step. The
 //! replies of one event leave in one write. Lives on the shard that accepted the connection.
 
+mod opening;
+
 use super::Turn;
 use super::event::{self, Event, Rejected, Stage};
+use super::gate::{self, Gate};
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::trace::{DateCache, Received};
 use crate::rt::ConnId;
-use crate::smtp::server::{Refusal, Server, Step, Verdict};
+use crate::rt::tls::Tls;
+use crate::smtp::server::{PeerFacts, Refusal, Server, Step, Verdict};
 use crate::spool::{self, Body, Log, NewMessage};
 use crate::time::Moment;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 /// See the module.
 pub(super) struct Session {
     pub(super) conn: ConnId,
+    /// By which it came in.
+    listener: usize,
     pub(super) server: Server,
+    opening: Opening,
+    tls: Option<Box<Tls>>,
+    /// The handshake must have ended by then.
+    handshake: Option<Moment>,
     /// Input not consumed yet: the start of a line, or commands behind a message that is being made durable.
     tail: Vec<u8>,
     /// Replies the socket has not taken.
@@ -28,6 +40,8 @@ pub(super) struct Session {
     pub(super) commit: Option<Commit>,
     /// The machine wants the connection closed once all replies are out: since when.
     closing: Option<Moment>,
+    /// TLS's own end of the connection is sent.
+    said_goodbye: bool,
     /// The client has closed its direction.
     ended: bool,
     paused: bool,
@@ -59,8 +73,24 @@ enum Stream {
     Failed(spool::Refusal),
 }
 
+/// What comes before the greeting.
+#[derive(Debug, PartialEq, Eq)]
+enum Opening {
+    /// It has been said.
+    Done,
+    /// A PROXY header, of which this much has come; until then.
+    Proxy(Vec<u8>, Moment),
+    /// Silence, until then.
+    Silence(Moment),
+}
+
 /// What a session needs of its shard.
 pub(super) struct Context<'a> {
+    pub(super) gate: &'a mut Gate,
+    /// What TLS decrypts to.
+    pub(super) plain: &'a mut Vec<u8>,
+    /// No further TLS handshake now.
+    pub(super) tls_busy: bool,
     pub(super) log: &'a mut Log,
     pub(super) dates: &'a mut DateCache,
     pub(super) params: &'a mut Vec<u8>,
@@ -79,10 +109,32 @@ pub(super) enum Fate {
 }
 
 impl Session {
-    pub(super) fn new(conn: ConnId, server: Server) -> Self {
-        Session {
+    /// A session for a new connection: what it says first is left in `out`.
+    pub(super) fn begin(
+        conn: ConnId,
+        listener: usize,
+        peer: PeerFacts,
+        turn: &mut Turn<'_>,
+        context: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Self {
+        let now = turn.now.mono;
+        let server = Server::new(Arc::clone(context.gate.policy(listener)), peer, now, out);
+        let rules = context.gate.listener(listener);
+        let opening = if rules.proxy_networks.contain(peer.address) {
+            Opening::Proxy(Vec::new(), now + limits::PROXY_HEADER_TIMEOUT)
+        } else if !rules.greeting_delay.is_zero() && !peer.trusted {
+            Opening::Silence(now + rules.greeting_delay)
+        } else {
+            Opening::Done
+        };
+        let mut session = Session {
             conn,
+            listener,
             server,
+            opening,
+            tls: None,
+            handshake: None,
             tail: Vec::new(),
             unsent: Vec::new(),
             body: Vec::new(),
@@ -90,12 +142,19 @@ impl Session {
             began: Moment(0),
             commit: None,
             closing: None,
+            said_goodbye: false,
             ended: false,
             paused: false,
             waits_for_log: false,
             listed: false,
             counted: false,
+        };
+        if session.opening == Opening::Done {
+            session.begin_implicit_tls(turn, context, out);
+        } else {
+            out.clear();
         }
+        session
     }
 
     /// Unconsumed input, unsent replies, collected body, in bytes; recipients of the open transaction.
@@ -104,14 +163,7 @@ impl Session {
         [self.tail.len(), self.unsent.len(), self.body.len(), self.server.envelope().recipient_count()]
     }
 
-    /// Takes bytes from the client. `out` is the shard's scratch for replies, empty.
-    pub(super) fn received(
-        &mut self,
-        bytes: &[u8],
-        turn: &mut Turn<'_>,
-        context: &mut Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Fate {
+    fn plain(&mut self, bytes: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
         if self.closing.is_some() {
             // The last reply is on its way; whatever the client still says is not wanted.
             return Fate::Open;
@@ -153,10 +205,34 @@ impl Session {
         if planted!(SessionNeverTimesOut) {
             return None;
         }
-        match self.closing {
-            Some(since) => Some(since + limits::SESSION_LINGER),
-            None => self.server.poll_timeout(),
+        match (self.closing, &self.opening) {
+            (Some(since), _) => Some(since + limits::SESSION_LINGER),
+            (None, Opening::Proxy(_, until) | Opening::Silence(until)) => Some(*until),
+            (None, Opening::Done) => [self.handshake, self.server.poll_timeout()].into_iter().flatten().min(),
         }
+    }
+
+    /// Time has passed: perhaps too much.
+    pub(super) fn timeout(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+        let now = turn.now.mono;
+        match &self.opening {
+            Opening::Proxy(_, until) if now >= *until => return self.hang_up(turn, out),
+            Opening::Silence(until) if now >= *until => {
+                let peer = self.server.peer();
+                self.open(peer, turn, context, out);
+                return self.flush(turn, out);
+            }
+            Opening::Proxy(..) | Opening::Silence(_) => return Fate::Open,
+            Opening::Done => {}
+        }
+        if self.handshake.is_some_and(|until| now >= until) {
+            return Fate::Over;
+        }
+        if self.server.handle_timeout(now, out) {
+            return self.hang_up(turn, out);
+        }
+        // A client that made errors may have waited for this.
+        if self.closing.is_none() { self.proceed(turn, context, out) } else { Fate::Open }
     }
 
     /// Whether its last replies have waited long enough.
@@ -201,6 +277,18 @@ impl Session {
 
     /// The socket takes more, or there is something to say.
     pub(super) fn flush(&mut self, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Fate {
+        if let Some(tls) = &mut self.tls {
+            let mut encrypted = Vec::new();
+            let sent = tls.send(out, &mut encrypted);
+            if self.closing.is_some() && !self.said_goodbye {
+                self.said_goodbye = true;
+                tls.close(&mut encrypted);
+            }
+            if sent.is_err() {
+                return Fate::Over;
+            }
+            *out = encrypted;
+        }
         if !self.unsent.is_empty() {
             self.unsent.append(out);
             // More than the client takes: `Writable` goes on with it.
@@ -210,12 +298,19 @@ impl Session {
                 Fate::Open
             };
         }
-        if !out.is_empty() {
-            let taken = turn.io.write(self.conn, &[IoSlice::new(out)]);
-            self.unsent.extend_from_slice(&out[taken..]);
-            out.clear();
-        }
+        self.send(turn, out);
+        out.clear();
         if self.closing.is_some() && self.unsent.is_empty() { Fate::Over } else { Fate::Open }
+    }
+
+    /// Bytes as they are to be on the wire.
+    fn send(&mut self, turn: &mut Turn<'_>, bytes: &[u8]) {
+        if !self.unsent.is_empty() {
+            self.unsent.extend_from_slice(bytes);
+        } else if !bytes.is_empty() {
+            let taken = turn.io.write(self.conn, &[IoSlice::new(bytes)]);
+            self.unsent.extend_from_slice(&bytes[taken..]);
+        }
     }
 
     /// The socket has room again.
@@ -266,6 +361,8 @@ impl Session {
     /// The machine's loop. Returns how much of `input` it consumed.
     fn feed(&mut self, input: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> usize {
         self.server.set_busy(context.busy);
+        self.server.set_tls_busy(context.tls_busy);
+        self.server.set_wall(turn.now.wall);
         let mut at = 0;
         // A message that comes in one piece is committed from where it was received.
         let mut whole: Option<&[u8]> = None;
@@ -293,6 +390,25 @@ impl Session {
                         self.collect(piece, turn, context);
                     }
                 }
+                Step::Ask => {
+                    let question = self.server.take_question();
+                    if let Some(reply) = context.gate.ask(self.conn, self.listener, &self.server, question, turn) {
+                        self.answered(reply, turn, out);
+                    }
+                }
+                Step::StartTls => {
+                    // What came behind the command was not encrypted: it is dropped (RFC 3207 §4.2). The reply goes out as it is.
+                    at = input.len();
+                    self.send(turn, out);
+                    out.clear();
+                    self.begin_tls(turn, context, out);
+                    break;
+                }
+                Step::Dropped => {
+                    whole = None;
+                    self.abandon(context.log);
+                    self.body = Vec::new();
+                }
                 Step::Message => self.complete(whole.take(), turn, context, out),
                 Step::Discarded(_) => {
                     whole = None;
@@ -318,12 +434,29 @@ impl Session {
         at
     }
 
+    /// The answer to what the session has asked. The caller goes on with its input.
+    pub(super) fn answered(&mut self, reply: gate::Reply, turn: &mut Turn<'_>, out: &mut Vec<u8>) {
+        let now = turn.now.mono;
+        let refused = match &reply {
+            gate::Reply::Text(text) if self.server.in_transaction() => Some(text.clone()),
+            _ => None,
+        };
+        if let Some(text) = refused {
+            let stage = if self.server.envelope().recipient_count() == 0 { Stage::Mail } else { Stage::Rcpt };
+            turn.report.stats.rejected.add(1);
+            let recipient = self.server.envelope().recipients().last().map_or(&b""[..], |r| r.address);
+            self.tell_refused(turn, stage, recipient, &text);
+        }
+        let server = &mut self.server;
+        reply.answer(|answer| server.handle_answer(answer, now, out));
+    }
+
     fn tell_refused(&self, turn: &mut Turn<'_>, stage: Stage, line: &[u8], reply: &[u8]) {
         if turn.report.events.wants_mail_events() {
             let text = Rejected::texts(self.server.envelope().sender(), line, self.server.helo(), reply);
             turn.report.events.push(Event::Rejected(Rejected {
                 at: turn.now.wall,
-                peer: self.server.peer().address,
+                peer: self.server.origin(),
                 stage,
                 code: event::Code::of_reply(reply),
                 text,
@@ -385,6 +518,12 @@ impl Session {
         }
     }
 
+    fn protocol(&self) -> &'static str {
+        let server = &self.server;
+        let utf8 = server.envelope().options.smtputf8;
+        protocol_word(server.is_esmtp(), utf8, server.tls().is_some(), server.account().is_some())
+    }
+
     fn accept(
         &self,
         id: MessageId,
@@ -398,7 +537,7 @@ impl Session {
             helo: self.server.helo(),
             peer,
             host: context.hostname,
-            extended: self.server.is_esmtp(),
+            protocol: self.protocol(),
             id,
             date: context.dates.text(turn.now.wall),
         };
@@ -415,6 +554,21 @@ impl Session {
             body,
         };
         context.log.accept(&message, waiter(self.conn))
+    }
+}
+
+/// RFC 3848 and RFC 6531 §4.3: the word behind "with" in Received.
+fn protocol_word(esmtp: bool, utf8: bool, tls: bool, authenticated: bool) -> &'static str {
+    match (esmtp, utf8, tls, authenticated) {
+        (false, ..) => "SMTP",
+        (_, false, false, false) => "ESMTP",
+        (_, false, true, false) => "ESMTPS",
+        (_, false, false, true) => "ESMTPA",
+        (_, false, true, true) => "ESMTPSA",
+        (_, true, false, false) => "UTF8SMTP",
+        (_, true, true, false) => "UTF8SMTPS",
+        (_, true, false, true) => "UTF8SMTPA",
+        (_, true, true, true) => "UTF8SMTPSA",
     }
 }
 

@@ -110,6 +110,8 @@ shard_stats! {
     Counter accepted_bytes: "Octets of accepted messages, as received",
     Counter accepted_recipients: "Recipients of accepted messages",
     Counter rejected: "Commands and messages refused with 4yz or 5yz",
+    Counter tls_handshakes: "TLS handshakes with clients",
+    Counter tls_failures: "TLS connections of clients that failed, in the handshake or later",
     Counter delivered: "Recipients whose next hop took the message",
     Counter deferred: "Attempts that failed for now, per recipient",
     Counter bounced: "Recipients refused for good",

@@ -15,7 +15,7 @@ use crate::rt::sim::{End, Host, HostEvent, HostSide, Rng, Sim, Step};
 use crate::shard::event::{self, Event, EventSource};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
 use crate::shard::stats::{HistogramSource, Kind, ShardStats, stage_histograms};
-use crate::shard::{Ending, Parts, Report, ShardCore};
+use crate::shard::{Ending, Parts, Report, ShardCore, Tables};
 use crate::spool::{self, Geometry};
 use crate::time::{Moment, Wall};
 use std::collections::BTreeMap;
@@ -100,6 +100,8 @@ pub struct World {
     pub sim: Sim<ShardCore, Machine>,
     /// The relay's configuration.
     pub config: Arc<Config>,
+    /// Accounts and certificates.
+    pub tables: Arc<Tables>,
     /// Its share of descriptors.
     pub max_connections: usize,
     /// Sizes of its log.
@@ -125,6 +127,7 @@ impl World {
         World {
             sim: Sim::new(rng.next(), WALL),
             config: Arc::new(config),
+            tables: Arc::default(),
             max_connections,
             geometry,
             said: Said::default(),
@@ -177,6 +180,7 @@ impl World {
                 me,
                 shards,
                 config: Arc::clone(&self.config),
+                tables: Arc::clone(&self.tables),
                 routes: Arc::clone(&routes),
                 dns: dns.clone(),
                 recovered,
@@ -259,7 +263,7 @@ impl World {
         for shard in 0..self.sim.shards.len() {
             if self.sim.shards[shard].is_some() {
                 // A full mailbox refuses it, as it would the control plane.
-                let _ = self.mailboxes.push(shard, vec![Mail::Control(control)]);
+                let _ = self.mailboxes.push(shard, vec![Mail::Control(control.clone())]);
                 self.sim.wake(shard);
             }
         }

@@ -2,8 +2,9 @@
 //! slice without copying.
 //!
 //! In: bytes that begin with `<`. Out: the address as a sub-slice, where its domain begins, and what follows the path.
-//! Runs on whichever core calls it. It refuses what the grammar does not allow (internationalised addresses included)
-//! and what is longer than §4.5.3.1 allows.
+//! Runs on whichever core calls it. It refuses what the grammar does not allow and what is longer than §4.5.3.1 allows.
+//! Internationalised addresses (RFC 6531 §3.3) are told apart: whether one may stand where it stands is the caller's
+//! affair.
 
 use crate::limits::{DOMAIN_BYTES, LABEL_BYTES, LOCAL_PART_BYTES, PATH_BYTES};
 use std::net::Ipv6Addr;
@@ -15,6 +16,8 @@ pub struct Path<'a> {
     pub address: &'a [u8],
     /// Where the domain begins in `address`; `address.len()` if there is none.
     pub domain_at: usize,
+    /// It has characters beyond US-ASCII, in UTF-8: only SMTPUTF8 allows it.
+    pub international: bool,
 }
 
 impl<'a> Path<'a> {
@@ -95,35 +98,52 @@ static CLASS: [u8; 256] = {
     table
 };
 
+/// With `UTF8`, every octet beyond US-ASCII counts into every class (RFC 6531 §3.3); that they are UTF-8 is seen to first.
 #[inline]
-fn is(byte: u8, class: u8) -> bool {
-    CLASS[byte as usize] & class != 0
+fn is<const UTF8: bool>(byte: u8, class: u8) -> bool {
+    CLASS[byte as usize] & class != 0 || UTF8 && byte >= 128
 }
 
 /// Length of the run of `class` at the start of `text`.
 #[inline]
-fn run(text: &[u8], class: u8) -> usize {
-    text.iter().position(|b| !is(*b, class)).unwrap_or(text.len())
+fn run<const UTF8: bool>(text: &[u8], class: u8) -> usize {
+    text.iter().position(|b| !is::<UTF8>(*b, class)).unwrap_or(text.len())
 }
 
 /// Reads a reverse-path (`<>` allowed) or forward-path at the start of `text`; the rest behind its `>` comes back too.
 ///
 /// A source route (`<@a,@b:user@c>`) is checked and dropped, as §4.1.1.3 and appendix C ask.
 pub fn path(text: &[u8]) -> Result<(Path<'_>, &[u8]), PathError> {
+    match grammar::<false>(text) {
+        // Only now: plain addresses pay nothing for it.
+        Err(PathError::Syntax) if !text.is_ascii() && is_printable_utf8(text) => grammar::<true>(text),
+        result => result,
+    }
+}
+
+/// RFC 6532 §3.1; the control characters U+0080 to U+009F are in no name.
+fn is_printable_utf8(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| !text.contains(char::is_control))
+}
+
+#[inline]
+fn grammar<const UTF8: bool>(text: &[u8]) -> Result<(Path<'_>, &[u8]), PathError> {
     let mut at = match text {
-        [b'<', b'>', rest @ ..] => return Ok((Path { address: &[], domain_at: 0 }, rest)),
-        [b'<', b'@', ..] => source_route(text)?,
+        [b'<', b'>', rest @ ..] => {
+            return Ok((Path { address: &[], domain_at: 0, international: false }, rest));
+        }
+        [b'<', b'@', ..] => source_route::<UTF8>(text)?,
         [b'<', ..] => 1,
         _ => return Err(PathError::Syntax),
     };
     let start = at;
-    at += local_part(&text[at..])?;
+    at += local_part::<UTF8>(&text[at..])?;
     let local_len = at - start;
     let (address, domain_at) = match text.get(at) {
         Some(b'@') => {
             let domain_at = local_len + 1;
             at += 1;
-            at += domain_or_literal(&text[at..])?;
+            at += domain_or_literal::<UTF8>(&text[at..])?;
             (&text[start..at], domain_at)
         }
         // The one mailbox that needs no domain, in any case (§4.1.1.3); not behind a source route.
@@ -139,18 +159,19 @@ pub fn path(text: &[u8]) -> Result<(Path<'_>, &[u8]), PathError> {
     if local_len > LOCAL_PART_BYTES || address.len() - domain_at > DOMAIN_BYTES || address.len() + 2 > PATH_BYTES {
         return Err(PathError::TooLong);
     }
-    Ok((Path { address, domain_at }, &text[at + 1..]))
+    let international = UTF8 && !address.is_ascii();
+    Ok((Path { address, domain_at, international }, &text[at + 1..]))
 }
 
 /// Reads `<@domain,@domain:`; returns its length.
-fn source_route(text: &[u8]) -> Result<usize, PathError> {
+fn source_route<const UTF8: bool>(text: &[u8]) -> Result<usize, PathError> {
     let mut at = 1;
     loop {
         if text.get(at) != Some(&b'@') {
             return Err(PathError::Syntax);
         }
         at += 1;
-        at += domain(&text[at..], LDH)?;
+        at += domain::<UTF8>(&text[at..], LDH)?;
         match text.get(at) {
             Some(b',') => at += 1,
             Some(b':') => return Ok(at + 1),
@@ -161,13 +182,13 @@ fn source_route(text: &[u8]) -> Result<usize, PathError> {
 
 /// Dot-string or Quoted-string; returns its length.
 #[inline]
-fn local_part(text: &[u8]) -> Result<usize, PathError> {
+fn local_part<const UTF8: bool>(text: &[u8]) -> Result<usize, PathError> {
     if text.first() == Some(&b'"') {
-        return quoted_string(text);
+        return quoted_string::<UTF8>(text);
     }
     let mut at = 0;
     loop {
-        let atom = run(&text[at..], ATEXT);
+        let atom = run::<UTF8>(&text[at..], ATEXT);
         if atom == 0 {
             return Err(PathError::Syntax);
         }
@@ -179,29 +200,29 @@ fn local_part(text: &[u8]) -> Result<usize, PathError> {
     }
 }
 
-fn quoted_string(text: &[u8]) -> Result<usize, PathError> {
+fn quoted_string<const UTF8: bool>(text: &[u8]) -> Result<usize, PathError> {
     let mut at = 1;
     loop {
         match text.get(at) {
             Some(b'"') => return Ok(at + 1),
             Some(b'\\') if matches!(text.get(at + 1), Some(32..=126)) => at += 2,
-            Some(b) if is(*b, QTEXT) => at += 1,
+            Some(b) if is::<UTF8>(*b, QTEXT) => at += 1,
             _ => return Err(PathError::Syntax),
         }
     }
 }
 
 #[inline]
-fn domain_or_literal(text: &[u8]) -> Result<usize, PathError> {
-    if text.first() == Some(&b'[') { address_literal(text) } else { domain(text, LDH) }
+fn domain_or_literal<const UTF8: bool>(text: &[u8]) -> Result<usize, PathError> {
+    if text.first() == Some(&b'[') { address_literal(text) } else { domain::<UTF8>(text, LDH) }
 }
 
 /// Labels of the class `inside` that neither begin nor end with a hyphen, joined by dots; returns the length.
 #[inline]
-fn domain(text: &[u8], inside: u8) -> Result<usize, PathError> {
+fn domain<const UTF8: bool>(text: &[u8], inside: u8) -> Result<usize, PathError> {
     let mut at = 0;
     loop {
-        let label = run(&text[at..], inside);
+        let label = run::<UTF8>(&text[at..], inside);
         if label == 0 || text[at] == b'-' || text[at + label - 1] == b'-' {
             return Err(PathError::Syntax);
         }
@@ -225,10 +246,10 @@ fn address_literal(text: &[u8]) -> Result<usize, PathError> {
         is_ipv6(&inside[5..])
     } else if let Some(colon) = inside.iter().position(|b| *b == b':') {
         let (tag, content) = (&inside[..colon], &inside[colon + 1..]);
-        run(tag, LDH) == tag.len()
+        run::<false>(tag, LDH) == tag.len()
             && tag.last().is_some_and(|b| *b != b'-')
             && !content.is_empty()
-            && run(content, DCONTENT) == content.len()
+            && run::<false>(content, DCONTENT) == content.len()
     } else {
         is_ipv4(inside)
     };
@@ -265,7 +286,7 @@ fn is_ipv6(text: &[u8]) -> bool {
 /// Underscores pass too: hosts that are named so exist among the clients of a relay, the name is used for nothing but
 /// the Received header, and §4.1.4 forbids refusing mail over it.
 pub fn is_host_name(text: &[u8]) -> bool {
-    let length = if text.first() == Some(&b'[') { address_literal(text) } else { domain(text, HOST) };
+    let length = if text.first() == Some(&b'[') { address_literal(text) } else { domain::<false>(text, HOST) };
     text.len() <= DOMAIN_BYTES && length == Ok(text.len())
 }
 
@@ -313,6 +334,23 @@ mod tests {
     }
 
     #[test]
+    fn international_addresses_are_read_and_told_apart() {
+        for (text, domain) in [
+            ("\u{e4}@b", "b"),
+            ("a@b\u{fc}cher.example", "b\u{fc}cher.example"),
+            ("\"\u{4e2d} x\"@\u{4e2d}", "\u{4e2d}"),
+        ] {
+            good(text, domain);
+            assert!(path(format!("<{text}>").as_bytes()).unwrap().0.international, "{text}");
+        }
+        assert!(!path(b"<a@b>").unwrap().0.international);
+        assert!(!path("<a@b> \u{e4}".as_bytes()).unwrap().0.international);
+        assert_eq!(path(b"<\xe4@b>"), Err(PathError::Syntax), "no UTF-8");
+        assert_eq!(path("<a@-\u{e4}>".as_bytes()), Err(PathError::Syntax));
+        assert_eq!(address(&format!("<{}@b>", "\u{e4}".repeat(33))), Err(PathError::TooLong), "limits are in octets");
+    }
+
+    #[test]
     fn refuses_what_the_grammar_lacks() {
         for bad in [
             "",
@@ -352,7 +390,6 @@ mod tests {
             "<a@[x-:y]>",
             "<a@[x:]>",
             "<a@[x:a b]>",
-            "<\u{e4}@b>",
             "<a@b\0>",
             "<\"a\0\"@b>",
             "<\"\\\r\"@b>",

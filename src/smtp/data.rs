@@ -7,7 +7,7 @@
 
 use crate::limits::RECEIVED_HEADERS;
 use crate::rt::simd;
-use memchr::{memchr_iter, memchr3};
+use memchr::{memchr, memchr_iter, memchr3};
 
 /// Why message data cannot be relayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,19 @@ pub struct DataScanner {
     received: u32,
     bytes: u64,
     max_bytes: u64,
+    /// Any octet may stand anywhere (BODY=BINARYMIME): only size and loops are looked at.
+    raw: bool,
+    /// The next octet of a chunk is a dot that begins a line, and its double is handed out already.
+    doubled: bool,
+}
+
+/// A piece of the wire form of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Its octets.
+    pub bytes: &'a [u8],
+    /// It is the dot that is put before a dot; it stands for no octet of the chunk.
+    pub is_dot: bool,
 }
 
 const RECEIVED: &[u8; 9] = b"received:";
@@ -72,7 +85,62 @@ const RETRY_BYTES: usize = 32;
 impl DataScanner {
     /// A scanner at the start of message data of at most `max_bytes` octets (dot-stuffed, without the terminator).
     pub fn new(max_bytes: u64) -> Self {
-        DataScanner { place: Place::LineStart, in_headers: true, fault: None, received: 0, bytes: 0, max_bytes }
+        DataScanner {
+            place: Place::LineStart,
+            in_headers: true,
+            fault: None,
+            received: 0,
+            bytes: 0,
+            max_bytes,
+            raw: false,
+            doubled: false,
+        }
+    }
+
+    /// A scanner of a message that comes as `BODY=BINARYMIME` (RFC 3030 §3): nothing in it ends it.
+    pub fn raw(max_bytes: u64) -> Self {
+        DataScanner { raw: true, ..DataScanner::new(max_bytes) }
+    }
+
+    /// The next piece of a chunk (RFC 3030 §2) in wire form: from `input`, or a dot. `input` is not empty.
+    pub fn stuffed_piece<'a>(&mut self, input: &'a [u8]) -> Piece<'a> {
+        if self.raw {
+            self.scan(input);
+            return Piece { bytes: input, is_dot: false };
+        }
+        if self.place == Place::LineStart && input[0] == b'.' && !self.doubled {
+            self.doubled = true;
+            self.scan(b".");
+            return Piece { bytes: b".", is_dot: true };
+        }
+        self.doubled = false;
+        // Up to the next dot that begins a line; whether the one at the start does was seen to.
+        let mut at = 1;
+        let end = loop {
+            match memchr(b'.', &input[at..]) {
+                None => break input.len(),
+                // Behind a bare LF it begins none, but then the message is refused.
+                Some(dot) if input[..at + dot].ends_with(b"\n") => break at + dot,
+                Some(dot) => at += dot + 1,
+            }
+        };
+        let bytes = &input[..end];
+        let scanned = self.scan(bytes);
+        debug_assert!(!scanned.ended, "a doubled dot ends nothing");
+        Piece { bytes, is_dot: false }
+    }
+
+    /// What the wire form has behind the last chunk: the end of the last line if it lacks one, and the final dot.
+    pub fn ending(&mut self) -> &'static [u8] {
+        match self.place {
+            _ if self.raw => b"",
+            Place::LineStart => b".\r\n",
+            Place::Cr | Place::CrOfEmptyLine | Place::DotCr => {
+                self.found(Fault::BareCr);
+                b""
+            }
+            _ => b"\r\n.\r\n",
+        }
     }
 
     /// The first fault seen, if any.
@@ -183,7 +251,12 @@ impl DataScanner {
         if after_cr {
             if byte == b'\n' {
                 if self.place == Place::DotCr {
-                    return true;
+                    // A raw message has dots where it likes.
+                    if !self.raw {
+                        return true;
+                    }
+                    self.place = Place::LineStart;
+                    return false;
                 }
                 if self.place == Place::CrOfEmptyLine {
                     self.in_headers = false;
@@ -240,6 +313,9 @@ impl DataScanner {
 
     #[cold]
     fn found(&mut self, fault: Fault) {
+        if self.raw && matches!(fault, Fault::BareLf | Fault::BareCr | Fault::Nul) {
+            return;
+        }
         self.fault.get_or_insert(fault);
     }
 }

@@ -12,6 +12,11 @@ pub mod client;
 pub mod command;
 pub mod data;
 pub mod extensions;
+pub mod forwarded;
+mod help;
+pub mod parameters;
+pub mod policy;
+pub mod proxy;
 pub mod reply;
 pub mod sasl;
 pub mod server;
@@ -20,6 +25,8 @@ pub mod server;
 mod client_property_tests;
 #[cfg(test)]
 mod client_tests;
+#[cfg(test)]
+mod extension_tests;
 #[cfg(test)]
 mod pair_tests;
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Pair {
         let policy = Arc::new(ServerPolicy::new("mx.example", 1 << 20, MAX_RECIPIENTS));
         let mut out = Vec::new();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let server = Server::new(policy, PeerFacts { address, may_relay }, now, &mut out);
+        let server = Server::new(policy, PeerFacts::new(address, may_relay), now, &mut out);
         Pair {
             hidden: &[],
             client: Client::new("relay.example".into(), ClientTimeouts::default(), now),
@@ -187,6 +187,7 @@ impl Pair {
                 }
                 Step::Discarded(fault) => panic!("{fault:?} in a valid message"),
                 Step::Refused(_) => {}
+                Step::Ask | Step::StartTls | Step::Dropped => unreachable!("nothing of that is used here"),
                 Step::NeedInput | Step::Blocked => break,
                 Step::Close => {
                     self.server_closed = true;

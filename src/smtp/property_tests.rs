@@ -5,10 +5,13 @@
 use super::address::{self, PathError};
 use super::command::{self, Command, CommandError, Line};
 use super::data::{DataScanner, Fault};
+use super::parameters::MailParams;
+use super::policy::Extensions;
 use super::reply::{ReplyError, ReplyParser};
 use super::server::{PeerFacts, Server, ServerPolicy, Step, Verdict};
-use crate::limits::{self, DOMAIN_BYTES, LABEL_BYTES, LOCAL_PART_BYTES, PATH_BYTES};
+use crate::limits::{self, COMMAND_LINE_BYTES, DOMAIN_BYTES, LABEL_BYTES, LOCAL_PART_BYTES, PATH_BYTES};
 use crate::message::MessageId;
+use crate::message::params::BodyType;
 use crate::properties::{cases, cuts, hostile, pieces};
 use crate::time::Moment;
 use proptest::prelude::*;
@@ -164,13 +167,15 @@ proptest! {
         }
         let path = format!("<{route}{local}@{domain}>");
         let line = format!("{}{path}{}{space}", in_some_case("mail from:", upper), params.concat());
-        let expected = command::MailParams {
+        let used = |given: bool, extension| if given { extension } else { Extensions::default() };
+        let expected = MailParams {
             size: size.unwrap_or(0),
-            eight_bit: body == Some(true),
-            any: !params.is_empty(),
+            body: if body == Some(true) { BodyType::EightBit } else { BodyType::SevenBit },
+            used: used(size.is_some(), Extensions::SIZE).with(used(body.is_some(), Extensions::EIGHT_BIT_MIME)),
+            ..MailParams::default()
         };
         match command::parse(line.as_bytes()) {
-            Ok(Command::Mail { from, params }) => {
+            Ok(Command::Mail { from, params, .. }) => {
                 assert_eq!(from.address, format!("{local}@{domain}").as_bytes());
                 prop_assert_eq!(params, expected);
             }
@@ -178,7 +183,7 @@ proptest! {
         }
         let line = format!("{}{path}{space}", in_some_case("rcpt to:", upper));
         match command::parse(line.as_bytes()) {
-            Ok(Command::Rcpt { to }) => prop_assert_eq!(to.domain(), domain.as_bytes()),
+            Ok(Command::Rcpt { to, .. }) => prop_assert_eq!(to.domain(), domain.as_bytes()),
             other => prop_assert!(false, "{line}: {other:?}"),
         }
     }
@@ -206,9 +211,9 @@ proptest! {
     fn property_a_line_ends_at_its_first_crlf_and_nowhere_else(text in hostile(80), behind in hostile(20)) {
         let input = [&text[..], b"\r\n", &behind].concat();
         let end = input.windows(2).position(|w| w == b"\r\n").unwrap();
-        prop_assert_eq!(command::find_line(&input), Line::Whole(&input[..end]));
+        prop_assert_eq!(command::find_line(&input, COMMAND_LINE_BYTES), Line::Whole(&input[..end]));
         for cut in 0..=end + 1 {
-            prop_assert_eq!(command::find_line(&input[..cut]), Line::Partial);
+            prop_assert_eq!(command::find_line(&input[..cut], COMMAND_LINE_BYTES), Line::Partial);
         }
         let _ = command::parse(&input[..end]);
     }
@@ -364,7 +369,7 @@ type Transcript = (String, Vec<Vec<u8>>, Vec<String>, bool);
 fn transcript<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Transcript {
     let now = Moment(1);
     let policy = Arc::new(ServerPolicy::new("mx.example", 600, 3));
-    let peer = PeerFacts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay: true };
+    let peer = PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true);
     let mut out = Vec::new();
     let mut server = Server::new(policy, peer, now, &mut out);
     let (mut tail, mut collected) = (Vec::new(), Vec::new());
@@ -385,7 +390,8 @@ fn transcript<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Transcript {
                     };
                     server.handle_verdict(verdict, now, &mut out);
                 }
-                Step::Discarded(_) => collected.clear(),
+                Step::Discarded(_) | Step::Dropped => collected.clear(),
+                Step::Ask | Step::StartTls => unreachable!("neither is offered"),
                 Step::Refused(refusal) => refused.push(refusal.line.escape_ascii().to_string()),
                 Step::NeedInput | Step::Blocked => break,
                 Step::Close => {

@@ -28,8 +28,6 @@ pub mod text {
         OK = "250 2.0.0 OK";
         /// VRFY: neither confirmed nor denied (RFC 5321 §3.5.3).
         CANNOT_VERIFY = "252 2.0.0 Cannot verify the user, but will take mail for it and try to deliver";
-        /// HELP.
-        HELP = "214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP, see RFC 5321";
         /// DATA accepted. RFC 2034 §4 has no enhanced code for 3yz.
         START_DATA = "354 End data with <CR><LF>.<CR><LF>";
         /// Verdict Busy, and MAIL at a busy shard.
@@ -51,9 +49,15 @@ pub mod text {
         /// EHLO and HELO.
         BAD_HOST = "501 5.5.4 EHLO and HELO take one argument: a domain name or an address literal";
         /// MAIL.
-        BAD_MAIL = "501 5.5.4 Syntax: MAIL FROM:<address> [SIZE=octets] [BODY=7BIT|8BITMIME]";
+        BAD_MAIL = "501 5.5.4 Syntax: MAIL FROM:<address> [parameters], see HELP MAIL";
         /// RCPT.
-        BAD_RCPT = "501 5.5.4 Syntax: RCPT TO:<address>";
+        BAD_RCPT = "501 5.5.4 Syntax: RCPT TO:<address> [parameters], see HELP RCPT";
+        /// AUTH.
+        BAD_AUTH = "501 5.5.4 Syntax: AUTH mechanism [initial-response], see EHLO for the mechanisms";
+        /// BDAT. Where the next command begins cannot be known, so the session ends.
+        BAD_BDAT = "501 5.5.4 Syntax: BDAT octets [LAST], closing the connection";
+        /// XCLIENT, XFORWARD.
+        BAD_ATTRIBUTES = "501 5.5.4 Bad attribute name or value syntax";
         /// MAIL: the path.
         BAD_SENDER = "501 5.1.7 Bad sender address syntax";
         /// RCPT: the path.
@@ -84,6 +88,62 @@ pub mod text {
         NO_RELAY = "550 5.7.1 Relaying denied: this server takes mail from its own networks only";
         /// MAIL with SIZE above the limit, and data above it.
         TOO_BIG = "552 5.3.4 The message is larger than this server allows";
+        /// An address beyond US-ASCII without SMTPUTF8 (RFC 6531 section 3.5).
+        SENDER_NEEDS_UTF8 = "550 5.6.7 This sender address needs SMTPUTF8 in MAIL (RFC 6531)";
+        /// The same for RCPT.
+        RECIPIENT_NEEDS_UTF8 = "553 5.6.7 This recipient address needs SMTPUTF8 in MAIL (RFC 6531)";
+        /// A command that needs TLS here (RFC 3207 section 4).
+        TLS_FIRST = "530 5.7.0 Must issue a STARTTLS command first";
+        /// MAIL that needs AUTH here (RFC 4954 section 6).
+        AUTH_FIRST = "530 5.7.0 Authentication required";
+        /// STARTTLS.
+        START_TLS = "220 2.0.0 Ready to start TLS";
+        /// STARTTLS where there is none, or is already.
+        NO_TLS = "502 5.5.1 STARTTLS is not offered here";
+        /// STARTTLS while too many handshakes are under way.
+        TLS_BUSY = "454 4.7.0 TLS not available due to temporary reason: too many handshakes at a time, try again";
+        /// STARTTLS in TLS.
+        TLS_ALREADY = "503 5.5.1 TLS is in use already";
+        /// AUTH succeeded.
+        AUTH_OK = "235 2.7.0 Authentication successful";
+        /// AUTH where there is none.
+        NO_AUTH = "502 5.5.1 AUTH is not offered here";
+        /// AUTH in the clear.
+        AUTH_NEEDS_TLS = "538 5.7.11 Encryption required for authentication: send STARTTLS first";
+        /// AUTH with a mechanism that was not announced.
+        NO_MECHANISM = "504 5.5.4 This authentication mechanism is not offered, see EHLO";
+        /// AUTH after AUTH, or in a transaction.
+        AUTH_ALREADY = "503 5.5.1 AUTH is allowed once, and not in a mail transaction";
+        /// Too many wrong guesses.
+        AUTH_TOO_OFTEN = "421 4.7.0 Too many failed authentications, closing the connection";
+        /// BDAT before MAIL and RCPT, after DATA, after a chunk that was refused.
+        CHUNK_OUT_OF_ORDER = "503 5.5.1 BDAT out of order: its octets were dropped";
+        /// DATA for a message that has no lines (RFC 3030 section 3), or behind BDAT.
+        BDAT_NEEDED = "503 5.5.1 Send this message by BDAT";
+        /// RCPT, MAIL behind the first BDAT.
+        IN_CHUNKS = "503 5.5.1 The message has begun: send BDAT or RSET";
+        /// A chunk that was taken.
+        CHUNK_OK = "250 2.0.0 Octets received";
+        /// FUTURERELEASE beyond the limit (RFC 4865 section 5.2.1).
+        HOLD_TOO_LONG = "501 5.5.4 The message cannot be held so long, see FUTURERELEASE in the reply to EHLO";
+        /// MAIL beyond MAILMAX (RFC 9422).
+        TOO_MANY_MAILS = "421 4.7.0 As many messages as LIMITS MAILMAX says, connect again for more";
+        /// MT-PRIORITY that this client may not ask for (RFC 6710 section 5).
+        PRIORITY_LOWERED = "250 2.3.6 Sender OK, the requested priority was set to 0";
+        /// VRFY, EXPN for those who may not.
+        NOT_FOR_YOU = "550 5.7.1 Not allowed for you";
+        /// VRFY and EXPN: nobody.
+        NO_SUCH_USER = "550 5.1.1 No such mailbox or list here";
+        /// XCLIENT and XFORWARD of those who may not.
+        NOT_TRUSTED = "550 5.7.0 Your address is not among those that may send this command";
+        /// XCLIENT or XFORWARD in a transaction.
+        NOT_IN_TRANSACTION = "503 5.5.1 Not in a mail transaction";
+        /// Another protocol.
+        OTHER_PROTOCOL = "554 5.5.1 This is an SMTP server, not a web server, closing the connection";
+        /// Bytes before their time.
+        TOO_EARLY = "554 5.5.0 Commands before their time: wait for the reply to this one (RFC 2920 section 3.1)";
+        /// Bytes before the greeting.
+        EARLY_TALKER = "554 5.5.0 Data before the greeting (RFC 5321 section 3.1), closing the connection";
         /// Data with a bare LF.
         BARE_LF = "554 5.6.0 Message refused: it has a bare LF, a line must end with CRLF (RFC 5321 section 2.3.8)";
         /// Data with a bare CR.

@@ -1,120 +1,49 @@
-//! PURE. The server machine: one client's SMTP session (RFC 5321, with PIPELINING, SIZE, 8BITMIME and
-//! ENHANCEDSTATUSCODES), from the greeting to the closing.
+//! PURE. The server machine: one client's SMTP session (RFC 5321 and the extensions that [`super::policy`] lists), from the
+//! greeting to the closing.
 //!
-//! In: the bytes the client sent, the time, the driver's verdict about each message. Out: replies, appended to the
-//! driver's buffer, and what the driver must do next, as a [`Step`]. Lives on the shard that owns the connection.
+//! In: the bytes the client sent, the time, the driver's verdict about each message, its answers to questions. Out: replies,
+//! appended to the driver's buffer, and what the driver must do next, as a [`Step`]. Lives on the shard that owns the
+//! connection.
 //!
-//! It refuses to read a clock, to resolve, route or store anything, to allocate for a command, and to let through a
-//! message that two implementations could cut into commands and data differently (SMTP smuggling): see [`super::data`].
+//! It refuses to read a clock, to resolve, route or store anything, to encrypt, to look into a table, to allocate for a
+//! command of plain mail, and to let through a message that two implementations could cut into commands and data
+//! differently (SMTP smuggling): see [`super::data`].
 
-use super::address::PathError;
-use super::command::{self, Command, CommandError, Line, MailParams, Verb};
+mod chunks;
+mod commands;
+mod effects;
+mod envelope;
+mod identity;
+mod replies;
+
+pub use effects::{Answer, Question, Refusal, Step, Verdict};
+
+use super::command::{self, Line};
 use super::data::{DataScanner, Fault};
+pub use super::policy::{PeerFacts, ServerPolicy, TlsFacts};
 use super::reply::text;
+use super::sasl::{Exchange, Mechanism};
 use crate::limits;
+use crate::message::Envelope;
 use crate::message::params::BodyType;
-use crate::message::{Envelope, MessageId};
-use crate::time::Moment;
+use crate::time::{Moment, Wall};
+use replies::fault_reply;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What all sessions of a listener have in common. Immutable, shared by all shards.
-#[derive(Debug)]
-pub struct ServerPolicy {
-    /// The name this server greets with.
-    pub hostname: String,
-    /// The largest message, octets as received without the final dot's line.
-    pub max_message_bytes: u64,
-    /// Recipients of one transaction, at most.
-    pub max_recipients: usize,
-    /// Time for the next command.
-    pub command_timeout: Duration,
-    /// Time for the next piece of message data.
-    pub data_timeout: Duration,
-    // Replies that name the host or a figure, made once.
-    greeting: Vec<u8>,
-    ehlo: Vec<u8>,
-    helo: Vec<u8>,
-    bye: Vec<u8>,
-    timed_out: Vec<u8>,
-    shutting_down: Vec<u8>,
-}
-
-impl ServerPolicy {
-    /// A policy with the timeouts of limits.rs. `hostname` is a domain name, which the configuration has checked.
-    pub fn new(hostname: &str, max_message_bytes: u64, max_recipients: usize) -> Self {
-        let line = |text: String| (text + "\r\n").into_bytes();
-        ServerPolicy {
-            hostname: hostname.to_string(),
-            max_message_bytes,
-            max_recipients,
-            command_timeout: limits::SERVER_COMMAND_TIMEOUT,
-            data_timeout: limits::SERVER_DATA_TIMEOUT,
-            greeting: line(format!("220 {hostname} ESMTP Ringpost")),
-            ehlo: line(format!(
-                "250-{hostname}\r\n250-PIPELINING\r\n250-SIZE {max_message_bytes}\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES"
-            )),
-            helo: line(format!("250 {hostname}")),
-            bye: line(format!("221 2.0.0 {hostname} closing connection")),
-            timed_out: line(format!("421 4.4.2 {hostname} timed out waiting for you, closing connection")),
-            shutting_down: line(format!("421 4.3.2 {hostname} is shutting down, try again soon")),
-        }
-    }
-}
-
-/// What the driver knows about the client.
+/// What an answer is due to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerFacts {
-    /// Its address, for the Received header.
-    pub address: IpAddr,
-    /// It may send mail to any domain.
-    pub may_relay: bool,
+enum Asked {
+    Sender,
+    Recipient,
+    Text,
+    Auth,
+    Client,
 }
 
-/// What the driver does next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step<'a> {
-    /// Wait for bytes. What was not consumed is the start of a line: it is given again in front of them.
-    NeedInput,
-    /// The next piece of message data, in wire form: dot-stuffed, and the last piece ends with the final `.` CRLF, so
-    /// that the concatenation can be sent behind a prepended header. For an empty message it is `.` CRLF.
-    Body(&'a [u8]),
-    /// The message whose pieces came is whole and valid. Make it durable, then call [`Server::handle_verdict`].
-    Message,
-    /// Drop the pieces of this message: it is refused. The session goes on, the client will be told at the end.
-    Discarded(Fault),
-    /// MAIL or RCPT was refused, for the log.
-    Refused(Refusal<'a>),
-    /// Nothing was consumed: a verdict is due, or `out` holds `limits::SESSION_OUT_BYTES` that must be sent first.
-    Blocked,
-    /// Send `out`, then close. No further bytes are wanted.
-    Close,
-}
-
-/// A MAIL or RCPT that was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal<'a> {
-    /// The command line, without its CRLF, as the client sent it.
-    pub line: &'a [u8],
-    /// The reply, with its CRLF.
-    pub reply: &'static [u8],
-}
-
-/// What became of a message that was handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is on stable storage: from here on it is ours.
-    Accepted(MessageId),
-    /// Too many messages wait. 452 4.3.1.
-    Busy,
-    /// No room on the disk. 452 4.3.1.
-    Full,
-    /// It could not be stored for another reason. 451 4.3.0.
-    LocalError,
-}
-
-/// Where the session is. All transitions are in this file: `command`, `data`, `handle_*` and the commands.
+/// Where the session is. All transitions are in this file and those of its folder: `step`, `data`, `handle_*` and the
+/// driver's commands here, command lines in `commands`, MAIL and RCPT in `envelope`, BDAT in `chunks`, STARTTLS, AUTH and the like in `identity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Before EHLO or HELO.
@@ -133,8 +62,43 @@ enum State {
     Ended,
     /// The driver owes a verdict.
     Verdict,
+    /// Octets of a chunk come (RFC 3030 §2).
+    Chunk { left: u64, last: bool },
+    /// As Chunk, but the message is refused already.
+    RefusingChunk { left: u64, fault: Fault },
+    /// The last chunk is whole: what the wire form has at its end is due.
+    ChunksEnd,
+    /// Between two chunks.
+    Chunks,
+    /// Octets of a chunk that nobody wanted; then where the session was.
+    Dropping { left: u64, in_envelope: bool },
+    /// The driver owes the answer to a question.
+    Asked(Asked),
+    /// The driver has not fetched the question yet.
+    Asking(Asked),
+    /// The client's next line is for the AUTH exchange.
+    Auth,
+    /// 220 to STARTTLS is said; nothing is read before TLS is there.
+    StartTls,
     /// Nothing is read any more.
     Closed,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+struct More {
+    question: Option<Question>,
+    exchange: Option<Exchange>,
+    /// The AUTH command, until the nonce has come.
+    auth: Option<(Mechanism, Option<Vec<u8>>)>,
+    account: Option<String>,
+    failed_auths: u8,
+    tls: Option<TlsFacts>,
+    forwarded: Option<IpAddr>,
+    /// The reply of a MAIL whose sender the driver is asked about.
+    mail_reply: Option<&'static [u8]>,
+    /// The question came before EHLO.
+    was_fresh: bool,
 }
 
 const HELO_BYTES: usize = limits::DOMAIN_BYTES;
@@ -156,7 +120,7 @@ const HELO_BYTES: usize = limits::DOMAIN_BYTES;
 /// send `out` once; keep `input[at..]`; arm a timer for `poll_timeout()`
 /// ```
 ///
-/// Lives on the shard that owns the connection; below 512 bytes, with no memory of its own on the heap before the first
+/// Lives on the shard that owns the connection; below 640 bytes, with no memory of its own on the heap before the first
 /// transaction.
 #[derive(Debug)]
 pub struct Server {
@@ -167,18 +131,29 @@ pub struct Server {
     /// The driver asked for the end of the session, once the transaction is over.
     stopping: bool,
     busy: bool,
+    tls_busy: bool,
     /// In a line that is too long: the rest of it is dropped.
     swallowing: bool,
+    /// MAIL was refused: what a client has pipelined behind it is no misbehaviour.
+    mail_refused: bool,
     errors: u8,
+    /// Transactions begun.
+    mails: u32,
+    /// Before this, no command of a client that makes errors is read.
+    patience: Moment,
+    /// Of the last call that told.
+    now: Moment,
+    wall: Wall,
     helo_len: u8,
     helo: [u8; HELO_BYTES],
     deadline: Moment,
     data_began: Moment,
     data: DataScanner,
     envelope: Envelope,
+    more: Option<Box<More>>,
 }
 
-const _: () = assert!(size_of::<Server>() <= 512, "5,000 idle sessions are to be cheap");
+const _: () = assert!(size_of::<Server>() <= 640, "5,000 idle sessions are to be cheap");
 const _: () = assert!(HELO_BYTES <= u8::MAX as usize, "helo_len holds it");
 
 impl Server {
@@ -191,14 +166,21 @@ impl Server {
             esmtp: false,
             stopping: false,
             busy: false,
+            tls_busy: false,
             swallowing: false,
+            mail_refused: false,
             errors: 0,
+            mails: 0,
+            patience: Moment(0),
+            now,
+            wall: Wall(0),
             helo_len: 0,
             helo: [0; HELO_BYTES],
             deadline: now + policy.command_timeout,
             data_began: now,
             data: DataScanner::new(0),
             envelope: Envelope::default(),
+            more: None,
             policy,
         }
     }
@@ -225,9 +207,34 @@ impl Server {
         self.peer
     }
 
+    /// The client's address, or the one that XFORWARD named in its place: for the log.
+    pub fn origin(&self) -> IpAddr {
+        self.more.as_ref().and_then(|more| more.forwarded).unwrap_or(self.peer.address)
+    }
+
+    /// The account that AUTH has proven, or that XCLIENT named.
+    pub fn account(&self) -> Option<&str> {
+        self.more.as_ref()?.account.as_deref()
+    }
+
+    /// What is known of the TLS connection, if there is one.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        self.more.as_ref()?.tls.as_ref()
+    }
+
+    /// The policy of its listener.
+    pub fn policy(&self) -> &ServerPolicy {
+        &self.policy
+    }
+
     /// MAIL was accepted, and neither a reply to the data nor RSET, EHLO or HELO has ended the transaction yet.
     pub fn in_transaction(&self) -> bool {
-        !matches!(self.state, State::Fresh | State::Idle | State::Closed)
+        match self.state {
+            State::Fresh | State::Idle | State::Closed | State::Auth | State::StartTls => false,
+            State::Asked(asked) | State::Asking(asked) => matches!(asked, Asked::Sender | Asked::Recipient),
+            State::Dropping { in_envelope, .. } => in_envelope,
+            _ => true,
+        }
     }
 
     /// Octets of message data seen in this transaction, or the last one, in wire form.
@@ -241,10 +248,19 @@ impl Server {
     /// comes next. Any split of the same bytes gives the same replies and the same message data.
     pub fn step<'a>(&mut self, input: &'a [u8], now: Moment, out: &mut Vec<u8>) -> (usize, Step<'a>) {
         let mut at = 0;
+        self.now = now;
+        if now >= self.patience {
+            self.patience = Moment(0);
+        }
         loop {
             match self.state {
                 State::Closed => return (input.len(), Step::Close),
-                State::Verdict => return (at, Step::Blocked),
+                State::Verdict | State::Asked(_) | State::StartTls => return (at, Step::Blocked),
+                State::Asking(asked) => {
+                    self.state = State::Asked(asked);
+                    self.deadline = Moment::NEVER;
+                    return (at, Step::Ask);
+                }
                 State::Ended => {
                     self.state = State::Verdict;
                     self.deadline = Moment::NEVER;
@@ -264,15 +280,41 @@ impl Server {
                         return (at, step);
                     }
                 }
-                State::Fresh | State::Idle | State::Envelope => {
+                State::Chunk { left, last } => {
+                    let (taken, step) = self.chunk(&input[at..], left, last, now, out);
+                    at += taken;
+                    if let Some(step) = step {
+                        return (at, step);
+                    }
+                }
+                State::ChunksEnd => return (at, self.chunks_end()),
+                State::RefusingChunk { left, fault } => {
+                    let taken = drop_some(&input[at..], left);
+                    at += taken;
+                    if (taken as u64) < left {
+                        self.state = State::RefusingChunk { left: left - taken as u64, fault };
+                        return (at, Step::NeedInput);
+                    }
+                    self.state = State::Refused(fault);
+                }
+                State::Dropping { left, in_envelope } => {
+                    let taken = drop_some(&input[at..], left);
+                    at += taken;
+                    if (taken as u64) < left {
+                        self.state = State::Dropping { left: left - taken as u64, in_envelope };
+                        return (at, Step::NeedInput);
+                    }
+                    self.state = if in_envelope { State::Envelope } else { State::Idle };
+                }
+                State::Fresh | State::Idle | State::Envelope | State::Chunks | State::Auth => {
                     let rest = &input[at..];
                     if rest.is_empty() {
                         return (at, Step::NeedInput);
                     }
-                    if out.len() >= limits::SESSION_OUT_BYTES {
+                    if out.len() >= limits::SESSION_OUT_BYTES || now < self.patience {
                         return (at, Step::Blocked);
                     }
-                    let line = match command::find_line(rest) {
+                    let line = match self.find_line(rest) {
                         _ if self.swallowing => {
                             at += self.swallow(rest);
                             if self.swallowing {
@@ -291,8 +333,23 @@ impl Server {
                     };
                     at += line.len() + 2;
                     self.deadline = now + self.policy.command_timeout;
-                    if let Err(refusal) = self.command(line, now, out) {
-                        return (at, Step::Refused(refusal));
+                    if self.state == State::Auth {
+                        self.auth_line(line, now, out);
+                        continue;
+                    }
+                    let had_chunks = self.state == State::Chunks;
+                    match self.command(line, at < input.len(), now, out) {
+                        Ok(()) => {}
+                        Err(refusal) => return (at, Step::Refused(refusal)),
+                    }
+                    if let State::RefusingChunk { fault, .. } = self.state {
+                        return (at, Step::Discarded(fault));
+                    }
+                    if had_chunks && !matches!(self.state, State::Chunks | State::Chunk { .. }) {
+                        return (at, Step::Dropped);
+                    }
+                    if self.state == State::StartTls {
+                        return (at, Step::StartTls);
                     }
                 }
             }
@@ -318,8 +375,84 @@ impl Server {
         self.end_transaction(now, out);
     }
 
-    /// The time of [`poll_timeout`](Self::poll_timeout) has come: 421 and the end, and `true`. Earlier: nothing.
+    /// The question behind [`Step::Ask`].
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn take_question(&mut self) -> Question {
+        self.more().question.take().expect("a question follows Step::Ask, once")
+    }
+
+    /// The answer to the question that was taken. Call [`step`](Self::step) again afterwards.
+    ///
+    /// # Panics
+    /// If none is due, or if it is no answer to that question.
+    pub fn handle_answer(&mut self, answer: Answer<'_>, now: Moment, out: &mut Vec<u8>) {
+        let State::Asked(asked) = self.state else { panic!("an answer follows a question") };
+        self.deadline = now + self.policy.command_timeout;
+        match (asked, answer) {
+            (Asked::Sender, Answer::Yes) => {
+                self.state = State::Envelope;
+                let reply = self.more().mail_reply.take().unwrap_or(text::SENDER_OK);
+                out.extend_from_slice(reply);
+            }
+            (Asked::Sender, Answer::Reply(reply)) => {
+                out.extend_from_slice(reply);
+                self.end_transaction(now, out);
+                self.mail_refused = true;
+            }
+            (Asked::Recipient, Answer::Yes) => {
+                self.state = State::Envelope;
+                out.extend_from_slice(text::RECIPIENT_OK);
+            }
+            (Asked::Recipient, Answer::Reply(reply)) => {
+                self.state = State::Envelope;
+                self.envelope.remove_last_recipient();
+                out.extend_from_slice(reply);
+            }
+            (Asked::Text, Answer::Reply(reply)) => {
+                self.state = if self.more().was_fresh { State::Fresh } else { State::Idle };
+                out.extend_from_slice(reply);
+            }
+            (Asked::Auth, Answer::Nonce(nonce)) => {
+                let binding = self.tls().map(|tls| tls.binding.clone()).unwrap_or_default();
+                let (mechanism, initial) = self.more().auth.take().expect("AUTH came before its nonce");
+                let (exchange, step) = Exchange::begin(mechanism, initial.as_deref(), binding, nonce);
+                self.more().exchange = Some(exchange);
+                self.auth_step(step, now, out);
+            }
+            (Asked::Auth, Answer::Sasl(answer)) => {
+                let exchange = self.more().exchange.as_mut().expect("it has asked");
+                let step = exchange.handle_answer(answer);
+                self.auth_step(step, now, out);
+            }
+            (Asked::Client, Answer::Peer(peer)) => {
+                self.peer = peer;
+                out.extend_from_slice(&self.policy.greeting);
+                self.reset_session(now, out);
+            }
+            (asked, answer) => panic!("no answer to {asked:?}: {answer:?}"),
+        }
+        if self.stopping && self.state == State::Idle {
+            out.extend_from_slice(&self.policy.shutting_down);
+            self.close();
+        }
+    }
+
+    /// TLS is there. The session begins again (RFC 3207 §4.2): the client says EHLO, and whatever it said before is
+    /// forgotten. Also for a session that began with TLS, before its first byte.
+    pub fn tls_established(&mut self, facts: TlsFacts, now: Moment) {
+        let mut out = Vec::new();
+        self.reset_session(now, &mut out);
+        self.more().tls = Some(facts);
+    }
+
+    /// The time of [`poll_timeout`](Self::poll_timeout) has come. After a timeout: 421 and the end, and `true`. After the
+    /// wait for errors, or earlier: nothing, and `false`; call [`step`](Self::step) with what is left.
     pub fn handle_timeout(&mut self, now: Moment, out: &mut Vec<u8>) -> bool {
+        if now >= self.patience {
+            self.patience = Moment(0);
+        }
         if now < self.deadline || self.state == State::Closed {
             return false;
         }
@@ -344,128 +477,40 @@ impl Server {
         self.busy = busy;
     }
 
+    /// While so, STARTTLS is answered 454 4.7.0.
+    pub fn set_tls_busy(&mut self, busy: bool) {
+        self.tls_busy = busy;
+    }
+
+    /// The wall clock, for parameters that name a time.
+    pub fn set_wall(&mut self, wall: Wall) {
+        self.wall = wall;
+    }
+
+    /// What the driver has found in the header section: the message's own options.
+    pub fn envelope_mut(&mut self) -> &mut Envelope {
+        &mut self.envelope
+    }
+
     // --- poll -----------------------------------------------------------------------------------------------------
 
     /// When to call [`handle_timeout`](Self::handle_timeout), `None` while the client owes nothing.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        (self.deadline != Moment::NEVER).then_some(self.deadline)
+        let next = if self.patience == Moment(0) { self.deadline } else { self.deadline.min(self.patience) };
+        (next != Moment::NEVER).then_some(next)
     }
 
     // --- transitions ----------------------------------------------------------------------------------------------
 
-    /// One command line, without CRLF.
-    fn command<'a>(&mut self, line: &'a [u8], now: Moment, out: &mut Vec<u8>) -> Result<(), Refusal<'a>> {
-        let reply = match command::parse(line) {
-            Ok(Command::Mail { from, params }) => match self.mail(from.address, params) {
-                Ok(()) => text::SENDER_OK,
-                Err(reply) => return self.refused(line, reply, out),
-            },
-            Ok(Command::Rcpt { to }) => match self.rcpt(to.address, to.domain_at) {
-                Ok(()) => text::RECIPIENT_OK,
-                Err(reply) => return self.refused(line, reply, out),
-            },
-            Ok(Command::Data) => match self.state {
-                State::Envelope if self.envelope.recipient_count() > 0 => {
-                    self.state = State::Data;
-                    self.data = DataScanner::new(self.policy.max_message_bytes);
-                    self.data_began = now;
-                    self.deadline = now + self.policy.data_timeout;
-                    text::START_DATA
-                }
-                State::Envelope => {
-                    self.failed(text::NO_RECIPIENTS, out);
-                    return Ok(());
-                }
-                _ => {
-                    self.failed(text::MAIL_FIRST, out);
-                    return Ok(());
-                }
-            },
-            Ok(Command::Ehlo(name)) => {
-                out.extend_from_slice(&self.policy.ehlo);
-                self.hello(name, true, now, out);
-                return Ok(());
-            }
-            Ok(Command::Helo(name)) => {
-                out.extend_from_slice(&self.policy.helo);
-                self.hello(name, false, now, out);
-                return Ok(());
-            }
-            Ok(Command::Rset) => {
-                out.extend_from_slice(text::OK);
-                if self.state == State::Envelope {
-                    self.end_transaction(now, out);
-                }
-                return Ok(());
-            }
-            Ok(Command::Quit) => {
-                out.extend_from_slice(&self.policy.bye);
-                self.close();
-                return Ok(());
-            }
-            Ok(Command::Noop) => text::OK,
-            Ok(Command::Vrfy) => text::CANNOT_VERIFY,
-            Ok(Command::Help) => text::HELP,
-            Ok(Command::Expn) => text::NOT_IMPLEMENTED,
-            Err(error) => {
-                let reply = error_reply(error);
-                let envelope_command = matches!(
-                    error,
-                    CommandError::Path(..)
-                        | CommandError::UnknownParameter(_)
-                        | CommandError::Arguments(Verb::Mail | Verb::Rcpt)
-                );
-                if envelope_command {
-                    return self.refused(line, reply, out);
-                }
-                self.failed(reply, out);
-                return Ok(());
-            }
+    fn begin_data(&mut self, now: Moment) {
+        let raw = self.envelope.options.body == BodyType::Binary;
+        self.data = if raw {
+            DataScanner::raw(self.policy.max_message_bytes)
+        } else {
+            DataScanner::new(self.policy.max_message_bytes)
         };
-        self.errors = 0;
-        out.extend_from_slice(reply);
-        Ok(())
-    }
-
-    fn mail(&mut self, sender: &[u8], params: MailParams) -> Result<(), &'static [u8]> {
-        match self.state {
-            State::Fresh => return Err(text::HELLO_FIRST),
-            State::Envelope => return Err(text::NESTED_MAIL),
-            _ => {}
-        }
-        if params.any && !self.esmtp {
-            return Err(text::UNKNOWN_PARAMETER);
-        }
-        if params.size > self.policy.max_message_bytes {
-            return Err(text::TOO_BIG);
-        }
-        if self.busy {
-            return Err(text::BUSY);
-        }
-        self.envelope.set_sender(sender);
-        self.envelope.options.body = if params.eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
-        self.envelope.declared_size = params.size;
-        self.state = State::Envelope;
-        Ok(())
-    }
-
-    fn rcpt(&mut self, address: &[u8], domain_at: usize) -> Result<(), &'static [u8]> {
-        if self.state != State::Envelope {
-            return Err(text::MAIL_FIRST);
-        }
-        if !self.peer.may_relay {
-            return Err(text::NO_RELAY);
-        }
-        // RFC 5321 §4.5.1 asks a server that delivers mail to take it for Postmaster. This one has no mailboxes, and a
-        // name without a domain can be routed nowhere.
-        if domain_at == address.len() {
-            return Err(text::NO_POSTMASTER);
-        }
-        if self.envelope.recipient_count() >= self.policy.max_recipients + usize::from(planted!(OneRecipientTooMany)) {
-            return Err(text::TOO_MANY_RECIPIENTS);
-        }
-        self.envelope.add_recipient(address, domain_at);
-        Ok(())
+        self.data_began = now;
+        self.deadline = now + self.policy.data_timeout;
     }
 
     /// EHLO and HELO end a transaction like RSET (RFC 5321 §4.1.4); the reply stands in `out`.
@@ -477,11 +522,47 @@ impl Server {
         self.end_transaction(now, out);
     }
 
+    /// As a connection that has just begun.
+    fn reset_session(&mut self, now: Moment, out: &mut Vec<u8>) {
+        self.esmtp = false;
+        self.helo_len = 0;
+        self.errors = 0;
+        self.swallowing = false;
+        self.end_transaction(now, out);
+        if self.state != State::Closed {
+            self.state = State::Fresh;
+        }
+    }
+
+    fn ask(&mut self, asked: Asked, question: Question) {
+        self.more().question = Some(question);
+        self.state = State::Asking(asked);
+    }
+
+    fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.tls().is_some()
+    }
+
+    /// The line at the front. Those of AUTH may be longer (RFC 4954 §4).
+    fn find_line<'a>(&self, input: &'a [u8]) -> Line<'a> {
+        match command::find_line(input, limits::COMMAND_LINE_BYTES) {
+            Line::TooLong
+                if self.state == State::Auth || input[..5].eq_ignore_ascii_case(b"AUTH ") && !self.swallowing =>
+            {
+                command::find_line(input, limits::AUTH_LINE_BYTES)
+            }
+            line => line,
+        }
+    }
+
     /// Message data: hands on what is valid, drops what is refused, until the end.
     fn data<'a>(&mut self, input: &'a [u8], now: Moment) -> (usize, Option<Step<'a>>) {
         let scanned = self.data.scan(input);
-        let slowest = Duration::from_secs(self.data.bytes() / limits::SERVER_DATA_BYTES_PER_SECOND);
-        self.deadline = (now + self.policy.data_timeout).min(self.data_began + limits::SERVER_DATA_GRACE + slowest);
+        self.watch_data(now);
         let step = match (self.state, self.data.fault()) {
             (State::Data, None) => Some(Step::Body(&input[..scanned.consumed])),
             (State::Data, Some(fault)) => {
@@ -497,6 +578,11 @@ impl Server {
             };
         }
         (scanned.consumed, step)
+    }
+
+    fn watch_data(&mut self, now: Moment) {
+        let slowest = Duration::from_secs(self.data.bytes() / limits::SERVER_DATA_BYTES_PER_SECOND);
+        self.deadline = (now + self.policy.data_timeout).min(self.data_began + limits::SERVER_DATA_GRACE + slowest);
     }
 
     /// The transaction is over and answered.
@@ -516,7 +602,7 @@ impl Server {
 
     fn refused<'a>(&mut self, line: &'a [u8], reply: &'static [u8], out: &mut Vec<u8>) -> Result<(), Refusal<'a>> {
         // A refused recipient is no misbehaviour, a command out of order or malformed is.
-        if reply[1] == b'0' {
+        if reply[1] == b'0' && !(reply == text::MAIL_FIRST && self.mail_refused) {
             self.failed(reply, out)
         } else {
             out.extend_from_slice(reply)
@@ -528,10 +614,23 @@ impl Server {
     fn failed(&mut self, reply: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(reply);
         self.errors += 1;
+        // Who guesses has time; a person at a keyboard does not notice (each error is answered at once, the next command
+        // is read later).
+        let counted = u32::from(self.errors.saturating_sub(limits::SESSION_FREE_ERRORS));
+        let wait = (self.policy.error_delay * counted).min(limits::ERROR_DELAY_MAX);
+        if !wait.is_zero() {
+            self.patience = self.now + wait;
+        }
         if self.errors == limits::SESSION_ERRORS {
             out.extend_from_slice(text::TOO_MANY_ERRORS);
             self.close();
         }
+    }
+
+    fn succeeded(&mut self, reply: &[u8], out: &mut Vec<u8>) {
+        self.errors = 0;
+        self.mail_refused = false;
+        out.extend_from_slice(reply);
     }
 
     /// Drops what belongs to a line that is too long; returns how much.
@@ -552,31 +651,7 @@ impl Server {
     }
 }
 
-fn error_reply(error: CommandError) -> &'static [u8] {
-    use {PathError as P, Verb as V};
-    match error {
-        CommandError::NotPrintable => text::BAD_LINE,
-        CommandError::Unknown => text::UNKNOWN,
-        CommandError::Arguments(V::Hello) => text::BAD_HOST,
-        CommandError::Arguments(V::Mail) => text::BAD_MAIL,
-        CommandError::Arguments(V::Rcpt) => text::BAD_RCPT,
-        CommandError::Arguments(V::Other) => text::BAD_ARGUMENTS,
-        CommandError::Path(V::Rcpt, P::Syntax) => text::BAD_RECIPIENT,
-        CommandError::Path(V::Rcpt, P::NoDomain) => text::RECIPIENT_WITHOUT_DOMAIN,
-        CommandError::Path(V::Rcpt, P::TooLong) => text::RECIPIENT_TOO_LONG,
-        CommandError::Path(_, P::Syntax) => text::BAD_SENDER,
-        CommandError::Path(_, P::NoDomain) => text::SENDER_WITHOUT_DOMAIN,
-        CommandError::Path(_, P::TooLong) => text::SENDER_TOO_LONG,
-        CommandError::UnknownParameter(_) => text::UNKNOWN_PARAMETER,
-    }
-}
-
-fn fault_reply(fault: Fault) -> &'static [u8] {
-    match fault {
-        Fault::BareLf => text::BARE_LF,
-        Fault::BareCr => text::BARE_CR,
-        Fault::Nul => text::NUL,
-        Fault::TooBig => text::TOO_BIG,
-        Fault::Loop => text::LOOP,
-    }
+/// How many of `left` octets are at the front of `input`.
+fn drop_some(input: &[u8], left: u64) -> usize {
+    usize::try_from(left).map_or(input.len(), |left| left.min(input.len()))
 }

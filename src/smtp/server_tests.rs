@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::data::{DataScanner, Fault};
-use super::server::{PeerFacts, Server, ServerPolicy, Step, Verdict};
+use super::server::{PeerFacts, Question, Server, ServerPolicy, Step, Verdict};
 use crate::limits;
 use crate::message::MessageId;
 use crate::time::Moment;
@@ -17,7 +17,7 @@ fn policy() -> Arc<ServerPolicy> {
 }
 
 fn peer(may_relay: bool) -> PeerFacts {
-    PeerFacts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay }
+    PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay)
 }
 
 /// A driver that accepts every message.
@@ -30,6 +30,8 @@ struct Driver {
     discarded: Vec<Fault>,
     refused: Vec<(String, String)>,
     verdict: Option<Verdict>,
+    questions: Vec<Question>,
+    tls_begun: bool,
     closed: bool,
 }
 
@@ -50,6 +52,8 @@ impl Driver {
             discarded: Vec::new(),
             refused: Vec::new(),
             verdict: Some(Verdict::Accepted(MessageId(7))),
+            questions: Vec::new(),
+            tls_begun: false,
             closed: false,
         }
     }
@@ -81,6 +85,13 @@ impl Driver {
                     String::from_utf8_lossy(r.line).into_owned(),
                     String::from_utf8_lossy(&r.reply[..3]).into_owned(),
                 )),
+                Step::Dropped => self.collected.clear(),
+                Step::Ask => self.questions.push(self.server.take_question()),
+                Step::StartTls => {
+                    at = input.len();
+                    self.tls_begun = true;
+                    break;
+                }
                 Step::NeedInput | Step::Blocked => break,
                 Step::Close => {
                     self.closed = true;
@@ -126,7 +137,8 @@ fn an_ordinary_session() {
     let ehlo = d.say(b"EHLO client.example\r\n");
     assert_eq!(
         ehlo,
-        "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+        "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-CHUNKING\r\n250-BINARYMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n\
+         250-DELIVERBY\r\n250-MT-PRIORITY\r\n250-LIMITS RCPTMAX=3\r\n250 ENHANCEDSTATUSCODES\r\n"
     );
     assert_eq!(d.server.helo(), b"client.example");
     assert!(d.server.is_esmtp() && !d.server.in_transaction());
@@ -291,7 +303,7 @@ fn output_is_bounded() {
 #[test]
 fn junk_ends_the_session() {
     let mut d = Driver::new();
-    let replies = d.say(&b"GET / HTTP/1.1\r\n".repeat(usize::from(limits::SESSION_ERRORS) + 5));
+    let replies = d.say(&b"JUNK / FOO\r\n".repeat(usize::from(limits::SESSION_ERRORS) + 5));
     assert!(d.closed && replies.ends_with("421 4.7.0 Too many errors, closing the connection\r\n"));
     assert_eq!(replies.lines().count(), usize::from(limits::SESSION_ERRORS) + 1);
 }

@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 const NOW: Moment = Moment(0);
-const PEER: PeerFacts = PeerFacts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay: true };
+const PEER: PeerFacts = PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true);
 
 fn counted(work: impl FnOnce()) -> u64 {
     let before = allocations();
@@ -57,6 +57,7 @@ fn run(server: &mut Server, input: &[u8], out: &mut Vec<u8>, sink: &mut Vec<u8>)
             Step::Body(piece) => sink.extend_from_slice(piece),
             Step::Message => server.handle_verdict(Verdict::Accepted(MessageId(1)), NOW, out),
             Step::Discarded(_) | Step::Refused(_) => {}
+            Step::Ask | Step::StartTls | Step::Dropped => unreachable!("nothing of that is used here"),
             Step::NeedInput | Step::Blocked | Step::Close => return,
         }
     }

@@ -14,6 +14,7 @@ pub mod marks;
 mod net;
 pub mod rng;
 mod shard_io;
+pub mod tls;
 pub mod trace;
 
 pub use self::core::{Core, Counts, DiskPace};

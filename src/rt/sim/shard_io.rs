@@ -2,7 +2,7 @@
 
 use super::core::{Core, FileOp, What};
 use crate::rt::buffer::Buffer;
-use crate::rt::{ConnId, FileNo, Io};
+use crate::rt::{ConnId, Event, FileNo, Io, Work};
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -206,6 +206,16 @@ impl Io for Side<'_> {
     fn remove_file(&mut self, file: FileNo, path: &Path) {
         if self.lives("remove", u64::from(file), &[]) {
             self.disk(FileOp::Remove { file, path: path.to_owned() });
+        }
+    }
+
+    fn work(&mut self, token: u64, work: Work) {
+        if self.lives("work", token, &[]) {
+            // Some milliseconds on another thread.
+            let core = &mut *self.core;
+            let at = core.now.mono + Duration::from_micros(500 + core.rng.below(20_000));
+            let result = work();
+            core.plan(at, What::File(self.me, FileOp::Done(Event::Worked { token, result })));
         }
     }
 

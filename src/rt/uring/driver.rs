@@ -7,7 +7,7 @@ use super::sockets::{self, Kind, Mode, Sockets, Verdict, parse_user_data, user_d
 use super::start::Options;
 use super::wake::Wakers;
 use crate::rt::buffer::Buffer;
-use crate::rt::{ConnId, Event, FileNo, Io, Shard, Wait, random_u64};
+use crate::rt::{ConnId, Event, FileNo, Io, Shard, Wait, Work, random_u64};
 use crate::time::{Moment, Now, Wall};
 use io_uring::{cqueue, opcode, types};
 use std::io::{self, IoSlice};
@@ -343,6 +343,9 @@ impl Io for Backend {
     }
     fn remove_file(&mut self, file: FileNo, path: &Path) {
         self.files.remove(file, path);
+    }
+    fn work(&mut self, token: u64, work: Work) {
+        self.files.job(token, work);
     }
     fn wake(&mut self, shard: usize) {
         self.wakers.wake(shard);

@@ -6,7 +6,7 @@ use super::ring::Ring;
 use super::sockets::{Kind, user_data};
 use super::wake::Wakers;
 use crate::rt::buffer::{BLOCK, Buffer};
-use crate::rt::{Event, FileNo};
+use crate::rt::{self, Event, FileNo};
 use io_uring::{opcode, squeue, types};
 use slab::Slab;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// Zeros are written in pieces of this size while a segment is made.
 const ZERO_BYTES: usize = 1 << 20;
@@ -54,11 +54,9 @@ enum Payload {
 }
 
 /// A piece of slow work that has ended.
-struct Ended {
-    file: FileNo,
-    work: Work,
-    path: PathBuf,
-    result: io::Result<()>,
+enum Ended {
+    File { file: FileNo, work: Work, path: PathBuf, result: io::Result<()> },
+    Job { token: u64, result: rt::WorkResult },
 }
 
 #[derive(Clone, Copy)]
@@ -109,20 +107,39 @@ impl Files {
         let thread = std::thread::Builder::new().name(format!("files-{me}")).spawn(move || {
             let result = act(&path);
             // Nobody listens any more if the shard has ended.
-            drop(tell.send(Ended { file, work, path, result }));
+            drop(tell.send(Ended::File { file, work, path, result }));
             wakers.ring(me);
         });
         if let Err(error) = thread {
-            drop(self.tell.send(Ended { file, work: failed, path: failed_path, result: Err(error) }));
+            drop(self.tell.send(Ended::File { file, work: failed, path: failed_path, result: Err(error) }));
+        }
+    }
+
+    /// Does a job of the shard's on a thread of its own. Without a thread it is done here: late, but not lost.
+    pub(super) fn job(&self, token: u64, job: rt::Work) {
+        let (tell, wakers, me) = (self.tell.clone(), self.wakers.clone(), self.me);
+        let job = Arc::new(Mutex::new(Some(job)));
+        let theirs = Arc::clone(&job);
+        let run = move |job: &Mutex<Option<rt::Work>>| {
+            let Some(job) = job.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+            // Nobody listens any more if the shard has ended.
+            drop(tell.send(Ended::Job { token, result: job() }));
+            wakers.ring(me);
+        };
+        let here = run.clone();
+        if std::thread::Builder::new().name(format!("work-{me}")).spawn(move || run(&theirs)).is_err() {
+            here(&job);
         }
     }
 
     /// What slow work has ended since the last call.
     pub(super) fn poll_ended(&mut self) -> Option<Event<'static>> {
-        let Ended { file, work, path, result } = self.ended.try_recv().ok()?;
-        Some(match work {
-            Work::Create => Event::FileReady { file, result: result.and_then(|()| self.open(file, &path)) },
-            Work::Remove => Event::FileRemoved { file, result },
+        Some(match self.ended.try_recv().ok()? {
+            Ended::File { file, work: Work::Create, path, result } => {
+                Event::FileReady { file, result: result.and_then(|()| self.open(file, &path)) }
+            }
+            Ended::File { file, work: Work::Remove, result, .. } => Event::FileRemoved { file, result },
+            Ended::Job { token, result } => Event::Worked { token, result },
         })
     }
 

@@ -72,7 +72,7 @@ impl Shard for Echo {
                 let conn = self.commit.take().unwrap();
                 self.send(io, conn, b"durable\n");
             }
-            Event::Connected { .. } | Event::FileRemoved { .. } => unreachable!(),
+            Event::Connected { .. } | Event::FileRemoved { .. } | Event::Worked { .. } => unreachable!(),
         }
     }
 

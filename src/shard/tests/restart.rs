@@ -38,10 +38,10 @@ fn a_drain_ends_at_its_deadline_and_forgets_no_outcome() {
             // The last reply is on its way.
             world.run(millis(3 + ms));
             let before = world.now();
-            world.control(control);
+            world.control(control.clone());
             assert!(world.run_until(minutes(2), |w| w.sim.stopped()), "{control:?}");
             let took = world.now().since(before);
-            let limit = if control == Control::Drain { world.config.drain_timeout } else { Duration::ZERO };
+            let limit = if matches!(control, Control::Drain) { world.config.drain_timeout } else { Duration::ZERO };
             assert!(took <= limit + secs(1), "{control:?}: {took:?}");
             world.crash(1);
             world.hop("10.0.0.2").mend();

@@ -160,7 +160,7 @@ struct Session {
 impl Session {
     fn new(plan: &Plan) -> Self {
         let policy = Arc::new(ServerPolicy::new("mx.example", plan.max_message_bytes, 3));
-        let peer = PeerFacts { address: IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay: true };
+        let peer = PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true);
         let mut out = Vec::new();
         let mut session = Session {
             server: Server::new(Arc::clone(&policy), peer, NOW, &mut out),

@@ -1,0 +1,217 @@
+//! Who comes in: what each listener asks of its clients, and the answers to what a session asks about one.
+//!
+//! Inputs: the configuration, the tables that a reload replaces (accounts, certificates), the questions of the server
+//! machines. Outputs: policies and facts for new sessions, answers, work for other threads. Lives on its shard, within
+//! `home`. It refuses to hash a password on the shard's thread.
+
+use super::Turn;
+use crate::accounts::{Accounts, check};
+use crate::config::{Config, Demand, Listener, ListenerKind};
+use crate::limits;
+use crate::rt::tls::{self, Acceptor};
+use crate::rt::{ConnId, WorkResult};
+use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
+use crate::smtp::sasl::{self, Mechanism};
+use crate::smtp::server::{Answer, Question, Server};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What a reload replaces, whole. Immutable, shared by all shards.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// Who may authenticate.
+    pub accounts: Accounts,
+    /// Certificates, if there are any.
+    pub tls: Option<Acceptor>,
+}
+
+/// The answer to a session's question.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Yes,
+    Text(Vec<u8>),
+    Nonce([u8; 24]),
+    Sasl(sasl::Answer),
+    Peer(PeerFacts),
+}
+
+impl Reply {
+    /// As the machine takes it.
+    pub(super) fn answer(self, give: impl FnOnce(Answer<'_>)) {
+        match self {
+            Reply::Yes => give(Answer::Yes),
+            Reply::Text(text) => give(Answer::Reply(&text)),
+            Reply::Nonce(nonce) => give(Answer::Nonce(nonce)),
+            Reply::Sasl(answer) => give(Answer::Sasl(answer)),
+            Reply::Peer(peer) => give(Answer::Peer(peer)),
+        }
+    }
+}
+
+/// See the module. Lives on its shard.
+pub(super) struct Gate {
+    config: Arc<Config>,
+    /// By listener.
+    policies: Vec<Arc<ServerPolicy>>,
+    tables: Arc<Tables>,
+    /// Passwords to check, in order; those under way.
+    waiting: VecDeque<(ConnId, sasl::Question)>,
+    checking: Slab<ConnId>,
+}
+
+impl Gate {
+    pub(super) fn new(config: Arc<Config>, tables: Arc<Tables>) -> Self {
+        let mut gate = Gate { config, policies: Vec::new(), tables, waiting: VecDeque::new(), checking: Slab::new() };
+        gate.make_policies();
+        gate
+    }
+
+    /// New accounts and certificates. Sessions that have begun go on under the old ones but for what they ask from now on.
+    pub(super) fn set_tables(&mut self, tables: Arc<Tables>) {
+        self.tables = tables;
+        self.make_policies();
+    }
+
+    fn make_policies(&mut self) {
+        let (config, tables) = (&self.config, &self.tables);
+        self.policies = config.listeners.iter().map(|l| Arc::new(server_policy(config, l, tables))).collect();
+    }
+
+    pub(super) fn policy(&self, listener: usize) -> &Arc<ServerPolicy> {
+        &self.policies[listener]
+    }
+
+    pub(super) fn listener(&self, listener: usize) -> &Listener {
+        &self.config.listeners[listener]
+    }
+
+    /// What begins TLS here.
+    pub(super) fn acceptor(&self) -> Option<&Acceptor> {
+        self.tables.tls.as_ref()
+    }
+
+    /// What is known of a client from its address alone.
+    pub(super) fn facts(&self, listener: usize, peer: IpAddr) -> PeerFacts {
+        let rules = self.listener(listener);
+        let address = peer.to_canonical();
+        let trusted = self.config.relay.allows(address);
+        PeerFacts {
+            may_relay: trusted && rules.kind == ListenerKind::Relay,
+            ask_sender: rules.auth != Demand::Off,
+            trusted,
+            xclient: rules.xclient_networks.contain(address),
+            xforward: rules.xforward_networks.contain(address),
+            strict: rules.strict_pipelining && !trusted,
+            ..PeerFacts::new(address, false)
+        }
+    }
+
+    /// The answer to what the session on `conn` asks; `None` if it comes later, by [`worked`](Self::worked).
+    pub(super) fn ask(
+        &mut self,
+        conn: ConnId,
+        listener: usize,
+        server: &Server,
+        question: Question,
+        turn: &mut Turn<'_>,
+    ) -> Option<Reply> {
+        Some(match question {
+            Question::Nonce => {
+                let mut nonce = [0; 24];
+                for piece in nonce.chunks_exact_mut(8) {
+                    piece.copy_from_slice(&turn.io.random().to_le_bytes());
+                }
+                Reply::Nonce(nonce)
+            }
+            Question::Sasl(question) if question.is_slow() => {
+                if self.waiting.len() >= limits::AUTH_CHECKS_WAITING {
+                    Reply::Sasl(sasl::Answer::Unavailable)
+                } else {
+                    self.waiting.push_back((conn, question));
+                    self.start_checks(turn);
+                    return None;
+                }
+            }
+            Question::Sasl(question) => {
+                let certificate = server.tls().and_then(|tls| tls.fingerprint.as_ref());
+                Reply::Sasl(check::answer(&self.tables.accounts, &question, certificate))
+            }
+            Question::Sender => self.sender(server),
+            Question::Recipient => Reply::Yes,
+            Question::Verify(_) | Question::Expand(_) => Reply::Text(crate::smtp::reply::text::CANNOT_VERIFY.to_vec()),
+            Question::Client(attributes) => {
+                // What a proxy does not know is as untrusted as can be.
+                let unknown = IpAddr::from([0, 0, 0, 0]);
+                let before = server.peer();
+                let address = attributes.address.map_or(before.address, |address| address.unwrap_or(unknown));
+                Reply::Peer(PeerFacts { xclient: before.xclient, ..self.facts(listener, address) })
+            }
+        })
+    }
+
+    /// May the session's account use this reverse-path?
+    fn sender(&self, server: &Server) -> Reply {
+        let sender = server.envelope().sender();
+        match server.account() {
+            Some(account) if !self.tables.accounts.may_send_as(account, sender) => {
+                Reply::Text([b"550 5.7.1 Your account may not send as <".as_slice(), sender, b">\r\n"].concat())
+            }
+            _ => Reply::Yes,
+        }
+    }
+
+    fn start_checks(&mut self, turn: &mut Turn<'_>) {
+        while self.checking.len() < limits::AUTH_CHECKS {
+            let Some((conn, question)) = self.waiting.pop_front() else { return };
+            let token = self.checking.insert(conn) as u64;
+            let tables = Arc::clone(&self.tables);
+            turn.io.work(token, Box::new(move || Box::new(check::answer(&tables.accounts, &question, None))));
+        }
+    }
+
+    /// A check has ended: whose, and the answer.
+    pub(super) fn worked(&mut self, token: u64, result: WorkResult, turn: &mut Turn<'_>) -> Option<(ConnId, Reply)> {
+        let conn = self.checking.try_remove(usize::try_from(token).ok()?)?;
+        self.start_checks(turn);
+        let answer = result.downcast::<sasl::Answer>().ok()?;
+        Some((conn, Reply::Sasl(*answer)))
+    }
+}
+
+/// What the machine is told of a handshake.
+pub(super) fn tls_facts(facts: tls::Facts) -> TlsFacts {
+    TlsFacts {
+        fingerprint: facts.fingerprint,
+        binding: sasl::Facts { tls_exporter: facts.exporter, tls_server_end_point: facts.end_point },
+        description: facts.description,
+    }
+}
+
+fn server_policy(config: &Config, listener: &Listener, tables: &Tables) -> ServerPolicy {
+    let demand = |demand| match demand {
+        Demand::Off => policy::Demand::Off,
+        Demand::Offered => policy::Demand::Offered,
+        Demand::Required => policy::Demand::Required,
+    };
+    let mut policy = ServerPolicy::new(&config.hostname, config.smtp.max_message_bytes, config.smtp.max_recipients);
+    policy.command_timeout = config.smtp.command_timeout;
+    policy.data_timeout = config.smtp.data_timeout;
+    policy.error_delay = config.smtp.error_delay;
+    policy.vrfy = config.smtp.vrfy;
+    policy.expn = config.smtp.expn;
+    policy.legacy_send = config.smtp.legacy_send;
+    if listener.kind != ListenerKind::Relay {
+        policy.extensions = Extensions::SUBMISSION;
+    }
+    policy.tls = if tables.tls.is_some() { demand(listener.tls) } else { policy::Demand::Off };
+    policy.auth = demand(listener.auth);
+    policy.auth_without_tls = listener.auth_without_tls;
+    let scram = tables.accounts.offers_scram();
+    policy.mechanisms = Mechanism::ALL
+        .into_iter()
+        .filter(|m| scram || !matches!(m, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus))
+        .collect();
+    policy
+}
