@@ -8,6 +8,7 @@ mod audit;
 pub mod event;
 mod home;
 pub mod mailbox;
+mod notify;
 mod session;
 pub mod stats;
 pub mod table;
