@@ -16,6 +16,8 @@ pub mod reply;
 pub mod server;
 
 #[cfg(test)]
+mod client_extension_tests;
+#[cfg(test)]
 mod client_property_tests;
 #[cfg(test)]
 mod client_tests;
