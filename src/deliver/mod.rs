@@ -306,6 +306,8 @@ impl Deliverer {
                     connection.others = Vec::new();
                     turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
                 }
+                // Not asked for: no connection here wishes TLS.
+                Some(ClientEvent::StartTls) => client.tls_failed(),
                 Some(ClientEvent::Closed(reason)) => {
                     end = Some(outcome::end_of_connection(&reason));
                 }

@@ -32,6 +32,10 @@ pub(super) fn end_of_connection(reason: &CloseReason<'_>) -> End {
         CloseReason::Unexpected(reply) => format!("the host sent a reply out of place: {} {}", reply.code, reply.text),
         CloseReason::NotSmtp(error) => format!("the host does not speak SMTP: {error:?}"),
         CloseReason::Timeout(awaited) => format!("the host did not answer in time (waiting for {awaited:?})"),
+        CloseReason::TlsNotOffered => "the host does not offer STARTTLS".to_owned(),
+        CloseReason::TlsRefused(reply) => format!("the host refused STARTTLS: {} {}", reply.code, reply.text),
+        CloseReason::TlsFailed => "the TLS handshake failed".to_owned(),
+        CloseReason::Injected => "bytes in the clear stood behind the reply to STARTTLS".to_owned(),
         CloseReason::PeerClosed => "the host closed the connection".to_owned(),
         CloseReason::Quit => "the session was ended".to_owned(),
     };

@@ -107,10 +107,10 @@ impl Deliverer {
         let (Some(client), Some(view)) = (&mut connection.client, RecordView::parse(&record)) else { return };
         let token = self.next_token;
         self.next_token += 1;
-        let params = MailParams { size: view.total_size(), eight_bit: view.eight_bit() };
+        let params = MailParams::new(view.total_size(), view.eight_bit());
         let indices = job.recipients.as_slice();
         let recipients = view.recipients().filter(|r| indices.binary_search(&r.index).is_ok()).map(|r| r.address);
-        client.start(token, view.sender(), recipients, params, turn.now.mono);
+        client.start(token, view.sender(), recipients, &params, turn.now.mono);
         connection.begun += 1;
         connection.idle_since = None;
         connection.transactions.push(Transaction {

@@ -2,8 +2,8 @@
 //! of it.
 //!
 //! Inputs: bytes and ends of inbound connections, completions of files, `Settled` and `Fetch` from owners. Outputs:
-//! replies, file operations, `Handoff` and `Fetched` to owners, notifications to senders (as mail of its own). It
-//! refuses to deliver anything.
+//! replies, file operations, `Handoff` and `Fetched` to owners, facts to the notifier of senders. It refuses to deliver
+//! anything.
 
 #[cfg(any(test, feature = "sim"))]
 mod audit;
@@ -11,21 +11,21 @@ mod audit;
 use super::event::{self, Event, Notice, NoticeKind};
 use super::gate::{Gate, Tables};
 use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
+use super::notify::{self, Bounce, Notifier};
 use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
 use super::table::ConnTable;
 use super::{Turn, micros};
 use crate::config::Config;
 use crate::limits;
-use crate::message::dsn::{self, Cause, DsnFacts, RecipientReport, Reply};
+use crate::message::MessageId;
 use crate::message::trace::DateCache;
-use crate::message::{Envelope, MessageId};
-use crate::queue::{LastReply, RecipientSet};
+use crate::queue::RecipientSet;
 use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent, WorkResult};
 use crate::smtp::server::Verdict;
-use crate::spool::{self, Effect, FileError, FileNo, Log, NewMessage, Outcome, ReadError, RecipientView, RecordView};
+use crate::spool::{self, Effect, FileError, FileNo, Log, Outcome, ReadError, RecipientView, RecordView};
 use crate::time::{Moment, Now};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -33,10 +33,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Set in what waits for a commit if it is no session but a notification of our own; the rest is its key in
-/// `Home::notices`. Sessions use 56 bits.
-const NOTICE: u64 = 1 << 63;
 
 /// See the module. Lives on its shard.
 pub(super) struct Home {
@@ -61,13 +57,7 @@ pub(super) struct Home {
     reads_wanted: VecDeque<ReadFor>,
     /// That memory, octets.
     reading: usize,
-    /// Failures whose senders are still to be told.
-    bounces: VecDeque<Bounce>,
-    bounces_reading: usize,
-    /// Failures whose notification waits for its commit.
-    notices: Slab<Bounce>,
-    /// A refused notification is tried again then.
-    bounces_after: Moment,
+    notifier: Notifier,
     /// Sessions that wait for the log to take more of a large body.
     paused: Vec<ConnId>,
     due: Vec<ConnId>,
@@ -105,14 +95,6 @@ impl ReadFor {
     }
 }
 
-/// Recipients that failed for good, for one reason.
-struct Bounce {
-    id: MessageId,
-    recipients: RecipientSet,
-    expired: bool,
-    reply: Box<LastReply>,
-}
-
 impl Home {
     pub(super) fn new(
         me: u16,
@@ -141,10 +123,7 @@ impl Home {
             reads: Slab::new(),
             reads_wanted: VecDeque::new(),
             reading: 0,
-            bounces: VecDeque::new(),
-            bounces_reading: 0,
-            notices: Slab::new(),
-            bounces_after: Moment(0),
+            notifier: Notifier::new(me),
             paused: Vec::new(),
             due: Vec::new(),
             storage_full: false,
@@ -342,7 +321,7 @@ impl Home {
     /// Whether everything known is on stable storage.
     pub(super) fn log_is_quiet(&self) -> bool {
         let read = self.reads.is_empty() && self.reads_wanted.is_empty();
-        self.log.is_idle() && self.bounces.is_empty() && read && self.notices.is_empty()
+        self.log.is_idle() && self.notifier.is_quiet() && read
     }
 
     /// Outcomes go to stable storage without waiting for company.
@@ -420,12 +399,8 @@ impl Home {
         let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
         let facts = Message { id, age: Duration::ZERO, size, record: Some(&record) };
         self.hand_off(&facts, || view.recipients(), turn);
-        if waiter & NOTICE != 0 {
-            // Only now that the sender is sure to be told.
-            if let Some(bounce) = self.notices.try_remove((waiter & !NOTICE) as usize) {
-                self.settle(&bounce);
-            }
-            return;
+        if notify::is_notice(waiter) {
+            return self.notifier.durable(waiter, &mut self.log);
         }
         let conn = session::waiting(waiter);
         let fate = self.with_session(conn, turn, |session, turn, context, out| {
@@ -455,12 +430,8 @@ impl Home {
 
     /// The log could not keep a message: its client keeps it.
     fn refused(&mut self, waiter: u64, why: spool::Refusal, turn: &mut Turn<'_>) {
-        if waiter & NOTICE != 0 {
-            if let Some(bounce) = self.notices.try_remove((waiter & !NOTICE) as usize) {
-                tracing::warn!(shard = self.me, id = %bounce.id, %why, "a notification to the sender must wait");
-                if planted!(BounceLost) { self.settle(&bounce) } else { self.put_off(bounce, turn.now) }
-            }
-            return;
+        if notify::is_notice(waiter) {
+            return self.notifier.refused(waiter, why, &mut self.log, turn.now);
         }
         turn.report.stats.rejected.add(1);
         let conn = session::waiting(waiter);
@@ -517,7 +488,7 @@ impl Home {
                     }
                 }
                 FinalOutcome::Failed { expired, reply } => {
-                    self.bounces.push_back(Bounce { id, recipients, expired, reply });
+                    self.notifier.push(Bounce { id, recipients, expired, reply });
                 }
             },
             Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
@@ -551,8 +522,7 @@ impl Home {
                 turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
             ReadFor::Bounce(bounce) => {
-                self.bounces_reading -= 1;
-                self.bounce(bounce, &result, turn);
+                self.notifier.write(bounce, &result, &self.config.hostname, &mut self.log, turn.now);
             }
         }
     }
@@ -562,111 +532,13 @@ impl Home {
         self.next_read().is_some()
     }
 
-    // --- failures -------------------------------------------------------------------------------------------------
-
-    /// Starts to tell senders of failures: their records are read first, a few at a time.
-    fn start_bounces(&mut self, now: Now) {
-        while self.bounces_reading < limits::BOUNCES_READING && now.mono >= self.bounces_after {
-            let Some(bounce) = self.bounces.pop_front() else { break };
-            self.bounces_reading += 1;
-            self.reads_wanted.push_back(ReadFor::Bounce(bounce));
-        }
-    }
-
-    /// Writes the notification of a failure; the recipients are settled once it is on stable storage.
-    fn bounce(&mut self, bounce: Bounce, record: &Result<Slice, ReadError>, turn: &mut Turn<'_>) {
-        let view = match record {
-            Ok(record) => RecordView::parse(record),
-            Err(ReadError::File(error)) => {
-                tracing::warn!(shard = self.me, id = %bounce.id, %error, "a notification to the sender must wait");
-                return self.put_off(bounce, turn.now);
-            }
-            Err(ReadError::Gone) => return,
-            Err(ReadError::Damaged) => None,
-        };
-        let Some(view) = view else {
-            let id = bounce.id;
-            tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told of the failure");
-            return self.settle(&bounce);
-        };
-        if !dsn::may_notify(view.sender()) && !planted!(BounceOfBounce) {
-            return self.settle(&bounce);
-        }
-        let key = self.notices.vacant_key();
-        match self.notify(&bounce, &view, NOTICE | key as u64, turn.now) {
-            Ok(()) => {
-                self.notices.insert(bounce);
-            }
-            Err(refusal) => {
-                tracing::warn!(shard = self.me, id = %bounce.id, %refusal, "a notification to the sender must wait");
-                self.put_off(bounce, turn.now);
-            }
-        }
-    }
-
-    fn put_off(&mut self, bounce: Bounce, now: Now) {
-        self.bounces.push_front(bounce);
-        self.bounces_after = now.mono + limits::BOUNCE_RETRY;
-    }
-
-    fn settle(&mut self, bounce: &Bounce) {
-        let outcome = if bounce.expired { Outcome::Expired } else { Outcome::Bounced };
-        for &index in bounce.recipients.as_slice() {
-            self.log.settle(bounce.id, index, outcome);
-        }
-    }
-
-    fn notify(&mut self, bounce: &Bounce, view: &RecordView<'_>, waiter: u64, now: Now) -> Result<(), spool::Refusal> {
-        let reply = Reply { code: bounce.reply.code, status: bounce.reply.status, text: &bounce.reply.text };
-        let reports: Vec<_> = bounce
-            .recipients
-            .as_slice()
-            .iter()
-            .filter_map(|index| view.recipients().nth(usize::from(*index)))
-            .map(|recipient| RecipientReport {
-                address: recipient.address,
-                remote: bounce.reply.host.as_bytes(),
-                last_attempt: Some(bounce.reply.at),
-                cause: if bounce.expired { Cause::Expired(Some(reply)) } else { Cause::Refused(reply) },
-            })
-            .collect();
-        let id = self.log.next_id(now.wall);
-        let mut body = Vec::new();
-        dsn::build(
-            &DsnFacts {
-                host: &self.config.hostname,
-                id,
-                original: bounce.id,
-                arrived: view.accepted(),
-                now: now.wall,
-                retry_until: now.wall,
-                sender: view.sender(),
-                recipients: &reports,
-                headers: view.data(),
-            },
-            &mut body,
-        );
-        let mut envelope = Envelope::default();
-        envelope.set_sender(b"");
-        let at = memchr::memrchr(b'@', view.sender()).map_or(view.sender().len(), |at| at + 1);
-        envelope.add_recipient(view.sender(), at);
-        let message = NewMessage {
-            id,
-            envelope: &envelope,
-            accepted: now.wall,
-            peer: std::net::Ipv4Addr::LOCALHOST.into(),
-            params: b"",
-            trace: b"",
-            body: spool::Body::Whole(&body),
-        };
-        self.log.accept(&message, waiter)
-    }
-
     // --- the turn -------------------------------------------------------------------------------------------------
 
     /// The end of a turn: commits, reads, files.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
-        self.start_bounces(turn.now);
+        while let Some(bounce) = self.notifier.poll_read(turn.now) {
+            self.reads_wanted.push_back(ReadFor::Bounce(bounce));
+        }
         self.start_reads();
         self.log_events(turn);
         // A lone client's message is committed at once; with several about to finish theirs it waits for some of them.
@@ -713,9 +585,7 @@ impl Home {
 
     /// The next moment at which something is due.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        let bounces =
-            (!self.bounces.is_empty() && self.bounces_reading < limits::BOUNCES_READING).then_some(self.bounces_after);
-        [self.log.poll_timeout(), bounces].into_iter().flatten().min()
+        [self.log.poll_timeout(), self.notifier.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Time went on.

@@ -9,6 +9,7 @@ pub mod event;
 mod gate;
 mod home;
 pub mod mailbox;
+mod notify;
 mod session;
 pub mod stats;
 pub mod table;

@@ -8,167 +8,23 @@
 //! It refuses to read a clock, to hold a message body (the driver sends it, when asked), to decide what an outcome
 //! means for the queue, and to believe a peer that sends what is no reply.
 
+mod envelope;
+mod event;
+mod settings;
+
+pub use envelope::{By, MailParams, Rcpt};
+pub use event::{Awaited, ClientEvent, CloseReason, Outcome, RefusedAt, Transmit};
+pub use settings::{ClientTimeouts, TlsFacts, TlsWish};
+
 use super::extensions::Capabilities;
-use super::reply::{EnhancedCode, Reply, ReplyError, ReplyParser};
+use super::reply::{Reply, ReplyParser};
 use crate::limits;
+use crate::message::params::BodyType;
 use crate::time::Moment;
+use event::{Events, Stored, StoredReason};
 use memchr::memchr;
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long each phase may take (RFC 5321 §4.5.3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientTimeouts {
-    /// From the connection to the greeting.
-    pub greeting: Duration,
-    /// EHLO, HELO and RSET.
-    pub command: Duration,
-    /// QUIT.
-    pub quit: Duration,
-    /// MAIL and each RCPT.
-    pub envelope: Duration,
-    /// DATA to 354.
-    pub data_initiation: Duration,
-    /// Between two calls of [`Client::body_progress`].
-    pub data_block: Duration,
-    /// The final dot to its reply.
-    pub data_termination: Duration,
-}
-
-impl Default for ClientTimeouts {
-    fn default() -> Self {
-        ClientTimeouts {
-            greeting: limits::CLIENT_GREETING_TIMEOUT,
-            command: limits::CLIENT_COMMAND_TIMEOUT,
-            quit: limits::CLIENT_QUIT_TIMEOUT,
-            envelope: limits::CLIENT_ENVELOPE_TIMEOUT,
-            data_initiation: limits::CLIENT_DATA_INITIATION_TIMEOUT,
-            data_block: limits::CLIENT_DATA_BLOCK_TIMEOUT,
-            data_termination: limits::CLIENT_DATA_TERMINATION_TIMEOUT,
-        }
-    }
-}
-
-/// What is known of a message before it is sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MailParams {
-    /// Octets, for SIZE; 0 if unknown.
-    pub size: u64,
-    /// It was declared `BODY=8BITMIME`.
-    pub eight_bit: bool,
-}
-
-/// The next thing to send.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Transmit {
-    /// The bytes that [`Client::commands`] gives for this range.
-    Commands(Range<usize>),
-    /// The whole data of this message in wire form, its final `.` CRLF included. Nothing comes behind it until the
-    /// driver calls [`Client::body_sent`].
-    Body {
-        /// As given to [`Client::start`].
-        token: u64,
-    },
-}
-
-/// What happened. Replies borrow from the machine: copy what is to be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientEvent<'a> {
-    /// Greeting and EHLO or HELO are done: transactions may start.
-    Ready,
-    /// One recipient was refused. Those of a transaction that have no such event share its outcome.
-    Recipient {
-        /// As given to [`Client::start`].
-        token: u64,
-        /// Its place among the recipients given to [`Client::start`], from 0.
-        index: u32,
-        /// The reply to its RCPT.
-        reply: Reply<'a>,
-    },
-    /// A transaction is over; each one started has exactly one such event.
-    Finished {
-        /// As given to [`Client::start`].
-        token: u64,
-        /// For every recipient that was not refused by itself.
-        outcome: Outcome<'a>,
-    },
-    /// The connection cannot be used any more; always the last event. Flush what there is to send, and close.
-    Closed(CloseReason<'a>),
-}
-
-/// How a transaction ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome<'a> {
-    /// The peer has taken the message.
-    Accepted(Reply<'a>),
-    /// It has not, and said so. 4yz or 5yz by the reply's code.
-    Refused {
-        /// By which reply.
-        stage: RefusedAt,
-        /// That reply; for [`RefusedAt::Local`] one of our own.
-        reply: Reply<'a>,
-    },
-    /// The connection ended before there was an answer: to be tried again.
-    Lost {
-        /// The whole body had been sent: the peer may have taken the message, and a second try may be a duplicate.
-        after_final_dot: bool,
-    },
-}
-
-/// Which reply refused a transaction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RefusedAt {
-    /// None: the peer's announcements already forbid the message, and nothing was sent.
-    Local,
-    /// To MAIL.
-    Mail,
-    /// Every RCPT was refused; each has had its event, and the reply here is the last one.
-    Recipients,
-    /// To DATA.
-    Data,
-    /// To the final dot.
-    Message,
-}
-
-/// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason<'a> {
-    /// The greeting, or EHLO and HELO, were answered 4yz or 5yz.
-    Refused(Reply<'a>),
-    /// 421: the peer shuts the connection down (RFC 5321 §3.8).
-    Shutdown(Reply<'a>),
-    /// The peer's bytes are no replies.
-    NotSmtp(ReplyError),
-    /// A reply where none was due, or of a class that the command cannot have.
-    Unexpected(Reply<'a>),
-    /// Nothing came in time.
-    Timeout(Awaited),
-    /// The peer closed or reset the connection.
-    PeerClosed,
-    /// QUIT was sent, and answered or not.
-    Quit,
-}
-
-/// What the machine waits for, by its timer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
-    /// The greeting.
-    Greeting,
-    /// The reply to EHLO, HELO, RSET or QUIT.
-    Command,
-    /// The reply to MAIL or RCPT.
-    Envelope,
-    /// 354.
-    DataInitiation,
-    /// The transport to take more of the body.
-    DataBlock,
-    /// The reply to the final dot.
-    DataTermination,
-    /// Nothing: the connection is idle or over.
-    Nothing,
-}
 
 /// Where the connection is. All transitions are in this file, below "transitions".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +32,10 @@ enum Phase {
     Greeting,
     Ehlo,
     Helo,
+    /// STARTTLS was said.
+    StartTls,
+    /// It was answered with 220: the driver and the peer make TLS.
+    Handshake,
     /// Idle if there is no current transaction.
     Ready,
     Quit,
@@ -207,36 +67,8 @@ struct Transaction {
     finished: bool,
     /// Everything up to the final dot was given to the transport.
     body_sent: bool,
-}
-
-/// An event, with its text in `Client::texts`.
-#[derive(Clone, Copy, Debug)]
-enum Stored {
-    Ready,
-    Recipient(u64, u32, StoredReply),
-    Accepted(u64, StoredReply),
-    Refused(u64, RefusedAt, StoredReply),
-    Lost(u64, bool),
-    Closed(StoredReason),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum StoredReason {
-    Refused(StoredReply),
-    Shutdown(StoredReply),
-    NotSmtp(ReplyError),
-    Unexpected(StoredReply),
-    Timeout(Awaited),
-    PeerClosed,
-    Quit,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct StoredReply {
-    code: u16,
-    enhanced: Option<EnhancedCode>,
-    start: usize,
-    end: usize,
+    /// Octets of a binary body: it goes by BDAT (RFC 3030), once it is known that somebody is to get it.
+    binary: Option<u64>,
 }
 
 /// A body that is to be sent behind `out[..at]`.
@@ -271,7 +103,11 @@ pub struct Client {
     ehlo_name: Arc<str>,
     timeouts: ClientTimeouts,
     phase: Phase,
+    tls_wish: TlsWish,
+    tls: Option<TlsFacts>,
     capabilities: Capabilities,
+    /// Transactions so far, for the peer's limit.
+    mails: u32,
     current: Option<Transaction>,
     /// Pipelined behind the final dot of `current`.
     next: Option<Transaction>,
@@ -286,8 +122,7 @@ pub struct Client {
     held: Vec<u8>,
     held_at: usize,
     parser: ReplyParser,
-    events: VecDeque<Stored>,
-    texts: Vec<u8>,
+    events: Events,
     deadline: Moment,
 }
 
@@ -298,7 +133,10 @@ impl Client {
             ehlo_name,
             timeouts,
             phase: Phase::Greeting,
+            tls_wish: TlsWish::Never,
+            tls: None,
             capabilities: Capabilities::default(),
+            mails: 0,
             current: None,
             next: None,
             needs_reset: false,
@@ -309,8 +147,7 @@ impl Client {
             held: Vec::new(),
             held_at: 0,
             parser: ReplyParser::default(),
-            events: VecDeque::new(),
-            texts: Vec::new(),
+            events: Events::default(),
             deadline: now + timeouts.greeting,
         }
     }
@@ -322,11 +159,22 @@ impl Client {
         self.capabilities
     }
 
+    /// The TLS layer, if there is one.
+    pub fn tls(&self) -> Option<TlsFacts> {
+        self.tls
+    }
+
+    /// Whether the peer takes no further transaction on this connection: its MAILMAX is reached (RFC 9422 §3).
+    pub fn is_spent(&self) -> bool {
+        self.capabilities.limits.transactions.is_some_and(|most| self.mails >= most)
+    }
+
     /// Whether [`start`](Self::start) may be called: the connection is idle, or its one transaction waits for nothing
     /// but the reply to its final dot and the peer announced PIPELINING (RFC 2920 §3.1).
     pub fn can_start(&self) -> bool {
         self.phase == Phase::Ready
             && !self.quit_wanted
+            && !self.is_spent()
             && match self.current {
                 None => true,
                 Some(t) => self.capabilities.pipelining && t.stage == Stage::Final && self.next.is_none(),
@@ -352,7 +200,8 @@ impl Client {
     pub fn awaited(&self) -> Awaited {
         match (self.phase, self.current) {
             (Phase::Greeting, _) => Awaited::Greeting,
-            (Phase::Ehlo | Phase::Helo | Phase::Quit, _) => Awaited::Command,
+            (Phase::Ehlo | Phase::Helo | Phase::StartTls | Phase::Quit, _) => Awaited::Command,
+            (Phase::Handshake, _) => Awaited::Handshake,
             (Phase::Closed, _) | (Phase::Ready, None) => Awaited::Nothing,
             (Phase::Ready, Some(t)) => match t.stage {
                 Stage::Reset => Awaited::Command,
@@ -373,7 +222,8 @@ impl Client {
     /// Bytes of commands, bytes of a reply that is not complete, events not taken, bytes of their texts.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn sizes(&self) -> [usize; 4] {
-        [self.out.len() + self.held.len(), self.parser.size(), self.events.len(), self.texts.len()]
+        let [events, texts] = self.events.sizes();
+        [self.out.len() + self.held.len(), self.parser.size(), events, texts]
     }
 
     // --- handle ---------------------------------------------------------------------------------------------------
@@ -382,6 +232,12 @@ impl Client {
     pub fn handle_input(&mut self, mut bytes: &[u8], now: Moment) {
         let mut parser = std::mem::take(&mut self.parser);
         while self.phase != Phase::Closed {
+            if self.phase == Phase::Handshake {
+                if !bytes.is_empty() {
+                    self.close(StoredReason::Injected);
+                }
+                break;
+            }
             match parser.feed(&mut bytes) {
                 Ok(true) => self.reply(parser.reply(), now),
                 Ok(false) => break,
@@ -404,71 +260,89 @@ impl Client {
         match self.phase {
             Phase::Closed => {}
             Phase::Quit => self.close(StoredReason::Quit),
+            Phase::Handshake => self.close(StoredReason::TlsFailed),
             _ => self.close(StoredReason::PeerClosed),
         }
     }
 
     // --- commands -------------------------------------------------------------------------------------------------
 
-    /// Begins a transaction. `sender` is empty for the null reverse-path; `recipients` are one at least, and all are
-    /// addresses as the server machine accepted them. `token` names it in transmits and events.
+    /// Whether this connection is to go on under TLS. To be called before the greeting comes.
+    pub fn wish_tls(&mut self, wish: TlsWish) {
+        self.tls_wish = wish;
+    }
+
+    /// The connection is under TLS from its beginning (RFC 8314 §3). To be called before the greeting comes.
+    pub fn set_tls(&mut self, facts: TlsFacts) {
+        self.tls = Some(facts);
+    }
+
+    /// The handshake after [`ClientEvent::StartTls`] is done: what the peer announced before is forgotten, and asked for
+    /// again (RFC 3207 §4.2).
     ///
-    /// A message that the peer's announcements forbid is refused at once: larger than its SIZE (552 5.3.4, RFC 1870
-    /// §5), or declared 8BITMIME to a peer without it (554 5.6.3: RFC 6152 §3 leaves conversion or this, and converting
-    /// would break signatures).
+    /// # Panics
+    /// If no handshake was due.
+    pub fn tls_established(&mut self, facts: TlsFacts, now: Moment) {
+        assert!(self.phase == Phase::Handshake, "the machine asks for a handshake first");
+        self.tls = Some(facts);
+        self.capabilities = Capabilities::default();
+        self.say_ehlo();
+        self.watch(now);
+    }
+
+    /// The handshake came to nothing: the connection cannot be used, not even in the clear.
+    pub fn tls_failed(&mut self) {
+        if self.phase == Phase::Handshake {
+            self.close(StoredReason::TlsFailed);
+        }
+    }
+
+    /// Begins a transaction. `sender` is empty for the null reverse-path; `recipients` are one at least, no more than the
+    /// peer's limits allow, and all are addresses as the server machine accepted them. `token` names it in transmits and
+    /// events.
+    ///
+    /// A message that the peer's announcements forbid is refused at once, by [`RefusedAt::Local`]: see [`MailParams`].
     ///
     /// # Panics
     /// If [`can_start`](Self::can_start) says no, or without recipients.
-    pub fn start<'r>(
+    pub fn start<'r, R: Into<Rcpt<'r>>>(
         &mut self,
         token: u64,
         sender: &[u8],
-        recipients: impl IntoIterator<Item = &'r [u8]>,
-        params: MailParams,
+        recipients: impl IntoIterator<Item = R>,
+        params: &MailParams<'_>,
         now: Moment,
     ) {
         assert!(self.can_start(), "the driver asks can_start first");
-        let refusal = if !self.capabilities.allows_size(params.size) {
-            Some((
-                552,
-                EnhancedCode(5, 3, 4),
-                "5.3.4 The message is larger than the receiving server announced to take",
-            ))
-        } else if params.eight_bit && !self.capabilities.eight_bit_mime {
-            Some((554, EnhancedCode(5, 6, 3), "5.6.3 The message has 8-bit data, the receiving server lacks 8BITMIME"))
-        } else {
-            None
-        };
-        if let Some((code, enhanced, text)) = refusal {
-            let reply = self.store(Reply { code, enhanced: Some(enhanced), text });
-            self.events.push_back(Stored::Refused(token, RefusedAt::Local, reply));
-            return;
+        if let Some(reply) = envelope::refusal(sender, params, &self.capabilities, self.tls) {
+            return self.refuse_locally(token, reply);
         }
-        let pipelining = self.capabilities.pipelining;
+        let peer = &self.capabilities;
+        let pipelining = peer.pipelining;
         let lines = if pipelining { &mut self.out } else { &mut self.held };
+        let beginning = lines.len();
         if self.needs_reset {
             lines.extend_from_slice(b"RSET\r\n");
         }
-        lines.extend_from_slice(b"MAIL FROM:<");
-        lines.extend_from_slice(sender);
-        lines.push(b'>');
-        if params.size > 0 && self.capabilities.size.is_some() {
-            lines.extend_from_slice(b" SIZE=");
-            push_number(lines, params.size);
-        }
-        if params.eight_bit && !planted!(EightBitUnsaid) {
-            lines.extend_from_slice(b" BODY=8BITMIME");
-        }
-        lines.extend_from_slice(b"\r\n");
+        envelope::write_mail(lines, sender, params, peer, self.tls);
         let mut count = 0;
         for recipient in recipients {
-            lines.extend_from_slice(b"RCPT TO:<");
-            lines.extend_from_slice(recipient);
-            lines.extend_from_slice(b">\r\n");
+            envelope::write_rcpt(lines, &recipient.into(), peer);
             count += 1;
         }
         assert!(count > 0, "a transaction has a recipient");
-        lines.extend_from_slice(b"DATA\r\n");
+        if params.smtputf8 && !peer.smtputf8 {
+            let ascii = lines[beginning..].is_ascii();
+            if !(ascii && params.ascii_headers) {
+                lines.truncate(beginning);
+                return self.refuse_locally(token, envelope::utf8_refusal(ascii));
+            }
+        }
+        let binary = (params.body == BodyType::Binary).then_some(params.size);
+        if binary.is_none() {
+            lines.extend_from_slice(b"DATA\r\n");
+        }
+        self.mails = self.mails.saturating_add(1);
         let transaction = Transaction {
             token,
             stage: if std::mem::take(&mut self.needs_reset) { Stage::Reset } else { Stage::Mail },
@@ -478,6 +352,7 @@ impl Client {
             mail_accepted: false,
             finished: false,
             body_sent: false,
+            binary,
         };
         if self.current.is_some() {
             self.next = Some(transaction);
@@ -488,6 +363,11 @@ impl Client {
             self.release();
         }
         self.watch(now);
+    }
+
+    fn refuse_locally(&mut self, token: u64, reply: Reply<'_>) {
+        let reply = self.events.store(reply);
+        self.events.push(Stored::Refused(token, RefusedAt::Local, reply));
     }
 
     /// The transport took another piece of the body: its timer starts again.
@@ -557,36 +437,7 @@ impl Client {
 
     /// The next event, in the order things happened.
     pub fn poll_event(&mut self) -> Option<ClientEvent<'_>> {
-        let Some(event) = self.events.pop_front() else {
-            self.texts.clear();
-            self.texts.shrink_to(limits::REPLY_TEXT_BYTES);
-            return None;
-        };
-        let reply = |r: StoredReply| Reply {
-            code: r.code,
-            enhanced: r.enhanced,
-            text: std::str::from_utf8(&self.texts[r.start..r.end]).expect("the parser lets only ASCII through"),
-        };
-        Some(match event {
-            Stored::Ready => ClientEvent::Ready,
-            Stored::Recipient(token, index, r) => ClientEvent::Recipient { token, index, reply: reply(r) },
-            Stored::Accepted(token, r) => ClientEvent::Finished { token, outcome: Outcome::Accepted(reply(r)) },
-            Stored::Refused(token, stage, r) => {
-                ClientEvent::Finished { token, outcome: Outcome::Refused { stage, reply: reply(r) } }
-            }
-            Stored::Lost(token, after_final_dot) => {
-                ClientEvent::Finished { token, outcome: Outcome::Lost { after_final_dot } }
-            }
-            Stored::Closed(reason) => ClientEvent::Closed(match reason {
-                StoredReason::Refused(r) => CloseReason::Refused(reply(r)),
-                StoredReason::Shutdown(r) => CloseReason::Shutdown(reply(r)),
-                StoredReason::NotSmtp(error) => CloseReason::NotSmtp(error),
-                StoredReason::Unexpected(r) => CloseReason::Unexpected(reply(r)),
-                StoredReason::Timeout(awaited) => CloseReason::Timeout(awaited),
-                StoredReason::PeerClosed => CloseReason::PeerClosed,
-                StoredReason::Quit => CloseReason::Quit,
-            }),
-        })
+        self.events.poll()
     }
 
     // --- transitions ----------------------------------------------------------------------------------------------
@@ -596,15 +447,32 @@ impl Client {
             (Phase::Closed, _) => return,
             (Phase::Quit, _) => self.close(StoredReason::Quit),
             (_, 4) if reply.code == 421 && !planted!(GoesOnAfter421) => self.shut_down(reply),
-            (Phase::Greeting, 2) => {
-                self.out.extend_from_slice(b"EHLO ");
-                self.say_name();
-                self.phase = Phase::Ehlo;
-            }
+            (Phase::Greeting, 2) => self.say_ehlo(),
             (Phase::Ehlo, 2) => {
                 self.capabilities = Capabilities::parse(reply.text);
-                self.ready();
+                match self.tls_wish {
+                    TlsWish::IfOffered | TlsWish::Require if self.tls.is_none() && self.capabilities.starttls => {
+                        self.out.extend_from_slice(b"STARTTLS\r\n");
+                        self.phase = Phase::StartTls;
+                    }
+                    TlsWish::Require if self.tls.is_none() => self.give_up(StoredReason::TlsNotOffered),
+                    _ => self.ready(),
+                }
             }
+            // What HELO makes has no STARTTLS.
+            (Phase::Ehlo, 5) if self.tls_wish == TlsWish::Require && self.tls.is_none() => {
+                self.give_up(StoredReason::TlsNotOffered);
+            }
+            (Phase::StartTls, 2) => {
+                self.phase = Phase::Handshake;
+                self.events.push(Stored::StartTls);
+            }
+            (Phase::StartTls, 4 | 5) if self.tls_wish == TlsWish::Require => {
+                let stored = self.events.store(reply);
+                self.give_up(StoredReason::TlsRefused(stored));
+            }
+            // RFC 3207 §4.1: the client decides whether to go on.
+            (Phase::StartTls, 4 | 5) => self.ready(),
             // RFC 5321 §3.2: an old server does not know EHLO.
             (Phase::Ehlo, 5) => {
                 self.out.extend_from_slice(b"HELO ");
@@ -613,10 +481,9 @@ impl Client {
             }
             (Phase::Helo, 2) => self.ready(),
             (Phase::Greeting | Phase::Ehlo | Phase::Helo, 4 | 5) => {
-                let stored = self.store(reply);
-                self.close(StoredReason::Refused(stored));
                 // RFC 5321 §3.1: a server that greets with 554 waits for QUIT.
-                self.out.extend_from_slice(b"QUIT\r\n");
+                let stored = self.events.store(reply);
+                self.give_up(StoredReason::Refused(stored));
             }
             (Phase::Ready, class) => match self.current.take() {
                 Some(transaction) => self.transaction_reply(transaction, class, reply),
@@ -648,11 +515,14 @@ impl Client {
                 if !refused {
                     t.accepted += 1;
                 } else if !t.finished {
-                    let stored = self.store(reply);
-                    self.events.push_back(Stored::Recipient(t.token, t.answered, stored));
+                    let stored = self.events.store(reply);
+                    self.events.push(Stored::Recipient(t.token, t.answered, stored));
                 }
                 t.answered += 1;
                 if t.answered == t.recipients {
+                    if t.binary.is_some() {
+                        return self.send_binary(t, reply);
+                    }
                     t.stage = Stage::Data;
                     if t.accepted == 0 {
                         self.refuse(&mut t, RefusedAt::Recipients, reply);
@@ -678,8 +548,8 @@ impl Client {
             }
             (Stage::Final, 2) if t.body_sent => {
                 if !t.finished {
-                    let stored = self.store(reply);
-                    self.events.push_back(Stored::Accepted(t.token, stored));
+                    let stored = self.events.store(reply);
+                    self.events.push(Stored::Accepted(t.token, stored));
                 }
                 return self.end(t);
             }
@@ -702,6 +572,24 @@ impl Client {
         }
     }
 
+    /// All recipients of a binary message are answered: it goes if somebody is to get it (RFC 3030 §2). BDAT is not
+    /// pipelined behind RCPT, since what stands behind it cannot be taken back.
+    fn send_binary(&mut self, mut t: Transaction, reply: Reply<'_>) {
+        if t.accepted == 0 {
+            self.refuse(&mut t, RefusedAt::Recipients, reply);
+        }
+        let Some(octets) = t.binary.filter(|_| !t.finished) else {
+            t.mail_accepted |= t.accepted > 0;
+            return self.end(t);
+        };
+        self.out.extend_from_slice(b"BDAT ");
+        envelope::push_number(&mut self.out, octets);
+        self.out.extend_from_slice(b" LAST\r\n");
+        self.body = Some(PendingBody { token: t.token, at: self.out.len(), polled: false });
+        t.stage = Stage::Final;
+        self.current = Some(t);
+    }
+
     /// No reply to `t` is due any more.
     fn end(&mut self, t: Transaction) {
         // The final dot ends a transaction in the peer too, whatever the reply (RFC 5321 §4.1.1.4).
@@ -718,14 +606,14 @@ impl Client {
     fn refuse(&mut self, t: &mut Transaction, stage: RefusedAt, reply: Reply<'_>) {
         if !t.finished {
             t.finished = true;
-            let stored = self.store(reply);
-            self.events.push_back(Stored::Refused(t.token, stage, stored));
+            let stored = self.events.store(reply);
+            self.events.push(Stored::Refused(t.token, stage, stored));
         }
     }
 
     fn ready(&mut self) {
         self.phase = Phase::Ready;
-        self.events.push_back(Stored::Ready);
+        self.events.push(Stored::Ready);
         if self.quit_wanted {
             self.send_quit();
         }
@@ -743,22 +631,28 @@ impl Client {
             }
             self.current = Some(t);
         }
-        let stored = self.store(reply);
+        let stored = self.events.store(reply);
         self.close(StoredReason::Shutdown(stored));
     }
 
     fn unexpected(&mut self, reply: Reply<'_>) {
-        let stored = self.store(reply);
+        let stored = self.events.store(reply);
         self.close(StoredReason::Unexpected(stored));
+    }
+
+    /// Ends a connection that was never ready.
+    fn give_up(&mut self, reason: StoredReason) {
+        self.close(reason);
+        self.out.extend_from_slice(b"QUIT\r\n");
     }
 
     fn close(&mut self, reason: StoredReason) {
         for t in [self.current.take(), self.next.take()].into_iter().flatten() {
             if !t.finished {
-                self.events.push_back(Stored::Lost(t.token, t.body_sent));
+                self.events.push(Stored::Lost(t.token, t.body_sent));
             }
         }
-        self.events.push_back(Stored::Closed(reason));
+        self.events.push(Stored::Closed(reason));
         self.phase = Phase::Closed;
         self.deadline = Moment::NEVER;
         // What was polled is still the driver's; the rest is never sent.
@@ -769,6 +663,12 @@ impl Client {
     fn send_quit(&mut self) {
         self.out.extend_from_slice(b"QUIT\r\n");
         self.phase = Phase::Quit;
+    }
+
+    fn say_ehlo(&mut self) {
+        self.out.extend_from_slice(b"EHLO ");
+        self.say_name();
+        self.phase = Phase::Ehlo;
     }
 
     fn say_name(&mut self) {
@@ -788,7 +688,7 @@ impl Client {
         self.deadline = match self.awaited() {
             Awaited::Greeting => now + self.timeouts.greeting,
             Awaited::Command if self.phase == Phase::Quit => now + self.timeouts.quit,
-            Awaited::Command => now + self.timeouts.command,
+            Awaited::Command | Awaited::Handshake => now + self.timeouts.command,
             Awaited::Envelope => now + self.timeouts.envelope,
             Awaited::DataInitiation => now + self.timeouts.data_initiation,
             Awaited::DataBlock => now + self.timeouts.data_block,
@@ -796,24 +696,4 @@ impl Client {
             Awaited::Nothing => Moment::NEVER,
         };
     }
-
-    fn store(&mut self, reply: Reply<'_>) -> StoredReply {
-        let start = self.texts.len();
-        self.texts.extend_from_slice(reply.text.as_bytes());
-        StoredReply { code: reply.code, enhanced: reply.enhanced, start, end: self.texts.len() }
-    }
-}
-
-fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }

@@ -54,8 +54,8 @@ impl Driver {
             self.seen.insert(token, Seen { recipients, ..Seen::default() });
             let all = vec![&b"a@b.example"[..]; recipients as usize];
             // Each third would be forbidden to a peer without 8BITMIME.
-            let params = MailParams { size: 10, eight_bit: token % 3 == 2 };
-            self.client.start(token, b"s@t.example", all, params, NOW);
+            let params = MailParams::new(10, token % 3 == 2);
+            self.client.start(token, b"s@t.example", all, &params, NOW);
             self.events();
         }
         while let Some(transmit) = self.client.poll_transmit() {
@@ -85,7 +85,7 @@ impl Driver {
             self.text.push(format!("{event:?}"));
             assert!(!self.closed, "Closed is the last event");
             match event {
-                ClientEvent::Ready => {}
+                ClientEvent::Ready | ClientEvent::StartTls => {}
                 ClientEvent::Recipient { token, index, reply } => {
                     let seen = self.seen.get_mut(&token).unwrap();
                     assert!(!seen.finished && index < seen.recipients, "{event:?}");

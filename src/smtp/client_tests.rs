@@ -6,12 +6,12 @@ use crate::limits;
 use crate::time::Moment;
 use std::time::Duration;
 
-const NOW: Moment = Moment(1_000_000_000);
+pub(super) const NOW: Moment = Moment(1_000_000_000);
 const BODY: &[u8] = b"x\r\n.\r\n";
 const FULL: &str = "250-mx\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250 8BITMIME\r\n";
 
-struct Driver {
-    client: Client,
+pub(super) struct Driver {
+    pub(super) client: Client,
     events: Vec<String>,
     /// Bodies are given to the transport at once.
     send_bodies: bool,
@@ -20,6 +20,7 @@ struct Driver {
 fn event_text(event: ClientEvent<'_>) -> String {
     match event {
         ClientEvent::Ready => "ready".into(),
+        ClientEvent::StartTls => "starttls".into(),
         ClientEvent::Recipient { token, index, reply } => format!("{token} rcpt {index} {}", reply.code),
         ClientEvent::Finished { token, outcome } => match outcome {
             Outcome::Accepted(r) => format!("{token} accepted {}", r.code),
@@ -30,19 +31,20 @@ fn event_text(event: ClientEvent<'_>) -> String {
             CloseReason::Refused(r) => format!("closed refused {}", r.code),
             CloseReason::Shutdown(r) => format!("closed shutdown {}", r.code),
             CloseReason::Unexpected(r) => format!("closed unexpected {}", r.code),
+            CloseReason::TlsRefused(r) => format!("closed no tls {}", r.code),
             other => format!("closed {other:?}"),
         },
     }
 }
 
 impl Driver {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let client = Client::new("relay.example".into(), ClientTimeouts::default(), NOW);
         Driver { client, events: Vec::new(), send_bodies: true }
     }
 
     /// Past the greeting, with this reply to EHLO.
-    fn ready(ehlo: &str) -> Self {
+    pub(super) fn ready(ehlo: &str) -> Self {
         let mut d = Driver::new();
         assert_eq!(d.hear("220 mx ESMTP\r\n"), "EHLO relay.example\r\n");
         assert_eq!(d.hear(ehlo), "");
@@ -50,7 +52,7 @@ impl Driver {
         d
     }
 
-    fn sent(&mut self) -> String {
+    pub(super) fn sent(&mut self) -> String {
         let mut wire = Vec::new();
         while let Some(transmit) = self.client.poll_transmit() {
             match transmit {
@@ -68,7 +70,7 @@ impl Driver {
         String::from_utf8(wire).unwrap()
     }
 
-    fn hear(&mut self, text: &str) -> String {
+    pub(super) fn hear(&mut self, text: &str) -> String {
         self.client.handle_input(text.as_bytes(), NOW);
         while let Some(event) = self.client.poll_event() {
             let text = event_text(event);
@@ -81,13 +83,13 @@ impl Driver {
         self.start_with(token, recipients, MailParams::default())
     }
 
-    fn start_with(&mut self, token: u64, recipients: &[&str], params: MailParams) -> String {
+    pub(super) fn start_with(&mut self, token: u64, recipients: &[&str], params: MailParams<'_>) -> String {
         let recipients = recipients.iter().map(|r| r.as_bytes());
-        self.client.start(token, b"s@t", recipients, params, NOW);
+        self.client.start(token, b"s@t", recipients, &params, NOW);
         self.hear("")
     }
 
-    fn take(&mut self) -> Vec<String> {
+    pub(super) fn take(&mut self) -> Vec<String> {
         std::mem::take(&mut self.events)
     }
 }
@@ -95,7 +97,7 @@ impl Driver {
 #[test]
 fn pipelined_with_the_next_envelope_behind_the_final_dot() {
     let mut d = Driver::ready(FULL);
-    let params = MailParams { size: 900, eight_bit: true };
+    let params = MailParams::new(900, true);
     assert_eq!(
         d.start_with(1, &["a@x", "b@x"], params),
         "MAIL FROM:<s@t> SIZE=900 BODY=8BITMIME\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n"
@@ -137,7 +139,7 @@ fn one_command_at_a_time_without_pipelining_and_helo_fall_back() {
     assert_eq!(d.hear("220-hi\r\n220 there\r\n"), "EHLO relay.example\r\n");
     assert_eq!(d.hear("502 what\r\n"), "HELO relay.example\r\n");
     assert_eq!(d.hear("250 hi\r\n"), "");
-    assert_eq!(d.start_with(1, &["a@x", "b@x"], MailParams { size: 5000, eight_bit: false }), "MAIL FROM:<s@t>\r\n");
+    assert_eq!(d.start_with(1, &["a@x", "b@x"], MailParams::new(5000, false)), "MAIL FROM:<s@t>\r\n");
     assert_eq!(d.hear("250 ok\r\n"), "RCPT TO:<a@x>\r\n");
     assert_eq!(d.hear("450 4.2.1 later\r\n"), "RCPT TO:<b@x>\r\n");
     assert_eq!(d.hear("250 ok\r\n"), "DATA\r\n");
@@ -188,11 +190,11 @@ fn failed_transactions_leave_a_connection_that_works() {
 #[test]
 fn what_the_peer_announced_is_respected_without_asking_it() {
     let mut d = Driver::ready("250-mx\r\n250 SIZE 1000\r\n");
-    assert_eq!(d.start_with(1, &["a@x"], MailParams { size: 1001, eight_bit: false }), "");
-    assert_eq!(d.start_with(2, &["a@x"], MailParams { size: 1, eight_bit: true }), "");
+    assert_eq!(d.start_with(1, &["a@x"], MailParams::new(1001, false)), "");
+    assert_eq!(d.start_with(2, &["a@x"], MailParams::new(1, true)), "");
     assert_eq!(d.take(), ["1 refused Local 552", "2 refused Local 554"]);
     assert!(d.client.can_start());
-    d.client.start(3, b"", [&b"a@x"[..]], MailParams { size: 1000, eight_bit: false }, NOW);
+    d.client.start(3, b"", [&b"a@x"[..]], &MailParams::new(1000, false), NOW);
     assert_eq!(d.sent(), "MAIL FROM:<> SIZE=1000\r\n");
 }
 

@@ -21,6 +21,51 @@ pub struct Capabilities {
     pub smtputf8: bool,
     /// CHUNKING (RFC 3030).
     pub chunking: bool,
+    /// BINARYMIME (RFC 3030).
+    pub binary_mime: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
+    /// DELIVERBY (RFC 2852): the least time, in seconds, that a message with `R` may have; 0 if none is announced.
+    pub deliver_by: Option<u32>,
+    /// FUTURERELEASE (RFC 4865).
+    pub future_release: bool,
+    /// MT-PRIORITY (RFC 6710).
+    pub mt_priority: bool,
+    /// LIMITS (RFC 9422).
+    pub limits: Limits,
+}
+
+/// What a peer allows within one connection (RFC 9422 §3). `None`: not announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// MAILMAX: transactions.
+    pub transactions: Option<u32>,
+    /// RCPTMAX: recipients of one transaction.
+    pub recipients: Option<u32>,
+    /// RCPTDOMAINMAX: different domains among those.
+    pub domains: Option<u32>,
+}
+
+impl Limits {
+    /// Whether a transaction is limited in its recipients.
+    pub fn bounds_recipients(self) -> bool {
+        self.recipients.is_some() || self.domains.is_some()
+    }
+
+    /// One word of the announcement, `NAME=value`. Unknown names are skipped, and so is what is no number from 1 to
+    /// 999999 (RFC 9422 §4).
+    fn read(&mut self, word: &str) {
+        let Some((name, value)) = word.split_once('=') else { return };
+        let limit = match name {
+            n if n.eq_ignore_ascii_case("MAILMAX") => &mut self.transactions,
+            n if n.eq_ignore_ascii_case("RCPTMAX") => &mut self.recipients,
+            n if n.eq_ignore_ascii_case("RCPTDOMAINMAX") => &mut self.domains,
+            _ => return,
+        };
+        if value.len() <= 6 && value.bytes().all(|b| b.is_ascii_digit()) {
+            *limit = value.parse().ok().filter(|n| *n > 0);
+        }
+    }
 }
 
 impl Capabilities {
@@ -38,6 +83,18 @@ impl Capabilities {
                 k if k.eq_ignore_ascii_case("DSN") => &mut all.dsn,
                 k if k.eq_ignore_ascii_case("SMTPUTF8") => &mut all.smtputf8,
                 k if k.eq_ignore_ascii_case("CHUNKING") => &mut all.chunking,
+                k if k.eq_ignore_ascii_case("BINARYMIME") => &mut all.binary_mime,
+                k if k.eq_ignore_ascii_case("REQUIRETLS") => &mut all.require_tls,
+                k if k.eq_ignore_ascii_case("FUTURERELEASE") => &mut all.future_release,
+                k if k.eq_ignore_ascii_case("MT-PRIORITY") => &mut all.mt_priority,
+                k if k.eq_ignore_ascii_case("DELIVERBY") => {
+                    all.deliver_by = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+                    continue;
+                }
+                k if k.eq_ignore_ascii_case("LIMITS") => {
+                    words.for_each(|word| all.limits.read(word));
+                    continue;
+                }
                 k if k.eq_ignore_ascii_case("SIZE") => {
                     // A figure that is missing or no number says nothing about a limit (RFC 1870 §3).
                     all.size = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
@@ -75,5 +132,21 @@ mod tests {
         assert_eq!(Capabilities::parse("PIPELINING"), Capabilities::default());
         assert_eq!(Capabilities::parse("x\nSIZE\nSTARTTLS").size, Some(0));
         assert!(Capabilities::parse("x\nSIZE junk").allows_size(u64::MAX));
+    }
+
+    #[test]
+    fn reads_what_stands_behind_keywords() {
+        // RFC 2852 §3.
+        assert_eq!(Capabilities::parse("x\nDELIVERBY 240").deliver_by, Some(240));
+        assert_eq!(Capabilities::parse("x\ndeliverby").deliver_by, Some(0));
+        assert_eq!(Capabilities::parse("x\nDSN").deliver_by, None);
+        // RFC 9422 §3 and §4; what is not understood limits nothing.
+        let limits = |line: &str| Capabilities::parse(&format!("x\nLIMITS {line}")).limits;
+        let all = Limits { transactions: Some(5), recipients: Some(20), domains: Some(1) };
+        assert_eq!(limits("RCPTMAX=20 mailmax=5 X=1 RCPTDOMAINMAX=1"), all);
+        assert_eq!(limits("RCPTMAX=0 MAILMAX=1000000 RCPTDOMAINMAX=+1 =5 RCPTMAX"), Limits::default());
+        let c =
+            Capabilities::parse("x\nREQUIRETLS\nBINARYMIME\nFUTURERELEASE 600 2027-01-01T00:00:00Z\nMT-PRIORITY MIXER");
+        assert!(c.require_tls && c.binary_mime && c.future_release && c.mt_priority && !c.limits.bounds_recipients());
     }
 }

@@ -22,6 +22,8 @@ pub mod sasl;
 pub mod server;
 
 #[cfg(test)]
+mod client_extension_tests;
+#[cfg(test)]
 mod client_property_tests;
 #[cfg(test)]
 mod client_tests;

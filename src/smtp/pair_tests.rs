@@ -5,6 +5,7 @@
 use super::client::{Client, ClientEvent, ClientTimeouts, MailParams, Outcome, RefusedAt, Transmit};
 use super::server::{PeerFacts, Server, ServerPolicy, Step, Verdict};
 use crate::message::MessageId;
+use crate::message::params::BodyType;
 use crate::properties::cases;
 use crate::time::Moment;
 use proptest::prelude::*;
@@ -63,7 +64,7 @@ struct Pair {
     verdict_due: Option<Moment>,
     verdict: fn(&mut Random) -> Verdict,
     received: Vec<Received>,
-    pending: VecDeque<(u64, Received, MailParams)>,
+    pending: VecDeque<(u64, Received, MailParams<'static>)>,
     started: BTreeMap<u64, Received>,
     refused: BTreeMap<u64, Vec<u32>>,
     finished: BTreeMap<u64, String>,
@@ -87,7 +88,7 @@ impl Pair {
                     (0..1 + random.below(5)).map(|i| format!("r{i}@d{token}.example").into_bytes()).collect();
                 let sender = if random.below(4) == 0 { Vec::new() } else { format!("s{token}@x").into_bytes() };
                 let body = message(&mut random);
-                let params = MailParams { size: body.len() as u64, eight_bit: random.below(2) == 0 };
+                let params = MailParams::new(body.len() as u64, random.below(2) == 0);
                 (token, Received { sender, recipients, body }, params)
             })
             .collect();
@@ -96,7 +97,7 @@ impl Pair {
 
     fn with(
         random: Random,
-        pending: VecDeque<(u64, Received, MailParams)>,
+        pending: VecDeque<(u64, Received, MailParams<'static>)>,
         may_relay: bool,
         verdict: fn(&mut Random) -> Verdict,
     ) -> Self {
@@ -205,7 +206,7 @@ impl Pair {
         while let Some(event) = self.client.poll_event() {
             assert!(self.closed.is_none(), "Closed is the last event");
             match event {
-                ClientEvent::Ready => {}
+                ClientEvent::Ready | ClientEvent::StartTls => {}
                 ClientEvent::Recipient { token, index, .. } => self.refused.entry(token).or_default().push(index),
                 ClientEvent::Finished { token, outcome } => {
                     let text = match outcome {
@@ -223,7 +224,7 @@ impl Pair {
             match self.pending.pop_front() {
                 Some((token, m, params)) => {
                     let recipients = m.recipients.iter().map(Vec::as_slice);
-                    self.client.start(token, &m.sender, recipients, params, self.now);
+                    self.client.start(token, &m.sender, recipients, &params, self.now);
                     self.started.insert(token, m);
                 }
                 None => self.client.quit(self.now),
@@ -394,7 +395,7 @@ proptest! {
         let letter = |(token, (body, null, recipients, eight_bit)): (u64, (Vec<u8>, bool, usize, bool))| {
             let recipients = (0..recipients).map(|i| format!("r{i}@d{token}.example").into_bytes()).collect();
             let sender = if null { Vec::new() } else { format!("s{token}@x").into_bytes() };
-            let params = MailParams { size: body.len() as u64, eight_bit };
+            let params = MailParams::new(body.len() as u64, eight_bit);
             (token, Received { sender, recipients, body }, params)
         };
         let pending: VecDeque<_> = (0..).zip(messages).map(letter).collect();
@@ -410,7 +411,7 @@ proptest! {
             // Its own verdict, once, or its transaction's, of which there is one.
             let mut refused = pair.refused.remove(&token).unwrap_or_default();
             refused.sort_unstable();
-            let local = params.eight_bit && eight_bit_is_lost;
+            let local = params.body == BodyType::EightBit && eight_bit_is_lost;
             let above = if local { 0..0 } else { MAX_RECIPIENTS as u32..letter.recipients.len().max(MAX_RECIPIENTS) as u32 };
             assert_eq!(refused, above.collect::<Vec<_>>(), "{token}");
             let outcome = pair.finished.remove(&token).unwrap();

@@ -101,7 +101,7 @@ fn the_client_allocates_nothing_from_the_second_transaction_on() {
     client.transmitted();
     let recipients: [&[u8]; 2] = [b"a@b.example", b"c@d.example"];
     let transaction = |client: &mut Client, token| {
-        client.start(token, b"s@t.example", recipients, MailParams { size: 4096, eight_bit: false }, NOW);
+        client.start(token, b"s@t.example", recipients, &MailParams::new(4096, false), NOW);
         while client.poll_transmit().is_some() {}
         client.transmitted();
         client.handle_input(b"250 2.1.0 ok\r\n250 2.1.5 ok\r\n550 5.1.1 no\r\n354 go\r\n", NOW);

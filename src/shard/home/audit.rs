@@ -27,14 +27,15 @@ impl Home {
         report("home.paused", self.paused.len(), 2 * sessions + 65);
         report("home.due", self.due.capacity(), 2 * sessions.max(4));
         report("home.out", self.out.len(), 0);
-        report("home.bounces being read", self.bounces_reading, limits::BOUNCES_READING);
+        let [waiting, read, written] = self.notifier.sizes();
+        report("home.bounces being read", read, limits::BOUNCES_READING);
         report("home.octets being read", self.reading, limits::SPOOL_READING_BYTES);
         // One each for recipients of a live message.
         let failed = limits::LIVE_MESSAGES_PER_SHARD.saturating_mul(limits::RECIPIENTS);
-        report("home.bounces", self.bounces.len(), failed);
+        report("home.bounces", waiting, failed);
         // Each is a notification, of some 1 KiB, in a commit that waits or is being written.
         let commits = (limits::SPOOL_COMMITS_QUEUED + 2) * limits::SPOOL_COMMIT_BYTES as usize;
-        report("home.notices", self.notices.len(), commits / 512);
+        report("home.notices", written, commits / 512);
         self.log.audit(sessions, report);
     }
 

@@ -221,8 +221,11 @@ fn a_shard_takes_no_mail_while_another_cannot_keep_up() {
         let mut letter = Letter::new(letters, &nowhere);
         letter.sender.clear();
         let client = world.submit(0, &letter);
-        let refused = |client: &Client| client.replies.iter().any(|reply| reply.starts_with("452"));
-        assert!(world.run_until(secs(10), |w| w.client(client).closed.is_some() || refused(w.client(client))));
+        let answered = |w: &World| {
+            let client = w.client(client);
+            client.closed.is_some() || client.replies.iter().any(|reply| reply.starts_with("452"))
+        };
+        assert!(world.run_until(secs(10), answered));
         if !world.client(client).is_accepted() {
             break client;
         }

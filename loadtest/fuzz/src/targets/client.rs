@@ -61,7 +61,7 @@ enum Asked {
 #[derive(Clone, Debug)]
 struct Plan {
     /// Recipients, size, 8-bit for each message.
-    messages: Vec<(u32, MailParams)>,
+    messages: Vec<(u32, MailParams<'static>)>,
     /// Quit after so many messages.
     quit_after: usize,
     /// The body of this message is never taken by the transport.
@@ -147,7 +147,7 @@ impl Session {
                 let asked = self.asked[first.min(self.asked.len())..].iter().copied().zip(replies.iter().copied());
                 let asked: Vec<_> = asked.collect();
                 match event {
-                    ClientEvent::Ready => {}
+                    ClientEvent::Ready | ClientEvent::StartTls => {}
                     ClientEvent::Recipient { token, index, reply } => {
                         *self.refused_rcpts.entry(token).or_default() += 1;
                         assert!(asked.contains(&(Asked::Rcpt(token, index), reply.code)), "{event:?} by {asked:?}");
@@ -201,7 +201,7 @@ impl Session {
             self.open.insert(token, recipients);
             let had_events = self.client.has_events();
             let addresses = addresses.iter().map(String::as_bytes);
-            self.client.start(token, b"s@x.example", addresses, params, self.now);
+            self.client.start(token, b"s@x.example", addresses, &params, self.now);
             assert!(!had_events);
             if self.client.has_events() {
                 // Refused by itself: nothing will be sent.
@@ -416,7 +416,7 @@ pub fn run(data: &[u8]) {
     for _ in 0..count {
         let shape = input.u8();
         let size = [0, 50, 5000, u64::MAX][usize::from(shape >> 4 & 3)];
-        messages.push((1 + u32::from(shape & 3), MailParams { size, eight_bit: shape & 8 != 0 }));
+        messages.push((1 + u32::from(shape & 3), MailParams::new(size, shape & 8 != 0)));
     }
     let plan = Plan {
         messages,
