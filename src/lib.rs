@@ -25,6 +25,7 @@ pub mod control;
 pub mod deliver;
 pub mod dns;
 pub mod limits;
+pub mod local;
 pub mod message;
 #[cfg(test)]
 mod properties;
