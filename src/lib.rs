@@ -26,6 +26,7 @@ pub mod control;
 pub mod deliver;
 pub mod dns;
 pub mod limits;
+pub mod local;
 pub mod message;
 #[cfg(test)]
 mod properties;

@@ -438,3 +438,27 @@ pub const ACCOUNT_RATE: u32 = 1_000_000_000;
 
 const _: () = assert!(ACCOUNT_NAME_BYTES + PASSWORD_BYTES < AUTH_LINE_BYTES / 4 * 3, "a password fits its line");
 const _: () = assert!(ACCOUNT_NAME_BYTES >= PATH_BYTES - 2, "a name can be an address");
+
+// --- Submission clean-up, local mail -------------------------------------------------------------------------------
+
+/// The header section of a submitted message, in octets as received; it is held in memory until it has been looked at.
+/// Programs write a few KiB; lists of a thousand recipients, and signatures, some tens.
+pub const SUBMISSION_HEADER_BYTES: usize = 64 << 10;
+/// Text of a peer (an address, an account) within a reply; the rest is left out, so that the reply fits RFC 5321
+/// §4.5.3.1.5's 512 octets.
+pub const REPLY_QUOTE_BYTES: usize = 96;
+
+const _: () = assert!(3 * REPLY_QUOTE_BYTES < 512 - 160, "a reply with two quotes fits its line");
+/// Addresses one local alias or list may lead to, and aliases on the way: they share one spool record, as the recipients of
+/// one transaction do. A longer list is checked and refused when the file is read.
+pub const LOCAL_EXPANSION_ADDRESSES: usize = RECIPIENTS;
+/// Aliases that lead to aliases, in a row (sendmail stops at 10; the walk is recursive).
+pub const LOCAL_ALIAS_DEPTH: usize = 32;
+/// Problems told of one set of files: one misplaced file must not fill the log.
+pub const LOCAL_PROBLEMS: usize = 50;
+/// Addresses shown by one EXPN; each is a line of a reply that is held in memory.
+pub const LOCAL_EXPN_ADDRESSES: usize = 100;
+/// A path of Maildirs (`PATH_MAX` of Linux, with its NUL), and room for `/new/` and a file's name.
+pub const MAILDIR_PATH_BYTES: usize = 4096 - 6 - MAILDIR_NAME_BYTES;
+/// One name in a folder (`NAME_MAX` of Linux's file systems).
+pub const MAILDIR_NAME_BYTES: usize = 255;

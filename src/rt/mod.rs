@@ -13,6 +13,7 @@
 pub mod alloc;
 pub mod buffer;
 pub mod disk;
+pub mod maildir;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod simd;
