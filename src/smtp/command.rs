@@ -190,7 +190,7 @@ fn longer(name: u32, line: &[u8]) -> Result<Command<'_>, CommandError> {
 fn is_http(word: &[u8], argument: &[u8]) -> bool {
     const METHODS: [&[u8]; 9] =
         [b"GET", b"POST", b"PUT", b"HEAD", b"OPTIONS", b"CONNECT", b"DELETE", b"PATCH", b"TRACE"];
-    let request = METHODS.contains(&word) && !argument.is_empty();
+    let request = METHODS.iter().any(|method| word.eq_ignore_ascii_case(method)) && !argument.is_empty();
     let field = word.split_last().is_some_and(|(last, name)| {
         *last == b':' && !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
     });
@@ -407,7 +407,7 @@ mod tests {
         ] {
             assert_eq!(parse(line.as_bytes()), Ok(Command::OtherProtocol), "{line}");
         }
-        for line in ["GET", "get x", ":x", "a b: c"] {
+        for line in ["GET", "getting x", ":x", "a b: c"] {
             assert_eq!(parse(line.as_bytes()), Err(CommandError::Unknown), "{line}");
         }
     }

@@ -40,7 +40,15 @@ fn received(input: &mut Input<'_>) {
     let mut dates = DateCache::default();
     let date = *dates.text(wall);
     let mut out = b"before".to_vec();
-    Received { helo: input.rest(), peer, host, extended, id: MessageId(7), date: &date }.write(&mut out);
+    Received {
+        helo: input.rest(),
+        peer,
+        host,
+        protocol: if extended { "UTF8SMTPSA" } else { "SMTP" },
+        id: MessageId(7),
+        date: &date,
+    }
+    .write(&mut out);
     let header = &out[6..];
     assert!(header.starts_with(b"Received: from ") && header.len() <= limits::RECEIVED_HEADER_BYTES);
     let mut lines = header.strip_suffix(b"\r\n").expect("whole").split(|b| *b == b'\n');
