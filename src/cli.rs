@@ -3,6 +3,8 @@
 //! Inputs: the arguments. Outputs: an exit code (0 good, 1 failed, 2 wrong usage), text on stdout for what was asked, on
 //! stderr for what went wrong. Lives on the thread that starts the process.
 
+mod account;
+
 use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
 use crate::rt::disk::StdDisk;
 use crate::spool;
@@ -27,6 +29,8 @@ Examples:
       Is this configuration right, and what does it mean?
   ringpost run --config /etc/ringpost/ringpost.toml
       Serve.
+  ringpost account add ann@example.com --config /etc/ringpost/ringpost.toml
+      Let somebody send with a password.
 
 A configuration in which every key is explained: config/ringpost.toml")]
 struct Cli {
@@ -52,6 +56,9 @@ Examples:
 Example:
   ringpost check --config /etc/ringpost/ringpost.toml && systemctl restart ringpost")]
     Check(CheckArgs),
+    /// Add, remove and list accounts, who may send with a password or a certificate.
+    #[command(subcommand)]
+    Account(account::AccountCommand),
     /// Read a spool without a server, and without changing it.
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -102,6 +109,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match Cli::parse_from(args).command {
         Command::Run(args) => run(&args).map(|()| 0),
         Command::Check(args) => check(&args).map(|()| 0),
+        Command::Account(command) => account::run(&command).map(|()| 0),
         Command::Spool(SpoolCommand::Verify(args)) => verify(&args),
         Command::Spool(SpoolCommand::List(args)) => list(&args),
     };

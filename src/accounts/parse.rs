@@ -189,7 +189,7 @@ impl Accounts {
         if let (argon, Some(first)) = with(&|secret| secret.scheme() == Scheme::Argon2id)
             && scram > 0
         {
-            warnings.push(format!("{file}: SCRAM is not announced, although {scram} accounts have its keys: {argon} have argon2id instead ({first:?}), and their clients would try it in vain"));
+            warnings.push(format!("{file}: SCRAM is announced to nobody, although {scram} of its accounts could use it: {argon} with argon2id (the first is {first:?}) could not, and their clients would try it in vain"));
         }
         if let (_, Some(first)) = with(&|secret| !self.decoys.look_like(secret)) {
             warnings.push(format!("{file}: {first:?} has another iteration count or length of salt than most: SCRAM tells it from an account that does not exist"));

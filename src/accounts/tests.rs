@@ -53,6 +53,8 @@ fn the_sample_is_a_good_file_and_explains_every_key() {
         live.push('\n');
     }
     let accounts = Accounts::parse("sample", &live, KEY).unwrap();
+    let name = accounts.iter().next().unwrap().name();
+    assert!(verify_password(&accounts, name, &password("pencil")), "the password it names");
     assert!(accounts.iter().len() >= 2 && accounts.warnings().is_empty(), "{:?}", accounts.warnings());
     for key in ["decoy_key", "name", "secret", "from", "certificate", "disabled"]
         .into_iter()

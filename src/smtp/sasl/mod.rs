@@ -414,4 +414,8 @@ fn may_act_as(account: &str, authzid: Option<&str>) -> bool {
 }
 
 #[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;
