@@ -131,8 +131,18 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
     let line = trim_end(line);
     let result = read(line);
     // The grammar of the other commands has printable characters only.
-    let free_text =
-        matches!(result, Err(_) | Ok(Command::Noop | Command::Help(_) | Command::Vrfy(_) | Command::Expn(_)));
+    let free_text = matches!(
+        result,
+        Err(_)
+            | Ok(Command::Noop
+                | Command::Help(_)
+                | Command::Vrfy(_)
+                | Command::Expn(_)
+                | Command::OtherProtocol
+                | Command::Auth { .. }
+                | Command::Xclient(_)
+                | Command::Xforward(_))
+    );
     let blank = matches!(result, Err(CommandError::Path(..) | CommandError::Arguments(_))) && is_international(line);
     if free_text && !blank && !is_printable(line) { Err(CommandError::NotPrintable) } else { result }
 }
