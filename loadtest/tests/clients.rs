@@ -46,7 +46,11 @@ impl Swaks {
         fs::write(&file, lines.trim_end()).unwrap();
         let mut command = self.swaks.command();
         command.args(["--server", &format!("127.0.0.1:{port}"), "--ehlo", "client.test"]);
-        command.args(["--from", "alice@d0001.test", "--to", "b@d0002.test"]).arg("--data").arg(&file).args(options);
+        command
+            .args(["--from", "alice@d0001.test", "--to", "b@d0002.test"])
+            .arg("--data")
+            .arg(format!("@{}", file.display()))
+            .args(options);
         let output = command.output().unwrap();
         Ran { said: text(&output), code: output.status.code() }
     }
@@ -117,7 +121,7 @@ fn implicit_tls_and_every_mechanism() {
     *options.iter_mut().find(|o| **o == "alice").unwrap() = "bob";
     s.arrives(port, "implicit-bob", &options, "ESMTPSA", "[127.0.0.1]");
     // What is broken is not offered: swaks ends with its code for that.
-    for mechanism in ["CRAM-MD5", "CRAM-SHA1", "DIGEST-MD5", "NTLM"] {
+    for mechanism in ["CRAM-MD5", "CRAM-SHA1", "DIGEST-MD5"] {
         let ran = s.send(port, mechanism, &s.tls(&[&["--tls-on-connect"], &auth(mechanism)[..]].concat()));
         assert_eq!(ran.code, Some(REFUSED_AUTH), "{mechanism}:\n{}", ran.said);
         assert!(!ran.said.contains(&format!("AUTH {mechanism}")), "{}", ran.said);

@@ -71,7 +71,7 @@ fn parameters_go_on_to_postfix() {
     assert_traced(&trace_before(&held.text, &message("parameters")), "UTF8SMTP", "[127.0.0.1]");
     held.assert_has("sender: ä@d0001.test");
     for line in
-        ["ret_flags=2", "envelope_id=env+2Bid", "notify_flags=1", "notify_flags=6", "dsn_orig_rcpt=rfc822;o@d0003.test"]
+        ["ret_flags=2", "envelope_id=env+id", "notify_flags=1", "notify_flags=6", "dsn_orig_rcpt=rfc822;o@d0003.test"]
     {
         held.assert_has(&format!("named_attribute: {line}"));
     }

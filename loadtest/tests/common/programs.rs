@@ -181,10 +181,11 @@ impl Daemon {
         }
         let shell = Program { name: "sh".into(), own: None };
         let log = fs::File::create(dir.path().join("output")).unwrap();
-        // A process space of its own, with which all that it started ends.
+        // A process space of its own, with which all that it started ends. Its first process is a shell that stays as it
+        // is: one that changes its user, as Postfix does, would no longer be told of its parent's end.
         let child = shell
             .entered(Some(dir.path()), &["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"], &[])
-            .args(["-ec", start])
+            .args(["-c", "sh -ec \"$1\" & wait $!", "sh", start])
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
