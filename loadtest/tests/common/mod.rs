@@ -4,7 +4,12 @@
 
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod certs;
 pub mod disk;
+pub mod dovecot;
+pub mod edge;
+pub mod postfix;
+pub mod programs;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
