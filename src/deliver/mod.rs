@@ -14,6 +14,7 @@ mod connection;
 mod outcome;
 mod pump;
 mod questions;
+mod verify;
 
 use crate::config::Config;
 use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
@@ -48,6 +49,8 @@ pub struct Deliverer {
     pools: Map<DestinationId, Pool>,
     /// Destinations that wait for a DNS answer, by the name that was asked.
     resolving: Map<Rc<str>, Vec<DestinationId>>,
+    /// Sessions that wait for one: their shard, and their question's number there.
+    verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
@@ -159,6 +162,7 @@ impl Deliverer {
             resolver: Resolver::new(dns, seed),
             pools: Map::default(),
             resolving: Map::default(),
+            verifying: Map::default(),
             connections: ConnTable::default(),
             questions: ConnTable::default(),
             exchanges: Map::default(),

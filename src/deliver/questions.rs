@@ -14,6 +14,7 @@ impl Deliverer {
                 self.transmit(transmit, turn);
             }
             let Some(resolved) = self.resolver.poll_event() else { break };
+            self.verified(&resolved.domain, &resolved.resolution, turn);
             for destination in self.resolving.remove(&resolved.domain).unwrap_or_default() {
                 if let Some(pool) = self.pools.get_mut(&destination) {
                     pool.resolving = false;

@@ -5,12 +5,15 @@
 //! `home`. It refuses to hash a password on the shard's thread.
 
 use super::Turn;
+use super::mailbox::{DomainVerdict, Mail};
 use crate::accounts::{Accounts, check};
 use crate::config::{Config, Demand, Listener, ListenerKind};
 use crate::limits;
+use crate::route::{self, Domain};
 use crate::rt::tls::{self, Acceptor};
 use crate::rt::{ConnId, WorkResult};
 use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
+use crate::smtp::reply::text;
 use crate::smtp::sasl::{self, Mechanism};
 use crate::smtp::server::{Answer, Question, Server};
 use slab::Slab;
@@ -59,11 +62,31 @@ pub(super) struct Gate {
     /// Passwords to check, in order; those under way.
     waiting: VecDeque<(ConnId, sasl::Question)>,
     checking: Slab<ConnId>,
+    /// Sessions that wait for DNS: about their sender's domain, or a recipient's.
+    verifying: Slab<(ConnId, Whose)>,
+    me: u16,
+    shards: u16,
+}
+
+/// Whose domain is verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Sender,
+    Recipient,
 }
 
 impl Gate {
-    pub(super) fn new(config: Arc<Config>, tables: Arc<Tables>) -> Self {
-        let mut gate = Gate { config, policies: Vec::new(), tables, waiting: VecDeque::new(), checking: Slab::new() };
+    pub(super) fn new(me: u16, shards: u16, config: Arc<Config>, tables: Arc<Tables>) -> Self {
+        let mut gate = Gate {
+            config,
+            policies: Vec::new(),
+            tables,
+            waiting: VecDeque::new(),
+            checking: Slab::new(),
+            verifying: Slab::new(),
+            me,
+            shards,
+        };
         gate.make_policies();
         gate
     }
@@ -99,7 +122,8 @@ impl Gate {
         let trusted = self.config.relay.allows(address);
         PeerFacts {
             may_relay: trusted && rules.kind == ListenerKind::Relay,
-            ask_sender: rules.auth != Demand::Off,
+            ask_sender: rules.auth != Demand::Off || self.verifies(rules.verify_sender_domain),
+            ask_recipient: self.verifies(rules.verify_recipient_domain),
             trusted,
             xclient: rules.xclient_networks.contain(address),
             xforward: rules.xforward_networks.contain(address),
@@ -138,9 +162,9 @@ impl Gate {
                 let certificate = server.tls().and_then(|tls| tls.fingerprint.as_ref());
                 Reply::Sasl(check::answer(&self.tables.accounts, &question, certificate))
             }
-            Question::Sender => self.sender(server),
-            Question::Recipient => Reply::Yes,
-            Question::Verify(_) | Question::Expand(_) => Reply::Text(crate::smtp::reply::text::CANNOT_VERIFY.to_vec()),
+            Question::Sender => return self.sender(conn, listener, server, turn),
+            Question::Recipient => return self.recipient(conn, listener, server, turn),
+            Question::Verify(_) | Question::Expand(_) => Reply::Text(text::CANNOT_VERIFY.to_vec()),
             Question::Client(attributes) => {
                 // What a proxy does not know is as untrusted as can be.
                 let unknown = IpAddr::from([0, 0, 0, 0]);
@@ -151,15 +175,66 @@ impl Gate {
         })
     }
 
-    /// May the session's account use this reverse-path?
-    fn sender(&self, server: &Server) -> Reply {
+    /// Domains are verified where the listener says so; not with a smart host, which knows a DNS of its own.
+    fn verifies(&self, wanted: bool) -> bool {
+        wanted && self.config.delivery.smart_host.is_none()
+    }
+
+    /// May the session's account use this reverse-path, and does its domain exist?
+    fn sender(&mut self, conn: ConnId, listener: usize, server: &Server, turn: &mut Turn<'_>) -> Option<Reply> {
         let sender = server.envelope().sender();
-        match server.account() {
-            Some(account) if !self.tables.accounts.may_send_as(account, sender) => {
-                Reply::Text([b"550 5.7.1 Your account may not send as <".as_slice(), sender, b">\r\n"].concat())
-            }
-            _ => Reply::Yes,
+        if let Some(account) = server.account()
+            && !self.tables.accounts.may_send_as(account, sender)
+        {
+            return Some(Reply::Text(
+                [b"550 5.7.1 Your account may not send as <".as_slice(), sender, b">\r\n"].concat(),
+            ));
         }
+        let Some(at) = memchr::memrchr(b'@', sender) else { return Some(Reply::Yes) };
+        let domain = &sender[at + 1..];
+        if !self.verifies(self.listener(listener).verify_sender_domain) || domain.first() == Some(&b'[') {
+            return Some(Reply::Yes);
+        }
+        self.verify(conn, Whose::Sender, domain, turn)
+    }
+
+    /// May the session send to its last recipient, and does that domain take mail?
+    fn recipient(&mut self, conn: ConnId, listener: usize, server: &Server, turn: &mut Turn<'_>) -> Option<Reply> {
+        let Some(recipient) = server.envelope().recipients().last() else { return Some(Reply::Yes) };
+        if !server.peer().may_relay && server.account().is_none() {
+            return Some(Reply::Text(text::NO_RELAY.to_vec()));
+        }
+        if recipient.domain.is_empty() {
+            return Some(Reply::Text(text::NO_POSTMASTER.to_vec()));
+        }
+        if !self.verifies(self.listener(listener).verify_recipient_domain) || recipient.domain.first() == Some(&b'[') {
+            return Some(Reply::Yes);
+        }
+        self.verify(conn, Whose::Recipient, recipient.domain, turn)
+    }
+
+    fn verify(&mut self, conn: ConnId, whose: Whose, domain: &[u8], turn: &mut Turn<'_>) -> Option<Reply> {
+        let domain = Domain::new(domain);
+        let token = self.verifying.insert((conn, whose)) as u64;
+        let owner = route::shard_of(route::hash(domain.as_str().as_bytes()), self.shards);
+        turn.post.send(usize::from(owner), Mail::Verify { domain: domain.as_str().into(), asker: self.me, token });
+        None
+    }
+
+    /// DNS has answered: whom, and what.
+    pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict) -> Option<(ConnId, Reply)> {
+        let (conn, whose) = self.verifying.try_remove(usize::try_from(token).ok()?)?;
+        let refusal = match (whose, verdict) {
+            (_, DomainVerdict::TakesMail) => return Some((conn, Reply::Yes)),
+            (Whose::Sender, DomainVerdict::NullMx) => text::SENDER_NULL_MX,
+            (Whose::Sender, DomainVerdict::NoSuchDomain | DomainVerdict::NoMailHost) => text::SENDER_DOMAIN,
+            (Whose::Sender, DomainVerdict::Unknown) => text::SENDER_DOMAIN_UNKNOWN,
+            (Whose::Recipient, DomainVerdict::NullMx) => text::RECIPIENT_NULL_MX,
+            (Whose::Recipient, DomainVerdict::NoSuchDomain) => text::RECIPIENT_DOMAIN,
+            (Whose::Recipient, DomainVerdict::NoMailHost) => text::RECIPIENT_NO_HOST,
+            (Whose::Recipient, DomainVerdict::Unknown) => text::RECIPIENT_DOMAIN_UNKNOWN,
+        };
+        Some((conn, Reply::Text(refusal.to_vec())))
     }
 
     fn start_checks(&mut self, turn: &mut Turn<'_>) {

@@ -10,7 +10,7 @@ mod audit;
 
 use super::event::{self, Event, Notice, NoticeKind};
 use super::gate::{Gate, Tables};
-use super::mailbox::{FinalOutcome, Handoff, Mail, Settled};
+use super::mailbox::{DomainVerdict, FinalOutcome, Handoff, Mail, Settled};
 use super::notify::{self, Bounce, Notifier};
 use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
@@ -108,7 +108,7 @@ impl Home {
             me,
             shards,
             folder: config.spool.path.clone(),
-            gate: Gate::new(Arc::clone(&config), tables),
+            gate: Gate::new(me, shards, Arc::clone(&config), tables),
             config,
             routes,
             sessions: ConnTable::default(),
@@ -277,6 +277,16 @@ impl Home {
     /// Work on another thread has ended: a password was checked.
     pub(super) fn worked(&mut self, token: u64, result: WorkResult, turn: &mut Turn<'_>) {
         let Some((conn, reply)) = self.gate.worked(token, result, turn) else { return };
+        let fate = self.with_session(conn, turn, |session, turn, context, out| {
+            session.answered(reply, turn, out);
+            session.proceed(turn, context, out)
+        });
+        self.end_event(conn, fate, turn);
+    }
+
+    /// DNS has told of a domain that a session asked for.
+    pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict, turn: &mut Turn<'_>) {
+        let Some((conn, reply)) = self.gate.verified(token, verdict) else { return };
         let fate = self.with_session(conn, turn, |session, turn, context, out| {
             session.answered(reply, turn, out);
             session.proceed(turn, context, out)
@@ -492,7 +502,11 @@ impl Home {
                 }
             },
             Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
-            Mail::Handoff(_) | Mail::Fetched { .. } | Mail::Control(_) => {}
+            Mail::Handoff(_)
+            | Mail::Fetched { .. }
+            | Mail::Verify { .. }
+            | Mail::Verified { .. }
+            | Mail::Control(_) => {}
         }
     }
 

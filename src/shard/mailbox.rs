@@ -12,6 +12,7 @@
 //!   is live until all its outcomes have come, and it takes no more than [`limits::LIVE_MESSAGES_PER_SHARD`] of those (and
 //!   while it does not look, none). So all that can ever wait for a home are the outcomes of what it held when it
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
+//! - `Verify` and `Verified`: one for each session that waits, and a session waits for one at a time.
 //! - `Fetch` and `Fetched`: one for each part asked for, which the asker bounds ([`limits::FETCH_AHEAD_BYTES`]).
 
 use super::gate::Tables;
@@ -49,8 +50,39 @@ pub enum Mail {
         /// The bytes.
         record: Option<Slice>,
     },
+    /// Home → owner of the domain: a session asks whether it takes mail.
+    Verify {
+        /// In lower case.
+        domain: Box<str>,
+        /// Who asks.
+        asker: u16,
+        /// By which the asker knows its question.
+        token: u64,
+    },
+    /// Owner → home: the answer to `Verify`.
+    Verified {
+        /// Of which question.
+        token: u64,
+        /// The answer.
+        verdict: DomainVerdict,
+    },
     /// Control plane → shard.
     Control(Control),
+}
+
+/// What DNS says of a domain, for a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DomainVerdict {
+    /// It has a host for its mail.
+    TakesMail,
+    /// It says that it takes none (RFC 7505).
+    NullMx,
+    /// It does not exist.
+    NoSuchDomain,
+    /// It exists, but without MX and address.
+    NoMailHost,
+    /// DNS could not tell, just now.
+    Unknown,
 }
 
 /// What the control plane asks of a shard.

@@ -161,6 +161,8 @@ impl ShardCore {
                 match mail {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
+                    Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
+                    Mail::Verified { token, verdict } => self.home.verified(token, verdict, turn),
                     Mail::Settled(_) if planted!(SettledDropped) => {}
                     Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),
                     Mail::Control(Control::Tables(tables)) => self.home.set_tables(tables),

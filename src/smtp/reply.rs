@@ -144,6 +144,20 @@ pub mod text {
         TOO_EARLY = "554 5.5.0 Commands before their time: wait for the reply to this one (RFC 2920 section 3.1)";
         /// Bytes before the greeting.
         EARLY_TALKER = "554 5.5.0 Data before the greeting (RFC 5321 section 3.1), closing the connection";
+        /// MAIL: a domain that nobody can answer (RFC 5321 section 2.3.5).
+        SENDER_DOMAIN = "550 5.1.8 The sender's domain does not exist, or has neither MX nor address";
+        /// MAIL: a domain that takes no mail (RFC 7505 section 4.2).
+        SENDER_NULL_MX = "550 5.7.27 The sender's domain takes no mail (null MX): nobody could be told of a failure";
+        /// MAIL: DNS did not answer.
+        SENDER_DOMAIN_UNKNOWN = "451 4.1.8 DNS does not tell about the sender's domain just now, try again later";
+        /// RCPT: no such domain.
+        RECIPIENT_DOMAIN = "550 5.1.2 The recipient's domain does not exist";
+        /// RCPT: null MX (RFC 7505 section 4.1).
+        RECIPIENT_NULL_MX = "556 5.1.10 The recipient's domain takes no mail (null MX)";
+        /// RCPT: neither MX nor address.
+        RECIPIENT_NO_HOST = "550 5.4.4 The recipient's domain has neither MX nor address";
+        /// RCPT: DNS did not answer.
+        RECIPIENT_DOMAIN_UNKNOWN = "451 4.4.3 DNS does not tell about the recipient's domain just now, try again later";
         /// Data with a bare LF.
         BARE_LF = "554 5.6.0 Message refused: it has a bare LF, a line must end with CRLF (RFC 5321 section 2.3.8)";
         /// Data with a bare CR.
