@@ -28,6 +28,8 @@ mod client_property_tests;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
+mod end_of_data_tests;
+#[cfg(test)]
 mod extension_tests;
 #[cfg(test)]
 mod pair_tests;
