@@ -97,6 +97,8 @@ pub struct Smtp {
     pub vrfy: bool,
     /// EXPN answers trusted clients; otherwise 502.
     pub expn: bool,
+    /// Submissions whose From is not the account's get a Sender (RFC 6409 §8.1); otherwise they are refused.
+    pub add_sender: bool,
     /// SEND, SOML and SAML count as MAIL; otherwise 502.
     pub legacy_send: bool,
 }

@@ -103,6 +103,7 @@ section! {
         command_timeout: Option<Span>,
         data_timeout: Option<Span>,
         error_delay: Option<Span>,
+        submission_from: Option<String>,
         vrfy: Option<String>,
         expn: Option<String>,
         legacy_send: Option<String>,

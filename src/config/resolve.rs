@@ -260,6 +260,7 @@ impl<'a> Resolver<'a> {
                 SECOND,
                 Duration::ZERO..=limits::ERROR_DELAY_MAX,
             ),
+            add_sender: self.one_of("smtp.submission_from", raw.submission_from.as_deref(), ["require", "add_sender"]),
             vrfy: self.one_of("smtp.vrfy", raw.vrfy.as_deref(), ["off", "local"]),
             expn: self.one_of("smtp.expn", raw.expn.as_deref(), ["off", "trusted"]),
             legacy_send: self.one_of("smtp.legacy_send", raw.legacy_send.as_deref(), ["off", "mail"]),

@@ -110,6 +110,16 @@ impl Gate {
         &self.config.listeners[listener]
     }
 
+    /// Who may authenticate.
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.tables.accounts
+    }
+
+    /// Whether a From that is not the account's gets a Sender; otherwise it is refused.
+    pub(super) fn adds_sender(&self) -> bool {
+        self.config.smtp.add_sender
+    }
+
     /// What begins TLS here.
     pub(super) fn acceptor(&self) -> Option<&Acceptor> {
         self.tables.tls.as_ref()

@@ -5,10 +5,12 @@
 //! replies of one event leave in one write. Lives on the shard that accepted the connection.
 
 mod opening;
+mod submission;
 
 use super::Turn;
 use super::event::{self, Event, Rejected, Stage};
 use super::gate::{self, Gate};
+use crate::config::ListenerKind;
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::trace::{DateCache, Received};
@@ -19,6 +21,7 @@ use crate::spool::{self, Body, Log, NewMessage};
 use crate::time::Moment;
 use std::io::IoSlice;
 use std::sync::Arc;
+use submission::Mending;
 
 /// See the module.
 pub(super) struct Session {
@@ -36,6 +39,9 @@ pub(super) struct Session {
     unsent: Vec<u8>,
     body: Vec<u8>,
     stream: Stream,
+    mending: Mending,
+    /// Of the message under way, if it has one already.
+    id: Option<MessageId>,
     began: Moment,
     pub(super) commit: Option<Commit>,
     /// The machine wants the connection closed once all replies are out: since when.
@@ -128,6 +134,7 @@ impl Session {
         } else {
             Opening::Done
         };
+        let rules_mend = rules.kind != ListenerKind::Relay;
         let mut session = Session {
             conn,
             listener,
@@ -139,6 +146,8 @@ impl Session {
             unsent: Vec::new(),
             body: Vec::new(),
             stream: Stream::No,
+            mending: if rules_mend { Mending::Header(Vec::new()) } else { Mending::Never },
+            id: None,
             began: Moment(0),
             commit: None,
             closing: None,
@@ -375,6 +384,12 @@ impl Session {
                     self.close(turn.now.mono);
                     break;
                 }
+                Step::Body(piece) if self.is_mended() => {
+                    if self.body.is_empty() && self.stream == Stream::No {
+                        self.began = turn.now.mono;
+                    }
+                    self.mend(piece, false, turn, context);
+                }
                 Step::Body(piece) => {
                     let small = piece.len() <= context.log.chunk_bytes();
                     if small && self.body.is_empty() && self.stream == Stream::No && whole.is_none() {
@@ -408,12 +423,14 @@ impl Session {
                     whole = None;
                     self.abandon(context.log);
                     self.body = Vec::new();
+                    self.expect_header();
                 }
                 Step::Message => self.complete(whole.take(), turn, context, out),
                 Step::Discarded(_) => {
                     whole = None;
                     self.abandon(context.log);
                     self.body = Vec::new();
+                    self.expect_header();
                     turn.report.stats.rejected.add(1);
                     self.tell_refused(turn, Stage::Data, b"", out);
                 }
@@ -474,7 +491,7 @@ impl Session {
         while self.body.len() > chunk {
             let id = match self.stream {
                 Stream::Yes(id) => id,
-                _ => context.log.next_id(turn.now.wall),
+                _ => self.id.take().unwrap_or_else(|| context.log.next_id(turn.now.wall)),
             };
             self.stream = Stream::Yes(id);
             if let Err(refusal) = context.log.stream_chunk(id, &self.body[..chunk]) {
@@ -490,11 +507,22 @@ impl Session {
     /// All of the message is here: gives it to the log. The verdict comes with its commit, or at once if it is no.
     fn complete(&mut self, whole: Option<&[u8]>, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
         let now = turn.now;
+        if self.is_mended() {
+            self.mend(b"", true, turn, context);
+        }
+        if let Some(reply) = self.header_refusal() {
+            self.abandon(context.log);
+            self.body = Vec::new();
+            self.expect_header();
+            turn.report.stats.rejected.add(1);
+            self.tell_refused(turn, Stage::Data, b"", &reply);
+            return self.server.handle_refusal(&reply, now.mono, out);
+        }
         let stream = std::mem::replace(&mut self.stream, Stream::No);
         let outcome = match stream {
             Stream::Failed(refusal) => Err(refusal),
             Stream::No => {
-                let id = context.log.next_id(now.wall);
+                let id = self.id.take().unwrap_or_else(|| context.log.next_id(now.wall));
                 self.accept(id, Body::Whole(whole.unwrap_or(&self.body)), turn, context)
             }
             Stream::Yes(id) => context
@@ -509,6 +537,7 @@ impl Session {
         } else {
             self.body.clear();
         }
+        self.expect_header();
         match outcome {
             Ok(()) => self.commit = Some(Commit { began: self.began, ended: now.mono }),
             Err(refusal) => {

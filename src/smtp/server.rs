@@ -375,6 +375,16 @@ impl Server {
         self.end_transaction(now, out);
     }
 
+    /// Ends the transaction with this reply (with its CRLF) in place of a verdict: the driver has refused the message.
+    ///
+    /// # Panics
+    /// If no verdict is due.
+    pub fn handle_refusal(&mut self, reply: &[u8], now: Moment, out: &mut Vec<u8>) {
+        assert!(self.state == State::Verdict, "a refusal follows a message");
+        out.extend_from_slice(reply);
+        self.end_transaction(now, out);
+    }
+
     /// The question behind [`Step::Ask`].
     ///
     /// # Panics
