@@ -49,6 +49,16 @@ pub const SESSION_ENVELOPE_BYTES: usize = 2048;
 pub const AUTH_CHECKS: usize = 2;
 /// Passwords that wait for that; the next is answered 454 4.7.0.
 pub const AUTH_CHECKS_WAITING: usize = 256;
+/// Failed AUTHs of an account, or of a client's network, that cost nothing: a person mistypes.
+pub const GUARD_FREE_FAILURES: u32 = 3;
+/// How long the next answer to AUTH waits after that; twice as long for each further failure.
+pub const GUARD_WAIT_FIRST: Duration = Duration::from_secs(1);
+/// The longest such wait: 8,640 guesses a day and account. The rightful owner waits as long, no longer.
+pub const GUARD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Failures are forgotten so long after the last one.
+pub const GUARD_MEMORY: Duration = Duration::from_secs(15 * 60);
+/// Accounts and networks with failures that one shard remembers (about 100 bytes each); beyond it the oldest is forgotten.
+pub const GUARD_KEYS: usize = 16 << 10;
 /// TLS handshakes under way in one shard; STARTTLS is answered 454 above it, a connection to an implicit port is closed.
 pub const TLS_HANDSHAKES: usize = 256;
 /// Time a client may take for its handshake.

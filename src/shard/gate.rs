@@ -5,6 +5,7 @@
 //! `home`. It refuses to hash a password on the shard's thread.
 
 use super::Turn;
+use super::guard::{Guard, GuardMail};
 use super::mailbox::{DomainVerdict, Mail};
 use crate::accounts::{Accounts, check};
 use crate::config::{Config, Demand, Listener, ListenerKind};
@@ -16,10 +17,12 @@ use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
 use crate::smtp::reply::text;
 use crate::smtp::sasl::{self, Mechanism};
 use crate::smtp::server::{Answer, Question, Server};
+use crate::time::Moment;
 use slab::Slab;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What a reload replaces, whole. Immutable, shared by all shards.
 #[derive(Debug, Default)]
@@ -64,8 +67,34 @@ pub(super) struct Gate {
     checking: Slab<ConnId>,
     /// Sessions that wait for DNS: about their sender's domain, or a recipient's.
     verifying: Slab<(ConnId, Whose)>,
+    /// AUTHs that wait for the owners of their account and network, and then for their time.
+    guarded: Slab<Guarded>,
+    delayed: BTreeSet<(Moment, u64)>,
+    /// Failures of the keys that this shard owns.
+    guard: Guard,
     me: u16,
     shards: u16,
+}
+
+/// An AUTH whose answer may have to wait.
+struct Guarded {
+    conn: ConnId,
+    question: sasl::Question,
+    answers_due: u8,
+    wait: Duration,
+}
+
+/// What guesses for an account count under.
+fn account_key(account: &str) -> u64 {
+    route::hash(&[b"account ", account.as_bytes()].concat())
+}
+
+/// What guesses of a client count under: its address, or its /64 network, which one host has whole.
+fn network_key(peer: IpAddr) -> u64 {
+    match peer.to_canonical() {
+        IpAddr::V4(v4) => route::hash(&[b"network ".as_slice(), &v4.octets()].concat()),
+        IpAddr::V6(v6) => route::hash(&[b"network ".as_slice(), &v6.octets()[..8]].concat()),
+    }
 }
 
 /// Whose domain is verified.
@@ -84,6 +113,9 @@ impl Gate {
             waiting: VecDeque::new(),
             checking: Slab::new(),
             verifying: Slab::new(),
+            guarded: Slab::new(),
+            delayed: BTreeSet::new(),
+            guard: Guard::default(),
             me,
             shards,
         };
@@ -159,19 +191,7 @@ impl Gate {
                 }
                 Reply::Nonce(nonce)
             }
-            Question::Sasl(question) if question.is_slow() => {
-                if self.waiting.len() >= limits::AUTH_CHECKS_WAITING {
-                    Reply::Sasl(sasl::Answer::Unavailable)
-                } else {
-                    self.waiting.push_back((conn, question));
-                    self.start_checks(turn);
-                    return None;
-                }
-            }
-            Question::Sasl(question) => {
-                let certificate = server.tls().and_then(|tls| tls.fingerprint.as_ref());
-                Reply::Sasl(check::answer(&self.tables.accounts, &question, certificate))
-            }
+            Question::Sasl(question) => return self.ask_guards(conn, server.peer().address, question, turn),
             Question::Sender => return self.sender(conn, listener, server, turn),
             Question::Recipient => return self.recipient(conn, listener, server, turn),
             Question::Verify(_) | Question::Expand(_) => Reply::Text(text::CANNOT_VERIFY.to_vec()),
@@ -245,6 +265,91 @@ impl Gate {
             (Whose::Recipient, DomainVerdict::Unknown) => text::RECIPIENT_DOMAIN_UNKNOWN,
         };
         Some((conn, Reply::Text(refusal.to_vec())))
+    }
+
+    /// Before anything is checked: how long does an answer wait, for the account's sake and for the network's? Accounts that
+    /// do not exist wait alike.
+    fn ask_guards(
+        &mut self,
+        conn: ConnId,
+        peer: IpAddr,
+        question: sasl::Question,
+        turn: &mut Turn<'_>,
+    ) -> Option<Reply> {
+        if self.guarded.len() >= limits::AUTH_CHECKS_WAITING {
+            return Some(Reply::Sasl(sasl::Answer::Unavailable));
+        }
+        let keys = [network_key(peer), question.account().map_or(0, account_key)];
+        let token = self.guarded.insert(Guarded { conn, question, answers_due: 2, wait: Duration::ZERO }) as u64;
+        for key in keys {
+            let owner = route::shard_of(key, self.shards);
+            turn.post.send(usize::from(owner), Mail::Guard(GuardMail::Ask { key, asker: self.me, token }));
+        }
+        None
+    }
+
+    /// What shards tell each other about guesses.
+    pub(super) fn guard(&mut self, mail: GuardMail, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        match mail {
+            GuardMail::Ask { key, asker, token } => {
+                let wait = self.guard.wait(key, now);
+                turn.post.send(usize::from(asker), Mail::Guard(GuardMail::Wait { token, wait }));
+            }
+            GuardMail::Failed { key } => self.guard.failed(key, now),
+            GuardMail::Wait { token, wait } => {
+                let Some(asked) = usize::try_from(token).ok().and_then(|at| self.guarded.get_mut(at)) else { return };
+                asked.wait = asked.wait.max(wait);
+                asked.answers_due -= 1;
+                if asked.answers_due == 0 {
+                    self.delayed.insert((now + asked.wait, token));
+                }
+            }
+        }
+    }
+
+    /// A question that has waited long enough.
+    pub(super) fn due(&mut self, now: Moment) -> Option<(ConnId, sasl::Question)> {
+        let (at, token) = *self.delayed.first()?;
+        if at > now {
+            return None;
+        }
+        self.delayed.pop_first();
+        let asked = self.guarded.try_remove(usize::try_from(token).ok()?)?;
+        Some((asked.conn, asked.question))
+    }
+
+    /// When the next one has.
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        self.delayed.first().map(|(at, _)| *at)
+    }
+
+    /// Checks a password, or finds keys; `None` if the answer comes from another thread.
+    pub(super) fn check(
+        &mut self,
+        conn: ConnId,
+        question: sasl::Question,
+        tls: Option<&TlsFacts>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Reply> {
+        if !question.is_slow() {
+            let certificate = tls.and_then(|tls| tls.fingerprint.as_ref());
+            return Some(Reply::Sasl(check::answer(&self.tables.accounts, &question, certificate)));
+        }
+        if self.waiting.len() >= limits::AUTH_CHECKS_WAITING {
+            return Some(Reply::Sasl(sasl::Answer::Unavailable));
+        }
+        self.waiting.push_back((conn, question));
+        self.start_checks(turn);
+        None
+    }
+
+    /// AUTH has failed for a wrong name, password or proof.
+    pub(super) fn auth_failed(&self, account: Option<&str>, peer: IpAddr, turn: &mut Turn<'_>) {
+        for key in [Some(network_key(peer)), account.map(account_key)].into_iter().flatten() {
+            let owner = route::shard_of(key, self.shards);
+            turn.post.send(usize::from(owner), Mail::Guard(GuardMail::Failed { key }));
+        }
     }
 
     fn start_checks(&mut self, turn: &mut Turn<'_>) {

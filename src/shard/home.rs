@@ -10,6 +10,7 @@ mod audit;
 
 use super::event::{self, Event, Notice, NoticeKind};
 use super::gate::{Gate, Tables};
+use super::guard::GuardMail;
 use super::mailbox::{DomainVerdict, FinalOutcome, Handoff, Mail, Settled};
 use super::notify::{self, Bounce, Notifier};
 use super::session::{self, Context, Fate, Session};
@@ -284,6 +285,28 @@ impl Home {
         self.end_event(conn, fate, turn);
     }
 
+    /// Guessed passwords: another shard asks, tells or answers.
+    pub(super) fn guard(&mut self, mail: GuardMail, turn: &mut Turn<'_>) {
+        self.gate.guard(mail, turn);
+        self.auth_answers(turn);
+    }
+
+    /// Answers to AUTH that have waited long enough.
+    fn auth_answers(&mut self, turn: &mut Turn<'_>) {
+        while let Some((conn, question)) = self.gate.due(turn.now.mono) {
+            let mut answer = None;
+            if let Some(session) = self.sessions.get_mut(conn) {
+                answer = self.gate.check(conn, question, session.server.tls(), turn);
+            }
+            let Some(reply) = answer else { continue };
+            let fate = self.with_session(conn, turn, |session, turn, context, out| {
+                session.answered(reply, turn, out);
+                session.proceed(turn, context, out)
+            });
+            self.end_event(conn, fate, turn);
+        }
+    }
+
     /// DNS has told of a domain that a session asked for.
     pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict, turn: &mut Turn<'_>) {
         let Some((conn, reply)) = self.gate.verified(token, verdict) else { return };
@@ -506,6 +529,7 @@ impl Home {
             | Mail::Fetched { .. }
             | Mail::Verify { .. }
             | Mail::Verified { .. }
+            | Mail::Guard(_)
             | Mail::Control(_) => {}
         }
     }
@@ -550,6 +574,7 @@ impl Home {
 
     /// The end of a turn: commits, reads, files.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
+        self.auth_answers(turn);
         while let Some(bounce) = self.notifier.poll_read(turn.now) {
             self.reads_wanted.push_back(ReadFor::Bounce(bounce));
         }
@@ -599,7 +624,7 @@ impl Home {
 
     /// The next moment at which something is due.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        [self.log.poll_timeout(), self.notifier.poll_timeout()].into_iter().flatten().min()
+        [self.log.poll_timeout(), self.notifier.poll_timeout(), self.gate.poll_timeout()].into_iter().flatten().min()
     }
 
     /// Time went on.

@@ -12,10 +12,11 @@
 //!   is live until all its outcomes have come, and it takes no more than [`limits::LIVE_MESSAGES_PER_SHARD`] of those (and
 //!   while it does not look, none). So all that can ever wait for a home are the outcomes of what it held when it
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
-//! - `Verify` and `Verified`: one for each session that waits, and a session waits for one at a time.
+//! - `Verify` and `Verified`, `Guard`: two at most for each session that waits, and a session waits for one at a time.
 //! - `Fetch` and `Fetched`: one for each part asked for, which the asker bounds ([`limits::FETCH_AHEAD_BYTES`]).
 
 use super::gate::Tables;
+use super::guard::GuardMail;
 use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{LastReply, RecipientSet};
@@ -50,6 +51,8 @@ pub enum Mail {
         /// The bytes.
         record: Option<Slice>,
     },
+    /// Home ↔ owner of a key: passwords that were guessed.
+    Guard(GuardMail),
     /// Home → owner of the domain: a session asks whether it takes mail.
     Verify {
         /// In lower case.

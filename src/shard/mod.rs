@@ -7,6 +7,7 @@
 mod audit;
 pub mod event;
 mod gate;
+mod guard;
 mod home;
 pub mod mailbox;
 mod notify;
@@ -162,6 +163,7 @@ impl ShardCore {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
                     Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
+                    Mail::Guard(mail) => self.home.guard(mail, turn),
                     Mail::Verified { token, verdict } => self.home.verified(token, verdict, turn),
                     Mail::Settled(_) if planted!(SettledDropped) => {}
                     Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),

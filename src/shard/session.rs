@@ -42,6 +42,8 @@ pub(super) struct Session {
     mending: Mending,
     /// Of the message under way, if it has one already.
     id: Option<MessageId>,
+    /// Wrong passwords that the guards know of.
+    guesses: u8,
     began: Moment,
     pub(super) commit: Option<Commit>,
     /// The machine wants the connection closed once all replies are out: since when.
@@ -148,6 +150,7 @@ impl Session {
             stream: Stream::No,
             mending: if rules_mend { Mending::Header(Vec::new()) } else { Mending::Never },
             id: None,
+            guesses: 0,
             began: Moment(0),
             commit: None,
             closing: None,
@@ -251,6 +254,7 @@ impl Session {
 
     /// Goes on with what was pipelined behind a message, after its verdict is in `out`.
     pub(super) fn proceed(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> Fate {
+        self.tell_guesses(turn, context);
         self.feed_tail(turn, context, out);
         if self.ended && self.commit.is_none() {
             self.close(turn.now.mono);
@@ -367,6 +371,15 @@ impl Session {
         self.commit.is_none() && self.server.in_transaction()
     }
 
+    /// Tells the guards of guesses that have failed since it was asked last.
+    fn tell_guesses(&mut self, turn: &mut Turn<'_>, context: &Context<'_>) {
+        let failed = self.server.failed_auths();
+        if failed > std::mem::replace(&mut self.guesses, failed) {
+            turn.report.stats.auth_failures.add(1);
+            context.gate.auth_failed(self.server.asked_account(), self.server.peer().address, turn);
+        }
+    }
+
     /// The machine's loop. Returns how much of `input` it consumed.
     fn feed(&mut self, input: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> usize {
         self.server.set_busy(context.busy);
@@ -448,6 +461,7 @@ impl Session {
         if let Some(first) = whole {
             self.collect(first, turn, context);
         }
+        self.tell_guesses(turn, context);
         at
     }
 

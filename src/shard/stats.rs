@@ -110,6 +110,7 @@ shard_stats! {
     Counter accepted_bytes: "Octets of accepted messages, as received",
     Counter accepted_recipients: "Recipients of accepted messages",
     Counter rejected: "Commands and messages refused with 4yz or 5yz",
+    Counter auth_failures: "AUTH with a wrong name, password or proof",
     Counter tls_handshakes: "TLS handshakes with clients",
     Counter tls_failures: "TLS connections of clients that failed, in the handshake or later",
     Counter delivered: "Recipients whose next hop took the message",

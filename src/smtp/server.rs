@@ -93,6 +93,7 @@ struct More {
     auth: Option<(Mechanism, Option<Vec<u8>>)>,
     account: Option<String>,
     failed_auths: u8,
+    asked_account: Option<String>,
     tls: Option<TlsFacts>,
     forwarded: Option<IpAddr>,
     /// The reply of a MAIL whose sender the driver is asked about.
@@ -215,6 +216,16 @@ impl Server {
     /// The account that AUTH has proven, or that XCLIENT named.
     pub fn account(&self) -> Option<&str> {
         self.more.as_ref()?.account.as_deref()
+    }
+
+    /// Wrong guesses so far.
+    pub fn failed_auths(&self) -> u8 {
+        self.more.as_ref().map_or(0, |more| more.failed_auths)
+    }
+
+    /// The account that the last AUTH was for, whatever came of it.
+    pub fn asked_account(&self) -> Option<&str> {
+        self.more.as_ref()?.asked_account.as_deref()
     }
 
     /// What is known of the TLS connection, if there is one.

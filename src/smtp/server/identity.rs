@@ -96,7 +96,10 @@ impl Server {
                 self.state = State::Auth;
                 self.deadline = now + self.policy.command_timeout;
             }
-            sasl::Step::Ask(question) => self.ask(Asked::Auth, Question::Sasl(question)),
+            sasl::Step::Ask(question) => {
+                self.more().asked_account = question.account().map(str::to_owned);
+                self.ask(Asked::Auth, Question::Sasl(question));
+            }
             sasl::Step::Granted { account } => {
                 let more = self.more();
                 more.exchange = None;
