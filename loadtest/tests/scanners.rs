@@ -69,7 +69,8 @@ fn nmap_finds_no_open_relay() {
     let Some(edge) = Edge::start(foreign) else { return };
     for port in [edge.ports.relay, edge.ports.submission] {
         let said = open_relay(&nmap, port);
-        assert!(said.contains("Server doesn't seem to be an open relay, all tests failed"), "{said}");
+        let closed = ["Server doesn't seem to be an open relay, all tests failed", "Server isn't an open relay"];
+        assert!(closed.iter().any(|c| said.contains(c)), "{said}");
     }
     // The same script finds one where there is one: a relay that trusts the scanner's network.
     let Some(edge) = Edge::start(EdgeSetup::default()) else { return };
