@@ -69,7 +69,7 @@ pub(super) struct Site {
 pub enum Resolution {
     /// Its domain is none of ours: to be relayed, or not.
     NotLocal,
-    /// There is no such mailbox (550 5.1.1).
+    /// There is no such mailbox (550 5.1.1), or its name cannot be a Maildir's.
     Unknown,
     /// It is a mailbox.
     Mailbox(Mailbox),
@@ -235,6 +235,7 @@ impl LocalTable {
                 }
                 self.check_duties(&domain, &mut warnings);
             }
+            self.check_folders(block, &mut warnings);
             if block.mailboxes.is_none() && matches!(block.deliver, Target::Maildir(_)) {
                 let domain = block.domains.first().map_or("", String::as_str);
                 let message = format!(
@@ -254,6 +255,22 @@ impl LocalTable {
         }
         warnings.truncate(LOCAL_PROBLEMS);
         warnings
+    }
+
+    /// Each mailbox of a file has a name that can be a folder's.
+    fn check_folders(&self, block: &Block<'_>, warnings: &mut Vec<Problem>) {
+        let (Target::Maildir(layout), Some(file), Some(domain)) =
+            (&block.deliver, block.mailboxes, block.domains.first())
+        else {
+            return;
+        };
+        let domain = domain.to_ascii_lowercase();
+        let Some(names) = self.site(domain.as_bytes()).and_then(|site| site.mailboxes.as_ref()) else { return };
+        let bad = names.iter().filter(|name| layout.folder(domain.as_bytes(), name).is_err());
+        warnings.extend(bad.take(LOCAL_PROBLEMS).map(|name| {
+            let message = format!("`{}` cannot be the name of a folder, so it has no Maildir: left out", shown(name));
+            Problem { file: file.name.to_owned(), line: 0, message }
+        }));
     }
 
     /// Each domain that takes mail has a postmaster (RFC 5321 §4.5.1) and somebody for complaints (RFC 2142 §2, §4).
@@ -324,11 +341,11 @@ impl Site {
                 return Found::Alias(alias, name.into());
             }
             if self.mailboxes.as_ref().is_some_and(|all| all.contains(name)) {
-                return Found::Mailbox(mailbox(domain, name, local));
+                return self.found(domain, name, local);
             }
         }
         match &self.aliases.catch_all {
-            _ if self.mailboxes.is_none() => Found::Mailbox(mailbox(domain, &whole[..base_len], local)),
+            _ if self.mailboxes.is_none() => self.found(domain, &whole[..base_len], local),
             Some(alias) => Found::Alias(alias, b"@"[..].into()),
             None => Found::Nothing,
         }
@@ -342,7 +359,21 @@ impl Site {
             Some(all) => names.into_iter().find(|name| all.contains(*name))?,
             None => names[1],
         };
-        Some(mailbox(domain, name, local))
+        match self.found(domain, name, local) {
+            Found::Mailbox(mailbox) => Some(mailbox),
+            _ => None,
+        }
+    }
+
+    /// A mailbox by its name, unless that cannot be a Maildir's: then nobody can have mail there.
+    fn found(&self, domain: &[u8], name: &[u8], local: &[u8]) -> Found<'_> {
+        if let Target::Maildir(layout) = &self.target
+            && layout.folder(domain, name).is_err()
+        {
+            return Found::Nothing;
+        }
+        let address = address_list::join(local, domain);
+        Found::Mailbox(Mailbox { domain: domain.to_vec(), name: name.to_vec(), address })
     }
 
     /// The length of a local part without its subaddress (RFC 5233 §4). What begins with the separator has none.
@@ -358,10 +389,6 @@ impl Site {
             || self.mailboxes.as_ref().is_some_and(|all| all.contains(&owner[..]));
         known.then(|| address_list::join(&owner, domain))
     }
-}
-
-fn mailbox(domain: &[u8], name: &[u8], local: &[u8]) -> Mailbox {
-    Mailbox { domain: domain.to_vec(), name: name.to_vec(), address: address_list::join(local, domain) }
 }
 
 /// Which bound an alias passes.

@@ -242,6 +242,30 @@ fn warnings_of_what_would_be_missed() {
 }
 
 #[test]
+fn a_name_that_leads_out_of_the_maildirs_is_no_mailbox() {
+    let domains = ["here.example".to_owned()];
+    let deliver = Target::parse("maildir:/var/mail/{domain}/{mailbox}").unwrap();
+    let any = Block { deliver: deliver.clone(), ..block(&domains, None, "x: ../y\n") };
+    let loaded = LocalTable::build(&[any]).unwrap();
+    assert!(loaded.warnings.iter().any(|w| w.message.contains("gets a folder")), "{:?}", loaded.warnings);
+    for local_part in ["\"..\"", "\"../../etc\"", "a/b", "\".x\"", "x"] {
+        assert_eq!(at_here(&loaded.table, local_part), "unknown", "{local_part}");
+    }
+    assert_eq!(at_here(&loaded.table, "a.b"), "mailbox a.b a.b@here.example");
+    let listed = Block { deliver, ..block(&domains, Some("a/b\nabuse\npostmaster\n"), "") };
+    let loaded = LocalTable::build(&[listed]).unwrap();
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].to_string().starts_with("mailboxes: `a/b` cannot be"), "{:?}", loaded.warnings);
+    assert_eq!(at_here(&loaded.table, "a/b"), "unknown");
+}
+
+#[test]
+fn a_table_goes_to_every_core() {
+    fn shared<T: Send + Sync + 'static>() {}
+    shared::<LocalTable>();
+}
+
+#[test]
 fn vrfy_and_expn_tell_what_they_know() {
     let here = ["here.example".to_owned(), "also.example".to_owned()];
     let open = ["open.example".to_owned()];

@@ -4,7 +4,7 @@
 //! **Inputs**: the unfolded value of a field. **Outputs**: every address that a reader could take it to name, display
 //! names left out. **Core**: any. It is made to answer "may this account write this?", so where readers might disagree it
 //! either gives all addresses they might see (`a@x <b@y>` is both) or **refuses** the whole value: an open quote, comment
-//! or bracket, two `@` in a row, an address without a domain in angle brackets. A library that recovers what it can from
+//! or bracket, words in front of a local part, two `@` in a row, an address without a domain in angle brackets. A library that recovers what it can from
 //! broken text, as mail-parser does, leaves out the rest; that is right for reading mail, and wrong for this.
 
 /// What a list names.
@@ -30,6 +30,10 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
     let mut behind_dot = false;
     // A dot before them that joins nothing: fine in a display name, no local part.
     let mut stray_dot = false;
+    // There is a word or an address before them, which a reader might take for a part of the local part.
+    let mut crowded = false;
+    // There is an address without brackets before them, whose domain they might seem to go on.
+    let mut bare = false;
     let mut angle = Angle::None;
     loop {
         let token = scanner.next()?;
@@ -43,20 +47,32 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
                     local.extend_from_slice(&word);
                 }
                 (Some(_), false) if angle != Angle::None => return Err(Unreadable),
+                _ if bare && angle == Angle::None => return Err(Unreadable),
                 _ => {
+                    crowded |= local.is_some();
                     local = Some(word);
                     stray_dot &= behind_dot;
                 }
             },
             // "J. R. Public" in a display name, and within local parts.
             Token::Special(b'.') => {
+                if local.is_none() && crowded {
+                    return Err(Unreadable);
+                }
                 stray_dot |= local.is_none() || behind_dot;
                 behind_dot = true;
                 continue;
             }
             Token::Special(b'@') => match local.take() {
-                Some(local) if !behind_dot && !stray_dot => {
-                    list.mailboxes.push(join(&local, &scanner.domain()?));
+                Some(local) if !(behind_dot || stray_dot || (crowded && angle == Angle::None)) => {
+                    let address = join(&local, &scanner.domain()?);
+                    // An encoded word, which must not be in an address (RFC 2047 §5): some decode it there, and see another.
+                    if memchr::memmem::find(&address, b"=?").is_some() {
+                        return Err(Unreadable);
+                    }
+                    list.mailboxes.push(address);
+                    crowded = true;
+                    bare = angle == Angle::None;
                     if angle != Angle::None {
                         angle = Angle::Full;
                     }
@@ -74,10 +90,12 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
             Token::Special(b'>') if matches!(angle, Angle::Open | Angle::Full) && local.is_none() && !stray_dot => {
                 angle = Angle::None
             }
-            Token::Special(b',' | b';') if angle == Angle::None => (local, stray_dot) = (None, false),
+            Token::Special(b',' | b';') if angle == Angle::None => {
+                (local, stray_dot, crowded, bare) = (None, false, false, false);
+            }
             Token::Special(b':') if angle == Angle::None => {
                 list.has_group = true;
-                (local, stray_dot) = (None, false);
+                (local, stray_dot, crowded, bare) = (None, false, false, false);
             }
             Token::End if angle == Angle::None => return Ok(list),
             Token::Special(_) | Token::End => return Err(Unreadable),
@@ -201,7 +219,7 @@ impl Scanner<'_> {
                 return Err(Unreadable);
             }
             self.at += end;
-            return Ok(rest[..end].to_vec());
+            return self.ends_word().then(|| rest[..end].to_vec()).ok_or(Unreadable);
         }
         let mut domain = Vec::new();
         loop {
@@ -210,6 +228,9 @@ impl Scanner<'_> {
                 return Err(Unreadable);
             }
             domain.extend_from_slice(atom);
+            if !self.ends_word() {
+                return Err(Unreadable);
+            }
             self.skip_blank()?;
             if self.peek() != Some(b'.') {
                 return Ok(domain);
@@ -218,6 +239,11 @@ impl Scanner<'_> {
             domain.push(b'.');
             self.skip_blank()?;
         }
+    }
+
+    /// Whether no other word begins right here, without a blank.
+    fn ends_word(&self) -> bool {
+        self.peek().is_none_or(|byte| !is_atext(byte) && !matches!(byte, b'"' | b'[' | b']'))
     }
 
     /// The rest of a source route behind its first `@`, up to its colon (§4.4).
@@ -327,6 +353,18 @@ mod tests {
             "a@b.",
             "a@.b",
             "a)b@c",
+            "\"a\"b@c",
+            "a b@c",
+            "a@[1]b@c",
+            "a@[1]b",
+            "a@b c",
+            "a@[1].",
+            "a@b\"c\"",
+            "<a@b> c@d",
+            "A b@c <d@e>",
+            "=?utf-8?Q?x@y=2C?=a@b",
+            "\"=?utf-8?Q?x?=\"@b",
+            "a@=?utf-8?Q?x?=",
             "a..b@c",
             ".a@b",
             ". a@b",

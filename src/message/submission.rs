@@ -1,7 +1,7 @@
 //! PURE. What a submission server mends in a header, and what it sends back (RFC 6409 §8, RFC 5322).
 //!
 //! **Inputs**: the header section in wire form (dot-stuffed, CRLF), up to and with the empty line, or all of the data if
-//! there is none; facts about the session. **Outputs**: the section to store in its place, or a [`Refusal`], which is one
+//! there is none; of a header above [`limits::SUBMISSION_HEADER_BYTES`] that many octets, or more. Facts about the session. **Outputs**: the section to store in its place, or a [`Refusal`], which is one
 //! reply. **Core**: the accepting shard, once a submitted message; mail that is relayed is never changed.
 //!
 //! **Mended**: a missing or blank Date and Message-ID is added (RFC 6409 §8.2, §8.3); Bcc and Resent-Bcc are taken out
@@ -176,7 +176,10 @@ const REMOVED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 /// Applied to its own output it changes nothing.
 pub fn clean_up(wire: &[u8], facts: &Submission<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
     let (section, rest) = wire.split_at(fields::section_len(wire));
-    if section.len() > limits::SUBMISSION_HEADER_BYTES {
+    // A section that fills the bound and has not ended may go on behind what was held, with a Bcc in it.
+    if section.len() > limits::SUBMISSION_HEADER_BYTES
+        || (rest.is_empty() && section.len() == limits::SUBMISSION_HEADER_BYTES)
+    {
         return Err(Refusal::TooLarge);
     }
     if section.is_empty() {

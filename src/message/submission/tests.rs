@@ -127,6 +127,20 @@ fn refuses_bad_headers_with_the_reason() {
 }
 
 #[test]
+fn a_header_that_was_cut_at_the_bound_is_not_taken_for_a_whole_one() {
+    // Cut behind a line: what comes next could be a Bcc.
+    let from = "From: a@b\r\n";
+    let rest = limits::SUBMISSION_HEADER_BYTES - from.len();
+    let fill: String = "X: yyy\r\n".repeat(rest / 8 - 1);
+    let last = format!("X: {}\r\n", "y".repeat(rest - fill.len() - 5));
+    let cut = format!("{from}{fill}{last}");
+    assert_eq!(cut.len(), limits::SUBMISSION_HEADER_BYTES);
+    assert_eq!(anyone(&cut), Err(Refusal::TooLarge));
+    anyone(&format!("{cut}\r\n")).unwrap();
+    assert_eq!(anyone(&format!("{cut}X: y\r\n\r\n")), Err(Refusal::TooLarge));
+}
+
+#[test]
 fn smtputf8_allows_utf8_and_nothing_else() {
     let date = *DateCache::default().text(Wall(0));
     let facts = Submission { utf8: true, ..facts(&date, None, "") };
