@@ -32,6 +32,8 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
     let mut stray_dot = false;
     // There is a word or an address before them, which a reader might take for a part of the local part.
     let mut crowded = false;
+    // There is an address without brackets before them, whose domain they might seem to go on.
+    let mut bare = false;
     let mut angle = Angle::None;
     loop {
         let token = scanner.next()?;
@@ -45,6 +47,7 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
                     local.extend_from_slice(&word);
                 }
                 (Some(_), false) if angle != Angle::None => return Err(Unreadable),
+                _ if bare && angle == Angle::None => return Err(Unreadable),
                 _ => {
                     crowded |= local.is_some();
                     local = Some(word);
@@ -53,12 +56,15 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
             },
             // "J. R. Public" in a display name, and within local parts.
             Token::Special(b'.') => {
+                if local.is_none() && crowded {
+                    return Err(Unreadable);
+                }
                 stray_dot |= local.is_none() || behind_dot;
                 behind_dot = true;
                 continue;
             }
             Token::Special(b'@') => match local.take() {
-                Some(local) if !behind_dot && !stray_dot && !(crowded && angle == Angle::None) => {
+                Some(local) if !(behind_dot || stray_dot || (crowded && angle == Angle::None)) => {
                     let address = join(&local, &scanner.domain()?);
                     // An encoded word, which must not be in an address (RFC 2047 §5): some decode it there, and see another.
                     if memchr::memmem::find(&address, b"=?").is_some() {
@@ -66,6 +72,7 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
                     }
                     list.mailboxes.push(address);
                     crowded = true;
+                    bare = angle == Angle::None;
                     if angle != Angle::None {
                         angle = Angle::Full;
                     }
@@ -84,11 +91,11 @@ pub fn parse(text: &[u8]) -> Result<AddressList, Unreadable> {
                 angle = Angle::None
             }
             Token::Special(b',' | b';') if angle == Angle::None => {
-                (local, stray_dot, crowded) = (None, false, false);
+                (local, stray_dot, crowded, bare) = (None, false, false, false);
             }
             Token::Special(b':') if angle == Angle::None => {
                 list.has_group = true;
-                (local, stray_dot, crowded) = (None, false, false);
+                (local, stray_dot, crowded, bare) = (None, false, false, false);
             }
             Token::End if angle == Angle::None => return Ok(list),
             Token::Special(_) | Token::End => return Err(Unreadable),
@@ -350,6 +357,8 @@ mod tests {
             "a b@c",
             "a@[1]b@c",
             "a@[1]b",
+            "a@b c",
+            "a@[1].",
             "a@b\"c\"",
             "<a@b> c@d",
             "A b@c <d@e>",
