@@ -369,3 +369,13 @@ pub const ADMIN_CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 const _: () = assert!(EVENT_TEXT_BYTES > PATH_BYTES, "an address fits an event whole");
 const _: () = assert!(EVENT_TEXT_BYTES <= u16::MAX as usize / 8, "offsets of an event's texts fit 16 bits");
+
+// --- Parameters of MAIL and RCPT, on the way out -------------------------------------------------------------------
+
+/// While a destination has ready mail with a priority, every so many-th job taken is the oldest of all: RFC 6710 §5 lets
+/// urgent mail go first, but nobody's mail may wait for ever behind it.
+pub const QUEUE_RANK_SHARE: u8 = 8;
+/// A sender who asked for it (RFC 3461 §4.1, DELAY) is told of mail that is not delivered after this.
+pub const DELAY_NOTICE: Duration = Duration::from_secs(4 * 3600);
+/// The largest message that is returned whole (RFC 3461 §6.2 allows a limit): one record of the spool, read at once.
+pub const DSN_FULL_BYTES: usize = SPOOL_CHUNK_BYTES as usize;
