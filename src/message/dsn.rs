@@ -514,28 +514,34 @@ fn clean(text: &[u8], max: usize) -> String {
 /// An address, which may have spaces in a quoted local part but nothing that ends a line or an angle-addr early.
 fn clean_address(address: &[u8]) -> String {
     let quoted = address.contains(&b'"');
-    let safe = |b: &u8| match *b {
+    address.iter().take(limits::PATH_BYTES).map(|b| address_char(*b, quoted)).collect()
+}
+
+fn address_char(byte: u8, quoted: bool) -> char {
+    match byte {
         b'<' | b'>' | b' ' | b'(' | b')' | b',' | b';' if !quoted => '?',
-        b @ b' '..=b'~' => b as char,
+        byte @ b' '..=b'~' => byte as char,
         _ => '?',
-    };
-    address.iter().take(limits::PATH_BYTES).map(safe).collect()
+    }
 }
 
 /// The same of an address in UTF-8.
 fn utf8_address(address: &[u8]) -> String {
-    let text = String::from_utf8_lossy(address);
-    let safe = |c: char| {
-        if c.is_ascii() { clean_address(&[c as u8]) } else { (if is_shown(c) { c } else { '?' }).to_string() }
-    };
-    text.chars().take(limits::PATH_BYTES).map(safe).collect()
+    let shown = |c: char| if is_shown(c) { c.to_string() } else { "?".to_owned() };
+    map_address(address, shown)
 }
 
-/// The same in ASCII, by the escapes of RFC 6533 §3; what is no UTF-8 becomes a question mark.
+/// The same in ASCII, by the escapes of RFC 6533 §3.
 fn escaped_address(address: &[u8]) -> String {
-    let Ok(text) = std::str::from_utf8(address) else { return clean_address(address) };
-    let escape = |c: char| if c.is_ascii() { clean_address(&[c as u8]) } else { format!("\\x{{{:X}}}", u32::from(c)) };
-    text.chars().take(limits::PATH_BYTES).map(escape).collect()
+    map_address(address, |c| {
+        if c == char::REPLACEMENT_CHARACTER { "?".into() } else { format!("\\x{{{:X}}}", u32::from(c)) }
+    })
+}
+
+fn map_address(address: &[u8], other: impl Fn(char) -> String) -> String {
+    let quoted = address.contains(&b'"');
+    let cut = String::from_utf8_lossy(&address[..address.len().min(limits::PATH_BYTES)]);
+    cut.chars().map(|c| if c.is_ascii() { address_char(c as u8, quoted).to_string() } else { other(c) }).collect()
 }
 
 /// Whether a character takes its place in a line and does nothing else: no control, no line end of Unicode's.

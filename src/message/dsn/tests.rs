@@ -393,6 +393,10 @@ fn a_sender_in_utf_8_gets_utf_8_and_nothing_that_hides_in_it() {
         assert!(text.contains(&format!("\r\n{line}\r\n")), "{line} in\n{text}");
     }
     assert!(text.chars().all(|c| !c.is_control() || matches!(c, '\r' | '\n' | '\t')));
+    for bytes in [2, 3, 4] {
+        let c = ["\u{fc}", "\u{20ac}", "\u{10ffff}"][bytes - 2];
+        assert!(escaped_address(c.repeat(500).as_bytes()).len() < 900, "it fits a line");
+    }
     // To an ASCII sender all of it in ASCII.
     let mut out = Vec::new();
     let facts = DsnFacts { sender: b"joe@sender.example", ..facts };
