@@ -32,6 +32,7 @@ fn handoff(id: u64, record: &Slice) -> Mail {
         domain: "example.org".into(),
         recipients: RecipientSet::One(0),
         record: Some(record.clone()),
+        terms: None,
     })
 }
 

@@ -472,3 +472,13 @@ pub const LOCAL_EXPN_ADDRESSES: usize = 100;
 pub const MAILDIR_PATH_BYTES: usize = 4096 - 6 - MAILDIR_NAME_BYTES;
 /// One name in a folder (`NAME_MAX` of Linux's file systems).
 pub const MAILDIR_NAME_BYTES: usize = 255;
+
+// --- Parameters of MAIL and RCPT, on the way out -------------------------------------------------------------------
+
+/// While a destination has ready mail with a priority, every so many-th job taken is the oldest of all: RFC 6710 §5 lets
+/// urgent mail go first, but nobody's mail may wait for ever behind it.
+pub const QUEUE_RANK_SHARE: u8 = 8;
+/// A sender who asked for it (RFC 3461 §4.1, DELAY) is told of mail that is not delivered after this.
+pub const DELAY_NOTICE: Duration = Duration::from_secs(4 * 3600);
+/// The largest message that is returned whole (RFC 3461 §6.2 allows a limit): one record of the spool, read at once.
+pub const DSN_FULL_BYTES: usize = SPOOL_CHUNK_BYTES as usize;

@@ -28,6 +28,12 @@ pub(super) fn accepted_on_steady(age: Duration, handed: Moment, now: Now, policy
     Wall(steady(now).wall.0.saturating_sub(age))
 }
 
+/// The later of a reading of the steady clock and the one it will have at `moment`.
+pub(super) fn later(wall: Wall, moment: Moment, now: Now) -> Wall {
+    let ahead = u64::try_from(moment.since(now.mono).as_millis()).unwrap_or(u64::MAX);
+    wall.max(Wall(steady(now).wall.0.saturating_add(ahead)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use crate::queue::{DestinationId, JobKey, LastReply};
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
 use crate::smtp::client::{Client, Transmit};
+use crate::smtp::extensions::Capabilities;
 use crate::spool::{RecordView, chunk_data};
 use crate::time::Moment;
 use std::collections::VecDeque;
@@ -32,6 +33,8 @@ pub(super) struct Connection {
     pub(super) began: Moment,
     /// The peer has greeted us and answered EHLO or HELO.
     pub(super) ready: bool,
+    /// What it announced then.
+    pub(super) peer: Capabilities,
     /// Until then, in µs, for the first message's event.
     pub(super) connect_us: u64,
     /// Transactions that were answered; a connection lost before one is not reused but broken.
@@ -107,6 +110,7 @@ impl Connection {
             others,
             began: now,
             ready: false,
+            peer: Capabilities::default(),
             connect_us: 0,
             done: 0,
             begun: 0,
@@ -141,6 +145,11 @@ impl Connection {
 
     pub(super) fn can_start(&self, messages_per_connection: u32) -> bool {
         self.begun < messages_per_connection && self.client.as_ref().is_some_and(Client::can_start)
+    }
+
+    /// Whether it takes no further message, by our limit or the peer's.
+    pub(super) fn is_spent(&self, messages_per_connection: u32) -> bool {
+        self.begun >= messages_per_connection || self.client.as_ref().is_some_and(Client::is_spent)
     }
 
     pub(super) fn is_idle(&self) -> bool {

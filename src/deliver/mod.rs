@@ -12,6 +12,7 @@ mod age;
 mod audit;
 mod connection;
 mod outcome;
+mod params;
 mod pump;
 mod questions;
 mod verify;
@@ -187,9 +188,13 @@ impl Deliverer {
 
     /// Takes a job.
     pub fn handoff(&mut self, handoff: Handoff, now: Now) {
-        let Handoff { id, home, age, handed, size, domain, recipients, record } = handoff;
-        let accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
-        self.queue.enqueue(&domain, Job::new(id, home, recipients, accepted, size, record), now.mono);
+        let Handoff { id, home, age, handed, size, domain, recipients, record, terms } = handoff;
+        let mut accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
+        if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {
+            accepted = age::later(accepted, held, now);
+        }
+        let job = Job { terms, ..Job::new(id, home, recipients, accepted, size, record) };
+        self.queue.enqueue(&domain, job, now.mono);
     }
 
     /// Takes a record or chunk that was asked for.
@@ -306,6 +311,7 @@ impl Deliverer {
                 None => {}
                 Some(ClientEvent::Ready) => {
                     connection.ready = true;
+                    connection.peer = client.capabilities();
                     connection.connect_us = micros(turn.now.mono, connection.began);
                     connection.others = Vec::new();
                     turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
@@ -359,7 +365,7 @@ impl Deliverer {
                     self.idle.push_back(conn);
                 }
             }
-            if self.draining || connection.begun >= self.config.delivery.messages_per_connection {
+            if self.draining || connection.is_spent(self.config.delivery.messages_per_connection) {
                 self.quit(conn, turn);
             }
         }
@@ -428,6 +434,9 @@ impl Deliverer {
         self.dns(turn);
         while let Some(key) = self.queue.poll_expired() {
             self.expire(key, turn);
+        }
+        while let Some(key) = self.queue.poll_late() {
+            self.late(key, turn);
         }
         while let Some(destination) = self.queue.poll_touched() {
             self.pump(destination, turn);

@@ -2,16 +2,17 @@
 //! home shard, to the queue and to the log.
 
 use super::connection::Transaction;
-use super::{Deliverer, age};
+use super::{Deliverer, age, params};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{Deferral, DestinationId, JobKey, LastReply, RecipientSet};
 use crate::rt::ConnId;
 use crate::shard::event::{self, Code, Event, Notice, NoticeKind};
-use crate::shard::mailbox::{FinalOutcome, Mail, Settled};
+use crate::shard::mailbox::{FinalOutcome, Late, Mail, Settled};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
 use crate::smtp::client::{CloseReason, Outcome, RefusedAt};
+use crate::smtp::extensions::Capabilities;
 use crate::smtp::reply::Reply;
 use crate::spool::RecordView;
 use crate::time::{Moment, Wall};
@@ -73,7 +74,7 @@ impl Deliverer {
         let reused = connection.done > 0;
         let Some(transaction) = connection.take_transaction(token) else { return };
         let destination = connection.destination;
-        let (host, remote) = (std::rc::Rc::clone(&connection.host), connection.remote);
+        let (host, remote, peer) = (std::rc::Rc::clone(&connection.host), connection.remote, connection.peer);
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
@@ -120,7 +121,9 @@ impl Deliverer {
         }
         if !rest.as_slice().is_empty() {
             match outcome {
-                Outcome::Accepted(reply) => self.delivered(key, &rest, reply, &host, remote, stages, &record, turn),
+                Outcome::Accepted(reply) => {
+                    self.delivered(key, &rest, reply, &host, remote, &peer, stages, &record, turn)
+                }
                 // Not this message but the connection has had enough: that is no attempt either.
                 Outcome::Refused { stage: RefusedAt::Mail, reply }
                     if reply.code == 421 && reused && !answered && again.is_empty() =>
@@ -146,7 +149,7 @@ impl Deliverer {
                 }
                 Outcome::Lost { after_final_dot: true } if planted!(LostReplyIsSuccess) => {
                     let reply = Reply { code: 250, enhanced: None, text: "" };
-                    self.delivered(key, &rest, &reply, &host, remote, stages, &record, turn);
+                    self.delivered(key, &rest, &reply, &host, remote, &peer, stages, &record, turn);
                 }
                 Outcome::Lost { after_final_dot } => {
                     let text: &[u8] = if *after_final_dot {
@@ -176,6 +179,7 @@ impl Deliverer {
         reply: &Reply<'_>,
         host: &str,
         remote: SocketAddr,
+        peer: &Capabilities,
         stages: Stages,
         record: &[u8],
         turn: &mut Turn<'_>,
@@ -187,10 +191,21 @@ impl Deliverer {
         turn.report.histograms.record(LatencyStage::Delivery, stages.deliver);
         let total = age::steady(turn.now).wall.since(job.accepted).as_micros();
         turn.report.histograms.record(LatencyStage::Total, u64::try_from(total).unwrap_or(u64::MAX));
-        turn.post.send(
-            usize::from(job.home),
-            Mail::Settled(Settled { id: job.id, recipients: recipients.clone(), outcome: FinalOutcome::Delivered }),
-        );
+        let view = RecordView::parse(record);
+        let reported = view.map_or(Vec::new(), |view| params::reported(&view, recipients.as_slice(), peer));
+        let mut settle = |recipients: RecipientSet, outcome| {
+            if !recipients.as_slice().is_empty() {
+                turn.post.send(usize::from(job.home), Mail::Settled(Settled { id: job.id, recipients, outcome }));
+            }
+        };
+        if reported.is_empty() {
+            settle(recipients.clone(), FinalOutcome::Delivered);
+        } else {
+            let rest: Vec<u16> = recipients.as_slice().iter().copied().filter(|i| !reported.contains(i)).collect();
+            settle(RecipientSet::from_slice(&rest), FinalOutcome::Delivered);
+            let reply = Box::new(last_reply(reply, turn.now.wall, host));
+            settle(RecipientSet::from_slice(&reported), FinalOutcome::Relayed { reply });
+        }
         if turn.report.events.wants_mail_events() {
             let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
             let facts = Facts { host, remote: Some(remote), code, text: reply.text.as_bytes(), stages, next: None };
@@ -277,6 +292,19 @@ impl Deliverer {
         self.tell(key, &recipients, None, &facts, Event::Expired, turn);
         self.settle_failed(key, recipients, true, Box::new(reply), turn);
         self.queue.finished(key);
+    }
+
+    /// A job whose sender wants to know that it is late.
+    pub(super) fn late(&mut self, key: JobKey, turn: &mut Turn<'_>) {
+        let Some(job) = self.queue.job(key) else { return };
+        let trouble = self.queue.destination_of(key).and_then(|d| self.queue.trouble(d));
+        let reply = job.last.as_deref().or(trouble).cloned().unwrap_or_else(|| {
+            LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), b"it waits for its turn")
+        });
+        let end = job.accepted.0.saturating_add(millis(self.queue.policy().give_up));
+        let retry_until = Wall(turn.now.wall.0.saturating_add(end.saturating_sub(age::steady(turn.now).wall.0)));
+        let (id, recipients, reply) = (job.id, job.recipients.clone(), Box::new(reply));
+        turn.post.send(usize::from(job.home), Mail::Late(Late { id, recipients, reply, retry_until }));
     }
 
     /// The destination will never take mail: all of it that is ready fails.
@@ -399,6 +427,10 @@ fn is_permanent(reply: &LastReply) -> bool {
 
 /// The civil time of a later moment.
 fn wall(now: crate::time::Now, moment: Moment) -> Wall {
-    let ahead = u64::try_from(moment.since(now.mono).as_millis()).unwrap_or(u64::MAX);
+    let ahead = millis(moment.since(now.mono));
     Wall(now.wall.0.saturating_add(ahead.min(limits::RETRY_GIVE_UP_DEFAULT.as_millis() as u64 * 100)))
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

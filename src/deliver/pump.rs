@@ -1,16 +1,16 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
-use super::{Deliverer, Fetch, Pool, age};
+use super::{Deliverer, Fetch, Pool, age, params};
 use crate::dns::{Answer, Attempt, MailHost, Resolution, Verdict};
 use crate::limits;
 use crate::message::{MessageId, Status};
-use crate::queue::{DestinationId, JobKey, LastReply};
+use crate::queue::{DestinationId, JobKey, LastReply, RecipientSet};
 use crate::route::NextHop;
 use crate::rt::ConnId;
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
-use crate::smtp::client::{Client, MailParams};
+use crate::smtp::client::Client;
 use crate::spool::RecordView;
 use crate::time::Moment;
 use std::io::ErrorKind;
@@ -101,15 +101,24 @@ impl Deliverer {
 
     /// Starts a transaction.
     fn begin(&mut self, conn: ConnId, key: JobKey, turn: &mut Turn<'_>) {
+        let Some(job) = self.queue.job(key) else { return };
+        if job.terms.as_ref().is_some_and(|t| t.is_overdue(turn.now.mono)) {
+            return self.expire(key, turn);
+        }
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let share = job.body.as_deref().and_then(RecordView::parse);
+        if let Some((kept, others)) =
+            share.and_then(|view| params::share(&view, job.recipients.as_slice(), &connection.peer))
+        {
+            self.queue.split(key, RecipientSet::from_slice(&kept), RecipientSet::from_slice(&others));
+        }
         let Some(job) = self.queue.job_mut(key) else { return };
         let Some(record) = job.body.take() else { return };
-        let Some(connection) = self.connections.get_mut(conn) else { return };
         let (Some(client), Some(view)) = (&mut connection.client, RecordView::parse(&record)) else { return };
         let token = self.next_token;
         self.next_token += 1;
-        let params = MailParams::new(view.total_size(), view.eight_bit());
-        let indices = job.recipients.as_slice();
-        let recipients = view.recipients().filter(|r| indices.binary_search(&r.index).is_ok()).map(|r| r.address);
+        let params = params::mail(&view, job.terms.as_deref(), turn.now.mono);
+        let recipients = params::recipients(&view, job.recipients.as_slice());
         client.start(token, view.sender(), recipients, &params, turn.now.mono);
         connection.begun += 1;
         connection.idle_since = None;

@@ -1,13 +1,14 @@
-//! PURE. Delivery status notifications: what Ringpost tells a sender about mail that failed or is late (RFC 3464, in
-//! the multipart/report of RFC 6522, marked by RFC 3834).
+//! PURE. Delivery status notifications: what Ringpost tells a sender about mail that failed, is late, or was passed
+//! on to where nobody reports (RFC 3464, in the multipart/report of RFC 6522, marked by RFC 3834; RFC 6533 for UTF-8).
 //!
-//! **Inputs**: facts about one message and those of its recipients that failed. **Outputs**: a message in wire form
+//! **Inputs**: facts about one message and those of its recipients that are reported. **Outputs**: a message in wire form
 //! (CRLF, dot-stuffed, with the final dot), which is accepted into the spool like any other; its reverse-path must be
 //! null (RFC 3464 §2). **Core**: the home shard of the message. **Refuses** to notify the null sender
 //! ([`may_notify`]), and to pass on anything hostile: replies and headers come from strangers, so what is not printable
 //! ASCII is replaced or encoded, and everything has a bound.
 
 mod headers;
+mod original;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
@@ -45,8 +46,27 @@ pub struct DsnFacts<'a> {
     /// The recipients to report, one at least.
     pub recipients: &'a [RecipientReport<'a>],
     /// The beginning of that message in wire form, with all of its headers or the first
-    /// [`limits::DSN_HEADERS_BYTES`] of them. May be empty.
-    pub headers: &'a [u8],
+    /// [`limits::DSN_HEADERS_BYTES`] of them; all of it if it is to be returned whole. May be empty.
+    pub message: &'a [u8],
+    /// It is returned whole (`RET=FULL`, RFC 3461 §6.2), if its lines can stand in a report.
+    pub whole: bool,
+    /// It was declared SMTPUTF8: the report may hold UTF-8 (RFC 6533).
+    pub utf8: bool,
+    /// `ENVID=` of that message, in xtext; empty if there was none.
+    pub envid: &'a [u8],
+    /// By when it was to be delivered (RFC 2852).
+    pub deliver_by: Option<Wall>,
+}
+
+/// What a notification needs on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Nothing.
+    SevenBit,
+    /// 8BITMIME.
+    EightBit,
+    /// SMTPUTF8, and 8BITMIME.
+    Utf8,
 }
 
 /// What happened to one recipient.
@@ -54,6 +74,8 @@ pub struct DsnFacts<'a> {
 pub struct RecipientReport<'a> {
     /// The forward-path, without angle brackets.
     pub address: &'a [u8],
+    /// `ORCPT=` as it came; empty if it did not.
+    pub original: &'a [u8],
     /// The name of the host that gave the reply; empty if none did.
     pub remote: &'a [u8],
     /// When it was last tried, if it was.
@@ -71,6 +93,10 @@ pub enum Cause<'a> {
     Expired(Option<Reply<'a>>),
     /// It has failed for the time being and will be tried again; with what was heard last. Not a failure.
     Delayed(Option<Reply<'a>>),
+    /// The remote host took it, and will not report what becomes of it. Not a failure.
+    Relayed(Reply<'a>),
+    /// It is in the recipient's mailbox. Not a failure.
+    Delivered,
     /// Ringpost found out by itself that it cannot be delivered.
     Local(Reason),
 }
@@ -138,19 +164,36 @@ impl<'a> Cause<'a> {
             Cause::Refused(reply) => reply.status_of_class(5).unwrap_or(Status::new(5, 0, 0)),
             Cause::Delayed(Some(reply)) => reply.status_of_class(4).unwrap_or(Status::new(4, 0, 0)),
             Cause::Delayed(None) => Status::new(4, 4, 0),
+            // RFC 3886 §3.3.4: "Message relayed to non-compliant mailer".
+            Cause::Relayed(_) => Status::new(2, 1, 9),
+            Cause::Delivered => Status::new(2, 1, 5),
         }
     }
 
     fn reply(&self) -> Option<Reply<'a>> {
         match *self {
-            Cause::Refused(reply) => Some(reply),
+            Cause::Refused(reply) | Cause::Relayed(reply) => Some(reply),
             Cause::Expired(reply) | Cause::Delayed(reply) => reply,
-            Cause::Local(_) => None,
+            Cause::Local(_) | Cause::Delivered => None,
         }
     }
 
     fn is_delay(&self) -> bool {
         matches!(self, Cause::Delayed(_))
+    }
+
+    fn is_success(&self) -> bool {
+        matches!(self, Cause::Relayed(_) | Cause::Delivered)
+    }
+
+    /// RFC 3464 §2.3.3.
+    fn action(&self) -> &'static str {
+        match self {
+            Cause::Refused(_) | Cause::Expired(_) | Cause::Local(_) => "failed",
+            Cause::Delayed(_) => "delayed",
+            Cause::Relayed(_) => "relayed",
+            Cause::Delivered => "delivered",
+        }
     }
 
     /// What the sender can do.
@@ -161,7 +204,7 @@ impl<'a> Cause<'a> {
                  recipient in another way."
             }
             // Said once, above all of them.
-            (Cause::Delayed(_), ..) => "",
+            (Cause::Delayed(_) | Cause::Relayed(_) | Cause::Delivered, ..) => "",
             (_, 1, 10) => "Look for another address of the recipient.",
             (_, 1, 2) | (_, 4, 4) => "Check the part of the address behind the @ for a misspelling.",
             (_, 1, 7 | 8) => "Your own address was not accepted. Ask your administrator.",
@@ -204,22 +247,40 @@ impl Reply<'_> {
     }
 }
 
-/// Appends the notification to `out`, in wire form.
+/// Appends the notification to `out`, in wire form, and says what it needs on its way.
 ///
 /// # Panics
 /// If there is no recipient to report, or nobody to report to.
-pub fn build(facts: &DsnFacts<'_>, out: &mut Vec<u8>) {
+pub fn build(facts: &DsnFacts<'_>, out: &mut Vec<u8>) -> Form {
     assert!(may_notify(facts.sender), "the null sender is never notified");
     assert!(!facts.recipients.is_empty(), "a report has a subject");
-    let mut report = Report { out, dates: DateCache::default(), boundary: format!("=_{}.ringpost", facts.id) };
+    let boundary = format!("=_{}.ringpost", facts.id);
+    // RFC 6533 §4: where the sender's own address is UTF-8, its mail server takes it. Where it is ASCII nothing is known of
+    // that, and a report in ASCII is never lost.
+    let utf8 = facts.utf8 && !facts.sender.is_ascii();
+    let original = original::Original::of(facts, &boundary, utf8);
+    let mut report = Report { out, dates: DateCache::default(), boundary, utf8 };
     report.header(facts);
-    report.begin_part("text/plain; charset=us-ascii", "7bit");
-    report.text_part(facts);
-    report.begin_part("message/delivery-status", "7bit");
+    if utf8 {
+        report.begin_part("text/plain; charset=utf-8", "8bit");
+    } else {
+        report.begin_part("text/plain; charset=us-ascii", "7bit");
+    }
+    report.text_part(facts, original.is_whole());
+    // RFC 6533 §4.
+    report.begin_part(
+        if utf8 { "message/global-delivery-status" } else { "message/delivery-status" },
+        if utf8 { "8bit" } else { "7bit" },
+    );
     report.status_part(facts);
-    headers::part(&mut report, facts.headers);
+    let eight_bit = original.write(&mut report);
     report.line(&format!("--{}--", report.boundary));
     report.line(".");
+    match (utf8, eight_bit) {
+        (true, _) => Form::Utf8,
+        (false, true) => Form::EightBit,
+        (false, false) => Form::SevenBit,
+    }
 }
 
 /// A report being written. Every line written here begins with a letter, a space or `--`, so none needs a dot stuffed,
@@ -228,18 +289,24 @@ struct Report<'o> {
     out: &'o mut Vec<u8>,
     dates: DateCache,
     boundary: String,
+    /// Addresses may be written in UTF-8.
+    utf8: bool,
 }
 
 impl Report<'_> {
     fn header(&mut self, facts: &DsnFacts<'_>) {
         let host = clean(facts.host.as_bytes(), limits::DOMAIN_BYTES);
-        let delayed = facts.recipients.iter().all(|r| r.cause.is_delay());
-        let subject =
-            if delayed { "Delayed mail (it will be tried again)" } else { "Undelivered mail returned to sender" };
+        let subject = if facts.recipients.iter().all(|r| r.cause.is_success()) {
+            "Report of delivery"
+        } else if facts.recipients.iter().all(|r| r.cause.is_delay()) {
+            "Delayed mail (it will be tried again)"
+        } else {
+            "Undelivered mail returned to sender"
+        };
         let date = self.date(facts.now);
         self.line(&format!("Date: {date}"));
         self.line(&format!("From: Mail Delivery System <MAILER-DAEMON@{host}>"));
-        self.line(&format!("To: <{}>", clean_address(facts.sender)));
+        self.line(&format!("To: <{}>", self.address(facts.sender)));
         self.line(&format!("Subject: {subject}"));
         self.line(&format!("Message-ID: <{}@{host}>", facts.id));
         self.line("Auto-Submitted: auto-replied");
@@ -257,13 +324,21 @@ impl Report<'_> {
     }
 
     /// For the sender to read.
-    fn text_part(&mut self, facts: &DsnFacts<'_>) {
+    fn text_part(&mut self, facts: &DsnFacts<'_>, whole: bool) {
         let host = clean(facts.host.as_bytes(), limits::DOMAIN_BYTES);
         let date = self.date(facts.arrived);
         self.line(&format!("This is a report by the mail server {host}"));
         self.line(&format!("about your message of {date}."));
-        self.line("The headers of that message are attached.");
-        let (delayed, failed): (Vec<_>, Vec<_>) = facts.recipients.iter().partition(|r| r.cause.is_delay());
+        self.line(if whole { "That message is attached." } else { "The headers of that message are attached." });
+        let (good, rest): (Vec<_>, Vec<&RecipientReport<'_>>) =
+            facts.recipients.iter().partition(|r| r.cause.is_success());
+        let (delayed, failed): (Vec<_>, Vec<&RecipientReport<'_>>) = rest.into_iter().partition(|r| r.cause.is_delay());
+        if !good.is_empty() {
+            self.line("");
+            self.line("It was delivered to the following, or passed on to a mail server from");
+            self.line("which no further report is to be expected:");
+            good.into_iter().for_each(|r| self.text_of(r));
+        }
         if !failed.is_empty() {
             self.line("");
             self.line("It could NOT be delivered to the following, and will not be tried again:");
@@ -285,10 +360,11 @@ impl Report<'_> {
     fn text_of(&mut self, recipient: &RecipientReport<'_>) {
         let cause = &recipient.cause;
         self.line("");
-        self.line(&format!("  <{}>", clean_address(recipient.address)));
+        self.line(&format!("  <{}>", self.address(recipient.address)));
         let remote = clean(recipient.remote, limits::DOMAIN_BYTES);
         let words = match (cause, cause.reply()) {
             (Cause::Local(reason), _) => format!("Reason: {}.", reason.words()),
+            (Cause::Delivered, _) => "Delivered.".to_owned(),
             (_, Some(reply)) if reply.code != 0 && !remote.is_empty() => format!("{remote} said: {}", reply.words()),
             (_, Some(reply)) if reply.code != 0 => format!("The recipient's mail server said: {}", reply.words()),
             (_, Some(reply)) if !remote.is_empty() => format!("Trouble with {remote}: {}", reply.words()),
@@ -308,12 +384,27 @@ impl Report<'_> {
         let arrived = self.date(facts.arrived);
         self.line(&format!("Reporting-MTA: dns; {host}"));
         self.line(&format!("X-Ringpost-Id: {}", facts.original));
+        if !facts.envid.is_empty() {
+            // RFC 3461 §6.3 (a): no longer in xtext.
+            let envid = clean(&xtext(facts.envid), limits::ENVID_BYTES);
+            self.line(&format!("Original-Envelope-Id: {envid}"));
+        }
         self.line(&format!("Arrival-Date: {arrived}"));
+        if let Some(by) = facts.deliver_by {
+            // RFC 2852 §5.
+            let by = self.date(by);
+            self.line(&format!("Deliver-By-Date: {by}"));
+        }
         for recipient in facts.recipients {
             let cause = &recipient.cause;
             self.line("");
-            self.line(&format!("Final-Recipient: rfc822; {}", clean_address(recipient.address)));
-            self.line(if cause.is_delay() { "Action: delayed" } else { "Action: failed" });
+            if let Some(original) = self.original_recipient(recipient.original) {
+                self.line(&format!("Original-Recipient: {original}"));
+            }
+            // RFC 6533 §3.
+            let kind = if recipient.address.is_ascii() { "rfc822" } else { "utf-8" };
+            self.line(&format!("Final-Recipient: {kind}; {}", self.address(recipient.address)));
+            self.line(&format!("Action: {}", cause.action()));
             self.line(&format!("Status: {}", cause.status()));
             if !recipient.remote.is_empty() {
                 self.line(&format!("Remote-MTA: dns; {}", clean(recipient.remote, limits::DOMAIN_BYTES)));
@@ -362,6 +453,31 @@ impl Report<'_> {
         self.line(line.trim_end());
     }
 
+    /// The value of ORCPT as RFC 3461 §6.3 (d) has it shown; nothing if it is not of that form.
+    fn original_recipient(&self, orcpt: &[u8]) -> Option<String> {
+        let at = orcpt.iter().position(|b| *b == b';')?;
+        let (kind, value) = (&orcpt[..at], &orcpt[at + 1..]);
+        let is_type = !kind.is_empty() && kind.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-');
+        let kind = std::str::from_utf8(kind).ok().filter(|_| is_type)?;
+        Some(format!("{kind}; {}", self.text(&xtext(value), limits::ORCPT_BYTES)))
+    }
+
+    fn address(&self, address: &[u8]) -> String {
+        match (address.is_ascii(), self.utf8) {
+            (true, _) => clean_address(address),
+            (false, true) => utf8_address(address),
+            (false, false) => escaped_address(address),
+        }
+    }
+
+    /// Text of a stranger in one line, in what the report may hold.
+    fn text(&self, text: &[u8], max: usize) -> String {
+        match std::str::from_utf8(text) {
+            Ok(text) if self.utf8 && text.len() <= max && text.chars().all(is_shown) => text.trim().to_owned(),
+            _ => clean(text, max),
+        }
+    }
+
     fn line(&mut self, text: &str) {
         self.out.write_all(text.as_bytes()).expect("a Vec takes what is written");
         self.out.extend_from_slice(b"\r\n");
@@ -398,10 +514,58 @@ fn clean(text: &[u8], max: usize) -> String {
 /// An address, which may have spaces in a quoted local part but nothing that ends a line or an angle-addr early.
 fn clean_address(address: &[u8]) -> String {
     let quoted = address.contains(&b'"');
-    let safe = |b: &u8| match *b {
+    address.iter().take(limits::PATH_BYTES).map(|b| address_char(*b, quoted)).collect()
+}
+
+fn address_char(byte: u8, quoted: bool) -> char {
+    match byte {
         b'<' | b'>' | b' ' | b'(' | b')' | b',' | b';' if !quoted => '?',
-        b @ b' '..=b'~' => b as char,
+        byte @ b' '..=b'~' => byte as char,
         _ => '?',
-    };
-    address.iter().take(limits::PATH_BYTES).map(safe).collect()
+    }
+}
+
+/// The same of an address in UTF-8.
+fn utf8_address(address: &[u8]) -> String {
+    let shown = |c: char| if is_shown(c) { c.to_string() } else { "?".to_owned() };
+    map_address(address, shown)
+}
+
+/// The same in ASCII, by the escapes of RFC 6533 §3.
+fn escaped_address(address: &[u8]) -> String {
+    map_address(address, |c| {
+        if c == char::REPLACEMENT_CHARACTER { "?".into() } else { format!("\\x{{{:X}}}", u32::from(c)) }
+    })
+}
+
+fn map_address(address: &[u8], other: impl Fn(char) -> String) -> String {
+    let quoted = address.contains(&b'"');
+    let cut = String::from_utf8_lossy(&address[..address.len().min(limits::PATH_BYTES)]);
+    cut.chars().map(|c| if c.is_ascii() { address_char(c as u8, quoted).to_string() } else { other(c) }).collect()
+}
+
+/// Whether a character takes its place in a line and does nothing else: no control, no line end of Unicode's.
+fn is_shown(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Decodes xtext (RFC 3461 §4); what is none stays as it is.
+fn xtext(text: &[u8]) -> Vec<u8> {
+    let hex = |b: &u8| char::from(*b).to_digit(16).filter(|_| !b.is_ascii_lowercase());
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, behind @ ..] = rest {
+        match behind {
+            [a, b, behind @ ..] if *first == b'+' && hex(a).is_some() && hex(b).is_some() => {
+                out.extend([a, b].map(hex).into_iter().flatten().reduce(|a, b| a << 4 | b).map(|b| b as u8));
+                rest = behind;
+            }
+            _ => {
+                out.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    out
 }

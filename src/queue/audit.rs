@@ -13,6 +13,8 @@ impl<B> Queue<B> {
         report("queue.destinations", counts.destinations, jobs + limits::QUEUE_IDLE_DESTINATIONS);
         report("queue.suspended", counts.suspended, counts.destinations);
         report("queue.retry timers", self.retries.len(), counts.waiting);
+        report("queue.deadlines", self.deadlines.len(), self.deadlines.bound());
+        report("queue.late", self.late.len(), jobs);
         report("queue.sweeping", self.sweeping.len(), counts.destinations);
         let [touched, idle] = self.destinations.lists();
         report("queue.touched", touched, counts.destinations);

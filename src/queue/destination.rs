@@ -1,7 +1,8 @@
 //! PURE. The destinations of one shard: found by name, listed when they have work, forgotten when they are idle.
 
 use super::job::{DestinationId, LastReply};
-use super::slots::{List, State};
+use super::slots::{List, NONE, State};
+use super::terms::{HIGH_RANKS, RANKS};
 use crate::limits;
 use crate::time::{Moment, Wall};
 use std::collections::{HashMap, VecDeque};
@@ -14,6 +15,16 @@ pub(super) enum Access {
     Suspended(Moment),
     /// A suspension has ended; nobody has answered yet.
     Probing,
+}
+
+/// Ready mail with a priority, by rank (`Terms::rank`).
+#[derive(Debug)]
+pub(super) struct Ranks {
+    lists: [List; RANKS],
+    /// Jobs in all of them.
+    len: u32,
+    /// Jobs taken since the oldest was.
+    pub run: u8,
 }
 
 /// Where the search for expired jobs stands: at `cursor`, on the way to the head of `list`.
@@ -30,6 +41,8 @@ pub(super) struct Destination {
     pub fresh: List,
     /// Ready jobs whose retry fell due.
     pub retry: List,
+    /// Ready jobs with a priority, if there are any.
+    pub ranks: Option<Box<Ranks>>,
     pub waiting: u32,
     pub in_flight: u32,
     pub expired: u32,
@@ -54,7 +67,59 @@ pub(super) struct Destination {
 impl Destination {
     /// The number of ready jobs.
     pub fn ready(&self) -> u32 {
-        self.fresh.len + self.retry.len
+        self.fresh.len + self.retry.len + self.ranks.as_ref().map_or(0, |r| r.len)
+    }
+
+    /// The list of ready jobs in `state`.
+    pub fn list(&self, state: State) -> List {
+        match state {
+            State::Fresh => self.fresh,
+            State::Retry => self.retry,
+            State::Ranked(rank) => self.ranks.as_ref().map_or(List::EMPTY, |r| r.lists[usize::from(rank)]),
+            State::Waiting | State::InFlight | State::Expired => unreachable!("these are not ready"),
+        }
+    }
+
+    /// Changes the list of ready jobs in `state`.
+    pub fn edit_list(&mut self, state: State, edit: impl FnOnce(&mut List)) {
+        match state {
+            State::Fresh => edit(&mut self.fresh),
+            State::Retry => edit(&mut self.retry),
+            State::Ranked(rank) => {
+                let ranks =
+                    self.ranks.get_or_insert_with(|| Box::new(Ranks { lists: [List::EMPTY; RANKS], len: 0, run: 0 }));
+                let list = &mut ranks.lists[usize::from(rank)];
+                let before = list.len;
+                edit(list);
+                ranks.len = ranks.len + list.len - before;
+                if ranks.len == 0 {
+                    self.ranks = None;
+                }
+            }
+            State::Waiting | State::InFlight | State::Expired => unreachable!("these are not ready"),
+        }
+    }
+
+    /// The first jobs of the lists of prioritised mail above plain mail, or of those below it; the highest first.
+    pub fn ranked_heads(&self, high: bool) -> impl Iterator<Item = u32> {
+        let lists = self.ranks.as_ref().map_or(&[][..], |r| &r.lists[..]);
+        let (above, below) = lists.split_at(HIGH_RANKS.min(lists.len()));
+        (if high { above } else { below }).iter().map(|list| list.head).filter(|head| *head != NONE)
+    }
+
+    /// The first jobs of the lists of plain mail.
+    pub fn plain_heads(&self) -> impl Iterator<Item = u32> {
+        [self.fresh.head, self.retry.head].into_iter().filter(|head| *head != NONE)
+    }
+
+    /// Which list of ready jobs is looked through behind that of `state`.
+    pub fn list_behind(&self, state: State) -> Option<State> {
+        match state {
+            State::Fresh => Some(State::Retry),
+            State::Retry if self.ranks.is_some() => Some(State::Ranked(0)),
+            State::Ranked(rank) if usize::from(rank) + 1 < RANKS => Some(State::Ranked(rank + 1)),
+            _ => None,
+        }
     }
 
     /// Stops looking for expired jobs; the next search begins from the start.
@@ -132,6 +197,7 @@ impl Destinations {
             name,
             fresh: List::EMPTY,
             retry: List::EMPTY,
+            ranks: None,
             waiting: 0,
             in_flight: 0,
             expired: 0,

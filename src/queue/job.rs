@@ -1,5 +1,6 @@
 //! PURE. What rests in a destination's queue: one message for the recipients of one domain.
 
+use super::terms::Terms;
 use crate::limits::LAST_REPLY_TEXT_BYTES;
 use crate::message::MessageId;
 use crate::message::Status;
@@ -12,7 +13,8 @@ pub struct Job<B> {
     /// The message.
     pub id: MessageId,
     /// When its home shard accepted it; it expires [`give_up`](super::RetryPolicy::give_up) later. On the wall clock of the
-    /// queue's driver, which is to be one that is never set: mail must not age by a step of the clock.
+    /// queue's driver, which is to be one that is never set: mail must not age by a step of the clock. Of held mail: when
+    /// it is released.
     pub accepted: Wall,
     /// Since when it is ready: when it was enqueued, or when its last retry fell due. Set by the queue.
     pub enqueued: Moment,
@@ -20,6 +22,8 @@ pub struct Job<B> {
     pub body: Option<B>,
     /// The reply or failure of the last attempt that deferred it.
     pub last: Option<Box<LastReply>>,
+    /// What its message asks for beside; `None` for plain mail.
+    pub terms: Option<Box<Terms>>,
     /// Which recipients of the message are still to be served here.
     pub recipients: RecipientSet,
     /// Octets of the message in wire form.
@@ -40,7 +44,7 @@ impl<B> Job<B> {
         size: u32,
         body: Option<B>,
     ) -> Job<B> {
-        Job { id, accepted, enqueued: Moment(0), body, last: None, recipients, size, home, attempts: 0 }
+        Job { id, accepted, enqueued: Moment(0), body, last: None, terms: None, recipients, size, home, attempts: 0 }
     }
 }
 

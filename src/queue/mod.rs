@@ -11,8 +11,11 @@
 //! *open*; or *suspended*, when none of its hosts could be reached: then its jobs cost nothing, no timers and no
 //! attempts of their own; or *probing*, after a suspension, until somebody answered.
 //!
+//! A job may have [`Terms`]: it is held before it is ready for the first time, given up before it is old, goes before or
+//! behind plain mail.
+//!
 //! The kinds of method: getters; `handle_timeout`; commands (`enqueue`, `take`, and the outcomes `finished`, `deferred`,
-//! `put_back`, `unreachable`, `reachable`); `poll_touched`, `poll_expired`, `poll_timeout`. Every one costs O(1), a
+//! `put_back`, `unreachable`, `reachable`); `poll_touched`, `poll_expired`, `poll_late`, `poll_timeout`. Every one costs O(1), a
 //! retry timer O(log n); long work is cut in slices, one a turn.
 
 #[cfg(any(test, feature = "sim"))]
@@ -21,21 +24,28 @@ mod destination;
 mod job;
 #[cfg(test)]
 mod property_tests;
+mod ready;
 mod retry;
 mod slots;
+mod terms;
+#[cfg(test)]
+mod terms_tests;
 #[cfg(test)]
 mod tests;
 
 pub use job::{DestinationId, Job, JobKey, LastReply, RecipientSet};
 pub use retry::RetryPolicy;
+pub use terms::Terms;
 
 use crate::limits;
 use crate::time::{Moment, Now, Wall};
 use destination::{Access, Destinations, Sweep};
+use ready::{End, next_plain};
 use slots::{List, NONE, Slots, State};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
+use terms::Deadlines;
 
 /// What became of a deferred job.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +82,9 @@ pub struct Queue<B> {
     destinations: Destinations,
     /// Retry timers, earliest first. An entry whose job was finished meanwhile is skipped.
     retries: BinaryHeap<Reverse<(Moment, u32, u32)>>,
+    deadlines: Deadlines,
+    /// Jobs whose senders are to be told that they are late. Those finished meanwhile are skipped.
+    late: VecDeque<JobKey>,
     /// Ends of suspensions, earliest first. An entry counts only while its destination is suspended until that moment.
     suspensions: BinaryHeap<Reverse<(Moment, DestinationId)>>,
     /// Destinations whose ready jobs are being looked through for expired ones.
@@ -94,6 +107,8 @@ impl<B> Queue<B> {
             slots: Slots::new(),
             destinations: Destinations::new(seed),
             retries: BinaryHeap::new(),
+            deadlines: Deadlines::default(),
+            late: VecDeque::new(),
             suspensions: BinaryHeap::new(),
             sweeping: VecDeque::new(),
             expired: List::EMPTY,
@@ -135,7 +150,7 @@ impl<B> Queue<B> {
     /// How long the oldest ready job of a destination has been ready. `None`: none is.
     pub fn oldest_ready_wait(&self, dest: DestinationId, now: Moment) -> Option<Duration> {
         let d = self.destinations.get(dest)?;
-        let heads = [d.fresh.head, d.retry.head].into_iter().filter(|index| *index != NONE);
+        let heads = d.ranked_heads(true).chain(d.plain_heads()).chain(d.ranked_heads(false));
         heads.map(|index| now.since(self.slots.get(index).job.enqueued)).max()
     }
 
@@ -174,7 +189,7 @@ impl<B> Queue<B> {
     /// Whether [`poll_touched`](Self::poll_touched) or [`poll_expired`](Self::poll_expired) may have something: the
     /// driver does not sleep then.
     pub fn has_work(&self) -> bool {
-        self.destinations.any_touched() || self.expired.len > 0
+        self.destinations.any_touched() || self.expired.len > 0 || !self.late.is_empty()
     }
 
     /// Numbers for the operator.
@@ -200,9 +215,24 @@ impl<B> Queue<B> {
         if matches!(self.destinations.at(dest.index).access, Access::Suspended(_)) {
             job.body = None;
         }
+        let terms = job.terms.as_deref().copied();
+        if let Some(held) = terms.and_then(|t| Some(t.hold_until?.min(t.end().unwrap_or(Moment::NEVER))))
+            && held > now
+        {
+            job.body = None;
+            let key = self.slots.insert(job, dest.index, State::Waiting);
+            self.begin_terms(key);
+            self.destinations.at_mut(dest.index).waiting += 1;
+            self.waiting += 1;
+            self.set_timer(held, key);
+            return dest;
+        }
         let has_body = job.body.is_some();
         let key = self.slots.insert(job, dest.index, State::Fresh);
-        self.make_ready(key.index, State::Fresh, End::Back);
+        if terms.is_some() {
+            self.begin_terms(key);
+        }
+        self.make_ready(key.index, End::Back);
         if has_body {
             self.watch_body(key);
         }
@@ -210,7 +240,8 @@ impl<B> Queue<B> {
     }
 
     /// Takes the next ready job: the oldest fresh mail, else the oldest retry; with both ready every eighth is a retry
-    /// ([`limits::QUEUE_RETRY_SHARE`]). The driver holds it from now on and gives it back by [`finished`](Self::finished),
+    /// ([`limits::QUEUE_RETRY_SHARE`]). Mail with a higher priority goes before (RFC 6710 §5), that with a lower one behind,
+    /// and while there is any, every eighth is the oldest of all ([`limits::QUEUE_RANK_SHARE`]). The driver holds it from now on and gives it back by [`finished`](Self::finished),
     /// [`deferred`](Self::deferred) or [`put_back`](Self::put_back). `None`: nothing is ready, or the destination is
     /// suspended or forgotten.
     pub fn take(&mut self, dest: DestinationId) -> Option<JobKey> {
@@ -218,14 +249,7 @@ impl<B> Queue<B> {
         if matches!(d.access, Access::Suspended(_)) || d.ready() == 0 {
             return None;
         }
-        let retry_turn = d.retry.len > 0 && d.fresh_run + 1 >= limits::QUEUE_RETRY_SHARE;
-        let index = if d.fresh.len == 0 || retry_turn {
-            d.fresh_run = 0;
-            d.retry.head
-        } else {
-            d.fresh_run = if d.retry.len > 0 { d.fresh_run + 1 } else { 0 };
-            d.fresh.head
-        };
+        let index = if d.ranks.is_some() { self.next_ranked(dest.index) } else { next_plain(d) };
         self.hold(index);
         Some(self.slots.key(index))
     }
@@ -253,13 +277,16 @@ impl<B> Queue<B> {
                 d.in_flight += 1;
                 self.in_flight += 1;
             }
-            State::Fresh | State::Retry => self.hold(index),
+            State::Fresh | State::Retry | State::Ranked(_) => self.hold(index),
             State::Expired => {
                 self.slots.unlink(&mut self.expired, index);
                 self.hold_expired(index);
             }
         }
         let used = self.slots.remove(index);
+        if used.job.terms.is_some() {
+            self.deadlines.end(|key| self.slots.resolve(key).is_some());
+        }
         self.in_flight -= 1;
         self.destinations.at_mut(used.destination).in_flight -= 1;
         self.destinations.note_if_empty(used.destination, self.now.mono);
@@ -293,15 +320,17 @@ impl<B> Queue<B> {
         let Some(delay) = self.policy.next_attempt(job.attempts, job.accepted, now, random) else {
             return Deferral::Expired;
         };
-        let due = now.mono + delay;
+        let mut due = now.mono + delay;
+        if let Some(terms) = &job.terms {
+            if terms.is_overdue(now.mono) {
+                return Deferral::Expired;
+            }
+            due = due.min(terms.end().unwrap_or(Moment::NEVER));
+        }
         used.state = State::Waiting;
         let destination = used.destination;
-        if self.retries.len() == self.retries.capacity() {
-            // A quarter and not the double: 20 bytes a waiting job at most.
-            self.retries.reserve_exact(self.retries.len() / 4 + 1024);
-        }
         if !planted!(RetryForgotten) {
-            self.retries.push(Reverse((due, key.index, key.generation)));
+            self.set_timer(due, key);
         }
         self.waiting += 1;
         self.in_flight -= 1;
@@ -325,10 +354,44 @@ impl<B> Queue<B> {
         if !used.aging || matches!(self.destinations.at(destination).access, Access::Suspended(_)) {
             used.job.body = None;
         }
-        let state = if used.job.attempts == 0 { State::Fresh } else { State::Retry };
+        if let Some(terms) = used.job.terms.as_deref().copied() {
+            // Its moment may have come while the driver held it.
+            self.deadlines.watch(key, &terms, |key| self.slots.resolve(key).is_some());
+        }
         self.in_flight -= 1;
         self.destinations.at_mut(destination).in_flight -= 1;
-        self.make_ready(index, state, End::Front);
+        self.make_ready(index, End::Front);
+    }
+
+    /// Leaves `kept` of a held job's recipients to it; for the `others` there is another job like it, which is the first
+    /// ready one. For a next hop that takes no more at a time.
+    ///
+    /// # Panics
+    /// If the driver does not hold the job.
+    pub fn split(&mut self, key: JobKey, kept: RecipientSet, others: RecipientSet)
+    where
+        B: Clone,
+    {
+        let index = self.held(key);
+        let used = self.slots.get_mut(index);
+        let (destination, aging, old) = (used.destination, used.aging, &mut used.job);
+        old.recipients = kept;
+        let body = old.body.clone().filter(|_| aging);
+        let mut job = Job::new(old.id, old.home, others, old.accepted, old.size, body);
+        (job.enqueued, job.attempts, job.last, job.terms) =
+            (old.enqueued, old.attempts, old.last.clone(), old.terms.clone());
+        if matches!(self.destinations.at(destination).access, Access::Suspended(_)) {
+            job.body = None;
+        }
+        let (has_body, has_terms) = (job.body.is_some(), job.terms.is_some());
+        let key = self.slots.insert(job, destination, State::Fresh);
+        if has_terms {
+            self.begin_terms(key);
+        }
+        self.make_ready(key.index, End::Front);
+        if has_body {
+            self.watch_body(key);
+        }
     }
 
     /// No host of the destination could be reached, or its DNS failed for the time being: suspends the destination as
@@ -429,10 +492,20 @@ impl<B> Queue<B> {
                 let used = self.slots.get_mut(index);
                 used.job.enqueued = now.mono;
                 let destination = used.destination;
+                let overdue = used.job.terms.as_ref().is_some_and(|t| t.is_overdue(now.mono));
                 self.waiting -= 1;
                 self.destinations.at_mut(destination).waiting -= 1;
-                self.make_ready(index, State::Retry, End::Back);
+                if overdue {
+                    self.slots.get_mut(index).state = State::Expired;
+                    self.set_aside(index);
+                } else {
+                    self.make_ready(index, End::Back);
+                }
             }
+        }
+        for _ in 0..limits::QUEUE_TIMERS_PER_TURN {
+            let Some(key) = self.deadlines.poll(now.mono) else { break };
+            self.deadline_passed(key, now.mono);
         }
         if self.retries.capacity() > 8192 && self.retries.len() < self.retries.capacity() / 8 {
             // An outage is over; its memory is for others. Copies an eighth at most, after seven eighths went.
@@ -482,13 +555,18 @@ impl<B> Queue<B> {
         Some(self.slots.key(index))
     }
 
+    /// The next job whose sender is to be told that it is late ([`Terms::tell_late`]). It stays where it is.
+    pub fn poll_late(&mut self) -> Option<JobKey> {
+        std::iter::from_fn(|| self.late.pop_front()).find(|key| self.slots.resolve(*key).is_some())
+    }
+
     /// When [`handle_timeout`](Self::handle_timeout) has something to do next; in the past if there was too much for
     /// one turn. `None`: never.
     pub fn poll_timeout(&self) -> Option<Moment> {
         let retry = self.retries.peek().map(|Reverse((due, ..))| *due);
         let suspension = self.suspensions.peek().map(|Reverse((until, _))| *until);
         let sweep = (!self.sweeping.is_empty()).then_some(self.now.mono);
-        [retry, suspension, sweep, self.destinations.next_idle()].into_iter().flatten().min()
+        [retry, suspension, sweep, self.deadlines.next(), self.destinations.next_idle()].into_iter().flatten().min()
     }
 
     // --- inside ---------------------------------------------------------------------------------------------------
@@ -499,92 +577,36 @@ impl<B> Queue<B> {
         index
     }
 
-    /// Puts a job that is in no list into a list of its destination.
-    fn make_ready(&mut self, index: u32, state: State, end: End) {
+    fn set_timer(&mut self, due: Moment, key: JobKey) {
+        if self.retries.len() == self.retries.capacity() {
+            // A quarter and not the double: 20 bytes a waiting job at most.
+            self.retries.reserve_exact(self.retries.len() / 4 + 1024);
+        }
+        self.retries.push(Reverse((due, key.index, key.generation)));
+    }
+
+    /// A job with terms was added.
+    fn begin_terms(&mut self, key: JobKey) {
+        self.deadlines.begin();
+        if let Some(terms) = self.slots.get(key.index).job.terms.as_deref().copied() {
+            self.deadlines.watch(key, &terms, |key| self.slots.resolve(key).is_some());
+        }
+    }
+
+    /// A moment of a job's terms has come.
+    fn deadline_passed(&mut self, key: JobKey, now: Moment) {
+        let Some(index) = self.slots.resolve(key) else { return };
         let used = self.slots.get_mut(index);
-        used.state = state;
-        let (destination, accepted) = (used.destination, used.job.accepted);
-        let d = self.destinations.at_mut(destination);
-        d.oldest = d.oldest.min(accepted);
-        let list = if state == State::Fresh { &mut d.fresh } else { &mut d.retry };
-        match end {
-            End::Front => self.slots.push_front(list, index),
-            End::Back => self.slots.push_back(list, index),
-        }
-        self.ready += 1;
-        if !matches!(d.access, Access::Suspended(_)) {
-            self.destinations.touch(destination);
-        }
-    }
-
-    /// Moves a ready job into the driver's hands.
-    fn hold(&mut self, index: u32) {
-        let destination = self.unlink_ready(index, State::InFlight);
-        self.destinations.at_mut(destination).in_flight += 1;
-        self.in_flight += 1;
-    }
-
-    /// Moves a job that was just unlinked from the expired ones into the driver's hands.
-    fn hold_expired(&mut self, index: u32) {
-        let used = self.slots.get_mut(index);
-        used.state = State::InFlight;
-        let d = self.destinations.at_mut(used.destination);
-        d.expired -= 1;
-        d.in_flight += 1;
-        self.in_flight += 1;
-    }
-
-    fn unlink_ready(&mut self, index: u32, to: State) -> u32 {
-        let prev = self.slots.prev(index);
-        let used = self.slots.get_mut(index);
-        let destination = used.destination;
-        let from = std::mem::replace(&mut used.state, to);
-        let d = self.destinations.at_mut(destination);
-        if let Some(sweep) = &mut d.sweep
-            && sweep.cursor == index
-        {
-            sweep.cursor = prev;
-        }
-        let list = if from == State::Fresh { &mut d.fresh } else { &mut d.retry };
-        self.slots.unlink(list, index);
-        self.ready -= 1;
-        if d.ready() == 0 {
-            d.oldest = Wall(u64::MAX);
-        }
-        destination
-    }
-
-    /// Looks at up to `budget` ready jobs of suspended destinations and sets aside those too old. From the last to the
-    /// first: what comes while it goes on is younger, or has been looked at.
-    fn sweep(&mut self, mut budget: usize) {
-        while let Some(dest) = self.sweeping.front().copied() {
-            let Some(d) = self.destinations.get_mut(dest) else {
-                self.sweeping.pop_front();
-                continue;
-            };
-            let Some(Sweep { list, cursor }) = d.sweep else {
-                d.sweep_queued = false;
-                self.sweeping.pop_front();
-                continue;
-            };
-            if cursor == NONE {
-                d.sweep = (list == State::Fresh).then_some(Sweep { list: State::Retry, cursor: d.retry.tail });
-                continue;
+        let Some(terms) = &mut used.job.terms else { return };
+        if terms.is_overdue(now) {
+            // With the driver it is asked for before it is sent; a retry timer ends no later.
+            if matches!(used.state, State::Fresh | State::Retry | State::Ranked(_)) {
+                self.unlink_ready(index, State::Expired);
+                self.set_aside(index);
             }
-            if budget == 0 {
-                return;
-            }
-            budget -= 1;
-            let accepted = self.slots.get(cursor).job.accepted;
-            if self.policy.is_expired(accepted, self.now.wall) {
-                // Moves the cursor on.
-                self.unlink_ready(cursor, State::Expired);
-                self.destinations.at_mut(dest.index).expired += 1;
-                self.slots.push_back(&mut self.expired, cursor);
-            } else {
-                d.oldest = d.oldest.min(accepted);
-                d.sweep = Some(Sweep { list, cursor: self.slots.prev(cursor) });
-            }
+        } else if terms.tell_late.is_some_and(|at| at <= now) {
+            terms.tell_late = None;
+            self.late.push_back(key);
         }
     }
 
@@ -599,11 +621,4 @@ impl<B> Queue<B> {
         }
         self.bodies.push_back(key);
     }
-}
-
-/// Where a job joins a list.
-#[derive(Clone, Copy)]
-enum End {
-    Front,
-    Back,
 }

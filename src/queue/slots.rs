@@ -12,6 +12,8 @@ pub(super) enum State {
     Fresh,
     /// In its destination's list of retries.
     Retry,
+    /// In its destination's list of mail of this rank, attempted or not.
+    Ranked(u8),
     /// Its retry timer runs.
     Waiting,
     /// Taken, or reported as expired: with the driver.

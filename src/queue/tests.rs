@@ -7,31 +7,31 @@ use std::rc::Rc;
 const SECOND: u64 = 1_000_000_000;
 
 /// Both clocks, `seconds` after the beginning.
-fn at(seconds: u64) -> Now {
+pub(super) fn at(seconds: u64) -> Now {
     Now { mono: Moment(seconds * SECOND), wall: Wall(seconds * 1000) }
 }
 
-fn job(id: u64, accepted: Wall) -> Job<u64> {
+pub(super) fn job(id: u64, accepted: Wall) -> Job<u64> {
     Job::new(MessageId(id), 0, RecipientSet::One(0), accepted, 4096, Some(id))
 }
 
-fn reply(now: Now) -> LastReply {
+pub(super) fn reply(now: Now) -> LastReply {
     LastReply::new(now.wall, "mx.example", 450, None, b"later")
 }
 
-fn queue() -> Queue<u64> {
+pub(super) fn queue() -> Queue<u64> {
     Queue::new(RetryPolicy::default(), 1)
 }
 
-fn ids(q: &mut Queue<u64>, dest: DestinationId) -> Vec<u64> {
+pub(super) fn ids(q: &mut Queue<u64>, dest: DestinationId) -> Vec<u64> {
     std::iter::from_fn(|| q.take(dest).map(|key| q.job(key).unwrap().id.0)).collect()
 }
 
-fn expired(q: &mut Queue<u64>) -> Vec<u64> {
+pub(super) fn expired(q: &mut Queue<u64>) -> Vec<u64> {
     std::iter::from_fn(|| q.poll_expired()).collect::<Vec<_>>().into_iter().map(|k| q.finished(k).id.0).collect()
 }
 
-fn round(q: &mut Queue<u64>) -> Vec<DestinationId> {
+pub(super) fn round(q: &mut Queue<u64>) -> Vec<DestinationId> {
     std::iter::from_fn(|| q.poll_touched()).collect()
 }
 

@@ -20,6 +20,7 @@ mod property_tests;
 pub use hash::{hash, shard_of};
 
 use crate::limits::DOMAIN_BYTES;
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::fmt;
 use std::str::FromStr;
 
@@ -147,8 +148,8 @@ impl Routes {
     }
 }
 
-/// A recipient domain in the form that names its destination: lower case, without the dot of the DNS root.
-/// Address literals keep their brackets.
+/// A recipient domain in the form that names its destination: lower case, without the dot of the DNS root, A-labels for
+/// U-labels (RFC 5890 §2.3.2.1): both spellings are one destination. Address literals keep their brackets.
 #[derive(Clone, Copy)]
 pub struct Domain {
     text: [u8; DOMAIN_BYTES],
@@ -156,9 +157,23 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// Normalises `domain`. What no domain has in an envelope that passed the syntax check (octets above 127, more
-    /// than [`DOMAIN_BYTES`]) becomes `?` or is cut off, which no DNS name matches.
+    /// Normalises `domain`. What no domain has in an envelope that passed the syntax check (octets above 127 that make no
+    /// U-labels, more than [`DOMAIN_BYTES`]) becomes `?` or is cut off, which no DNS name matches.
     pub fn new(domain: &[u8]) -> Domain {
+        if domain.is_ascii() { Domain::of_ascii(domain) } else { Domain::of_utf8(domain) }
+    }
+
+    /// Of an SMTPUTF8 message (RFC 6531 §3.2); the mapping is that of UTS 46, as user agents apply it.
+    #[cold]
+    fn of_utf8(domain: &[u8]) -> Domain {
+        let labels = Uts46::new().to_ascii(domain, AsciiDenyList::STD3, Hyphens::Allow, DnsLength::VerifyAllowRootDot);
+        match labels {
+            Ok(labels) => Domain::of_ascii(labels.as_bytes()),
+            Err(_) => Domain::of_ascii(domain),
+        }
+    }
+
+    fn of_ascii(domain: &[u8]) -> Domain {
         let domain = domain.strip_suffix(b".").unwrap_or(domain);
         let len = domain.len().min(DOMAIN_BYTES);
         let mut text = [0; DOMAIN_BYTES];
@@ -331,6 +346,30 @@ mod tests {
                 assert!((0..shards).all(|shard| whole(shard) == limit), "one owner has them all");
             }
         }
+    }
+
+    #[test]
+    fn u_labels_and_a_labels_are_one_destination() {
+        // RFC 6531 §3.2, RFC 5890 §2.3.2.1.
+        for spelled in [
+            "gr\u{fc}n.example",
+            "GR\u{dc}N.Example.",
+            "xn--grn-ioa.example",
+            "XN--GRN-ioa.EXAMPLE",
+            "gru\u{308}n.example",
+        ] {
+            assert_eq!(Domain::new(spelled.as_bytes()).as_str(), "xn--grn-ioa.example", "{spelled}");
+        }
+        assert_eq!(
+            groups(&Routes::Mx, &["gr\u{fc}n.x", "a.x", "xn--grn-ioa.x"])[0],
+            ("xn--grn-ioa.x".into(), vec![0, 2])
+        );
+        // What makes no name, and what is no UTF-8, matches none.
+        for bad in [&b"a\xff.example"[..], "a\u{fc}_b c.example".as_bytes(), "[\u{fc}]".as_bytes()] {
+            assert!(Domain::new(bad).as_str().contains('?'), "{bad:?}");
+        }
+        let long = "\u{fc}".repeat(70) + ".example";
+        assert!(Domain::new(long.as_bytes()).as_str().contains('?'), "a label of more than 63 octets");
     }
 
     #[test]

@@ -25,13 +25,18 @@ fn domain() -> impl Strategy<Value = Vec<u8>> {
 fn naive(envelope: &[Vec<u8>]) -> Vec<(String, Vec<u16>)> {
     let mut groups: Vec<(String, Vec<u16>)> = Vec::new();
     for (index, domain) in (0..).zip(envelope) {
-        let plain: String = domain
-            .strip_suffix(b".")
-            .unwrap_or(domain)
-            .iter()
-            .take(DOMAIN_BYTES)
-            .map(|b| if b.is_ascii() { char::from(b.to_ascii_lowercase()) } else { '?' })
-            .collect();
+        let labels = || Domain::new(domain).as_str().to_owned();
+        let plain: String = if !domain.is_ascii() {
+            labels()
+        } else {
+            domain
+                .strip_suffix(b".")
+                .unwrap_or(domain)
+                .iter()
+                .take(DOMAIN_BYTES)
+                .map(|b| char::from(b.to_ascii_lowercase()))
+                .collect()
+        };
         match groups.iter_mut().find(|(name, _)| *name == plain) {
             Some((_, indices)) => indices.push(index),
             None => groups.push((plain, vec![index])),

@@ -7,12 +7,14 @@
 
 #[cfg(any(test, feature = "sim"))]
 mod audit;
+#[cfg(test)]
+mod inject;
 
-use super::event::{self, Event, Notice, NoticeKind};
+use super::event::{self, Event, NoticeKind};
 use super::gate::{Gate, Tables};
 use super::guard::GuardMail;
-use super::mailbox::{DomainVerdict, FinalOutcome, Handoff, Mail, Settled};
-use super::notify::{self, Bounce, Notifier};
+use super::mailbox::{self, DomainVerdict, FinalOutcome, Handoff, Late, Mail, Settled};
+use super::notify::{self, Notice, Notifier, What};
 use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
 use super::table::ConnTable;
@@ -20,6 +22,7 @@ use super::{Turn, micros};
 use crate::config::Config;
 use crate::limits;
 use crate::message::MessageId;
+use crate::message::params::Params;
 use crate::message::trace::DateCache;
 use crate::queue::RecipientSet;
 use crate::route::{Routes, Splitter};
@@ -27,7 +30,7 @@ use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent, WorkResult};
 use crate::smtp::server::Verdict;
 use crate::spool::{self, Effect, FileError, FileNo, Log, Outcome, ReadError, RecipientView, RecordView};
-use crate::time::{Moment, Now};
+use crate::time::{Moment, Now, Wall};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::io;
@@ -73,17 +76,19 @@ pub(super) struct Home {
 /// What an owner must know of a message beside its recipients.
 pub(super) struct Message<'a> {
     pub(super) id: MessageId,
-    /// Since it was accepted.
+    pub(super) accepted: Wall,
+    /// Since it was accepted, or released if it was held.
     pub(super) age: Duration,
     /// Octets.
     pub(super) size: u32,
     pub(super) record: Option<&'a Slice>,
+    pub(super) params: Params<'a>,
 }
 
 /// Whom a read of the log is for.
 enum ReadFor {
     Owner { id: MessageId, part: u32, owner: u16 },
-    Bounce(Bounce),
+    Notice(Notice),
 }
 
 impl ReadFor {
@@ -91,7 +96,7 @@ impl ReadFor {
     fn of(&self) -> (MessageId, u32) {
         match self {
             ReadFor::Owner { id, part, .. } => (*id, *part),
-            ReadFor::Bounce(bounce) => (bounce.id, 0),
+            ReadFor::Notice(notice) => (notice.id, 0),
         }
     }
 }
@@ -419,7 +424,7 @@ impl Home {
     }
 
     fn notice(&self, kind: NoticeKind, details: &str, turn: &mut Turn<'_>) {
-        turn.report.events.push(Notice::event(turn.now.wall, self.me, kind, details.as_bytes()));
+        turn.report.events.push(event::Notice::event(turn.now.wall, self.me, kind, details.as_bytes()));
     }
 
     /// A message is ours: 250 to its client, and on to the owners of its destinations.
@@ -430,7 +435,8 @@ impl Home {
         stats.accepted_bytes.add(view.total_size());
         stats.accepted_recipients.add(view.recipient_count() as u64);
         let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
-        let facts = Message { id, age: Duration::ZERO, size, record: Some(&record) };
+        let (accepted, params) = (view.accepted(), view.params());
+        let facts = Message { id, accepted, age: Duration::ZERO, size, record: Some(&record), params };
         self.hand_off(&facts, || view.recipients(), turn);
         if notify::is_notice(waiter) {
             return self.notifier.durable(waiter, &mut self.log);
@@ -485,6 +491,7 @@ impl Home {
     ) {
         let (me, shards, routes) = (self.me, self.shards, &self.routes);
         let connections = self.config.delivery.connections_per_destination;
+        let terms = mailbox::terms(facts.params, facts.accepted, turn.now);
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
@@ -505,6 +512,7 @@ impl Home {
                     domain: destination.into(),
                     recipients,
                     record: facts.record.cloned(),
+                    terms: terms.clone(),
                 };
                 turn.post.send(usize::from(owner), Mail::Handoff(handoff));
             }
@@ -520,10 +528,17 @@ impl Home {
                         self.log.settle(id, index, Outcome::Delivered);
                     }
                 }
+                FinalOutcome::Relayed { reply } => {
+                    self.notifier.push(Notice { id, recipients, what: What::Relayed, reply });
+                }
                 FinalOutcome::Failed { expired, reply } => {
-                    self.notifier.push(Bounce { id, recipients, expired, reply });
+                    let what = if expired { What::Expired } else { What::Refused };
+                    self.notifier.push(Notice { id, recipients, what, reply });
                 }
             },
+            Mail::Late(Late { id, recipients, reply, retry_until }) => {
+                self.notifier.push(Notice { id, recipients, what: What::Late { retry_until }, reply });
+            }
             Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
             Mail::Handoff(_)
             | Mail::Fetched { .. }
@@ -559,8 +574,8 @@ impl Home {
             ReadFor::Owner { id, part, owner } => {
                 turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
-            ReadFor::Bounce(bounce) => {
-                self.notifier.write(bounce, &result, &self.config.hostname, &mut self.log, turn.now);
+            ReadFor::Notice(notice) => {
+                self.notifier.write(notice, &result, &self.config.hostname, &mut self.log, turn.now);
             }
         }
     }
@@ -575,8 +590,8 @@ impl Home {
     /// The end of a turn: commits, reads, files.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
         self.auth_answers(turn);
-        while let Some(bounce) = self.notifier.poll_read(turn.now) {
-            self.reads_wanted.push_back(ReadFor::Bounce(bounce));
+        while let Some(notice) = self.notifier.poll_read(turn.now) {
+            self.reads_wanted.push_back(ReadFor::Notice(notice));
         }
         self.start_reads();
         self.log_events(turn);

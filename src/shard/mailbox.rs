@@ -13,15 +13,17 @@
 //!   while it does not look, none). So all that can ever wait for a home are the outcomes of what it held when it
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
 //! - `Verify` and `Verified`, `Guard`: two at most for each session that waits, and a session waits for one at a time.
+//! - `Late`: once for each job of the owner's queue.
 //! - `Fetch` and `Fetched`: one for each part asked for, which the asker bounds ([`limits::FETCH_AHEAD_BYTES`]).
 
 use super::gate::Tables;
 use super::guard::GuardMail;
 use crate::limits;
 use crate::message::MessageId;
-use crate::queue::{LastReply, RecipientSet};
+use crate::message::params::Params;
+use crate::queue::{LastReply, RecipientSet, Terms};
 use crate::rt::buffer::Slice;
-use crate::time::Moment;
+use crate::time::{Moment, Now, Wall};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub enum Mail {
         /// Who asks.
         owner: u16,
     },
+    /// Owner → home: recipients that wait longer than their sender would like. Nothing is settled by it.
+    Late(Late),
     /// Home → owner: the answer to `Fetch`; `None` if it cannot be read (damage, I/O error) or the message is gone.
     Fetched {
         /// Of which message.
@@ -119,6 +123,50 @@ pub struct Handoff {
     pub recipients: RecipientSet,
     /// The record, while it is in memory anyway.
     pub record: Option<Slice>,
+    /// What it asks for beside; `None` for plain mail.
+    pub terms: Option<Box<Terms>>,
+}
+
+/// What the parameters of a message that was accepted at `accepted` ask of the queue. Points in time are told by how far
+/// they are from now: the wall clock may be set later.
+pub fn terms(params: Params<'_>, accepted: Wall, now: Now) -> Option<Box<Terms>> {
+    if params.is_empty() {
+        return None;
+    }
+    let options = params.options();
+    let moment = |at: Wall| now.mono + at.since(now.wall) - now.wall.since(at);
+    let begins = options.hold_until.unwrap_or_default().max(accepted);
+    let tell_late = match options.deliver_by {
+        // RFC 2852 §4.1.4: where it was late when it came, the sender knows. After a restart it may be told once more.
+        Some(by) if !by.return_late => (by.until > accepted).then(|| moment(by.until)),
+        // Where it has passed it was told in an earlier life; RFC 3461 §5.2.5 does not insist.
+        _ if params.recipients().any(|(_, notify, _)| notify.wants_delay()) => {
+            let wait = u64::try_from(limits::DELAY_NOTICE.as_millis()).expect("hours");
+            Some(moment(Wall(begins.0.saturating_add(wait)))).filter(|at| *at > now.mono)
+        }
+        _ => None,
+    };
+    let terms = Terms {
+        hold_until: options.hold_until.filter(|at| *at > now.wall).map(moment),
+        by: options.deliver_by.map(|by| moment(by.until)),
+        return_late: options.deliver_by.is_some_and(|by| by.return_late),
+        tell_late,
+        priority: options.priority,
+    };
+    (terms != Terms::default()).then(|| Box::new(terms))
+}
+
+/// Recipients of one message that are not delivered yet.
+#[derive(Debug)]
+pub struct Late {
+    /// The message.
+    pub id: MessageId,
+    /// Which of its recipients.
+    pub recipients: RecipientSet,
+    /// What was heard last, or why it was not tried.
+    pub reply: Box<LastReply>,
+    /// Until when they will be tried.
+    pub retry_until: Wall,
 }
 
 /// The final outcome of some recipients of one message.
@@ -137,6 +185,11 @@ pub struct Settled {
 pub enum FinalOutcome {
     /// The next hop took responsibility.
     Delivered,
+    /// It did, and will not report what becomes of it: the sender is told that.
+    Relayed {
+        /// How it said so.
+        reply: Box<LastReply>,
+    },
     /// It will never be: the sender is told.
     Failed {
         /// Given up after too long, rather than refused.

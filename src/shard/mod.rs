@@ -166,7 +166,7 @@ impl ShardCore {
                     Mail::Guard(mail) => self.home.guard(mail, turn),
                     Mail::Verified { token, verdict } => self.home.verified(token, verdict, turn),
                     Mail::Settled(_) if planted!(SettledDropped) => {}
-                    Mail::Settled(_) | Mail::Fetch { .. } => self.home.mail(mail),
+                    Mail::Settled(_) | Mail::Late(_) | Mail::Fetch { .. } => self.home.mail(mail),
                     Mail::Control(Control::Tables(tables)) => self.home.set_tables(tables),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
@@ -227,9 +227,11 @@ impl ShardCore {
             };
             self.handed_off += 1;
             let size = u32::try_from(message.total_size()).unwrap_or(u32::MAX);
-            // What happened between two lives only the wall clock knows.
-            let age = turn.now.wall.since(message.accepted());
-            let facts = Message { id: message.id(), age, size, record: None };
+            // What happened between two lives only the wall clock knows. Held mail ages from its release.
+            let held = message.params().options().hold_until.unwrap_or_default();
+            let age = turn.now.wall.since(message.accepted().max(held));
+            let (accepted, params) = (message.accepted(), message.params());
+            let facts = Message { id: message.id(), accepted, age, size, record: None, params };
             self.home.hand_off(&facts, || message.pending(), turn);
         }
     }

@@ -6,12 +6,13 @@
 //! home shard of the messages. It refuses to notify the null sender, and to hold a record longer than it is needed.
 
 use crate::limits;
-use crate::message::dsn::{self, Cause, DsnFacts, RecipientReport, Reply};
+use crate::message::dsn::{self, Cause, DsnFacts, Form, RecipientReport, Reply};
+use crate::message::params::{BodyType, Notify, Ret};
 use crate::message::{Envelope, MessageId};
 use crate::queue::{LastReply, RecipientSet};
 use crate::rt::buffer::Slice;
 use crate::spool::{self, Log, NewMessage, Outcome, ReadError, RecordView};
-use crate::time::{Moment, Now};
+use crate::time::{Moment, Now, Wall};
 use slab::Slab;
 use std::collections::VecDeque;
 
@@ -19,28 +20,58 @@ use std::collections::VecDeque;
 /// `Notifier::written`. Sessions use 56 bits.
 const NOTICE: u64 = 1 << 63;
 
+/// Nobody waits.
+#[cfg(test)]
+pub(super) const NOBODY: u64 = u64::MAX;
+
 /// Whether what waits for a commit is a notification.
 pub(super) fn is_notice(waiter: u64) -> bool {
     waiter & NOTICE != 0
 }
 
-/// Recipients that failed for good, for one reason.
-pub(super) struct Bounce {
+/// Recipients of one message that met the same fate.
+pub(super) struct Notice {
     pub(super) id: MessageId,
     pub(super) recipients: RecipientSet,
-    pub(super) expired: bool,
+    pub(super) what: What,
     pub(super) reply: Box<LastReply>,
+}
+
+/// Their fate.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Refused for good.
+    Refused,
+    /// Given up.
+    Expired,
+    /// Passed on to a next hop that will not report.
+    Relayed,
+    /// They wait, and will be tried for so long. They have no outcome yet.
+    Late { retry_until: Wall },
+}
+
+impl What {
+    /// Whether a sender who said this wants to know (RFC 3461 §5.2.5, §5.2.6); `by` is that mail is late for DELIVERBY
+    /// (RFC 2852 §4.1.4).
+    fn is_told(self, notify: Notify, by: bool) -> bool {
+        match self {
+            What::Refused | What::Expired => notify.wants_failure(),
+            // The owner has picked those.
+            What::Relayed => true,
+            What::Late { .. } => notify.wants_delay() || (by && notify.is_default()),
+        }
+    }
 }
 
 /// See the module. Lives on its shard.
 pub(super) struct Notifier {
     me: u16,
     /// Facts whose senders are still to be told.
-    waiting: VecDeque<Bounce>,
+    waiting: VecDeque<Notice>,
     /// Of those, whose record is being read.
     reading: usize,
     /// Facts whose notification waits for its commit.
-    written: Slab<Bounce>,
+    written: Slab<Notice>,
     /// A refused notification is tried again then.
     after: Moment,
 }
@@ -67,24 +98,24 @@ impl Notifier {
     }
 
     /// Has the sender told.
-    pub(super) fn push(&mut self, bounce: Bounce) {
-        self.waiting.push_back(bounce);
+    pub(super) fn push(&mut self, notice: Notice) {
+        self.waiting.push_back(notice);
     }
 
     /// The next whose record is to be read, for [`write`](Self::write); a few at a time.
-    pub(super) fn poll_read(&mut self, now: Now) -> Option<Bounce> {
+    pub(super) fn poll_read(&mut self, now: Now) -> Option<Notice> {
         if self.reading >= limits::BOUNCES_READING || now.mono < self.after {
             return None;
         }
-        let bounce = self.waiting.pop_front()?;
+        let notice = self.waiting.pop_front()?;
         self.reading += 1;
-        Some(bounce)
+        Some(notice)
     }
 
     /// Writes the notification; the recipients are settled once it is on stable storage.
     pub(super) fn write(
         &mut self,
-        bounce: Bounce,
+        notice: Notice,
         record: &Result<Slice, ReadError>,
         hostname: &str,
         log: &mut Log,
@@ -94,108 +125,153 @@ impl Notifier {
         let view = match record {
             Ok(record) => RecordView::parse(record),
             Err(ReadError::File(error)) => {
-                tracing::warn!(shard = self.me, id = %bounce.id, %error, "a notification to the sender must wait");
-                return self.put_off(bounce, now);
+                tracing::warn!(shard = self.me, id = %notice.id, %error, "a notification to the sender must wait");
+                return self.put_off(notice, now);
             }
             Err(ReadError::Gone) => return,
             Err(ReadError::Damaged) => None,
         };
         let Some(view) = view else {
-            let id = bounce.id;
-            tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told of the failure");
-            return settle(&bounce, log);
+            let id = notice.id;
+            tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told");
+            return settle(&notice, log);
         };
         if !dsn::may_notify(view.sender()) && !planted!(BounceOfBounce) {
-            return settle(&bounce, log);
+            return settle(&notice, log);
+        }
+        let told = told(&notice, &view, log);
+        if told.is_empty() {
+            return settle(&notice, log);
         }
         let key = self.written.vacant_key();
-        match accept(&bounce, &view, hostname, NOTICE | key as u64, log, now) {
+        match accept(&notice, &view, &told, hostname, NOTICE | key as u64, log, now) {
             Ok(()) => {
-                self.written.insert(bounce);
+                self.written.insert(notice);
             }
             Err(refusal) => {
-                tracing::warn!(shard = self.me, id = %bounce.id, %refusal, "a notification to the sender must wait");
-                self.put_off(bounce, now);
+                tracing::warn!(shard = self.me, id = %notice.id, %refusal, "a notification to the sender must wait");
+                self.put_off(notice, now);
             }
         }
     }
 
     /// The notification that waited as `waiter` is on stable storage: only now is the sender sure to be told.
     pub(super) fn durable(&mut self, waiter: u64, log: &mut Log) {
-        if let Some(bounce) = self.written.try_remove((waiter & !NOTICE) as usize) {
-            settle(&bounce, log);
+        if let Some(notice) = self.written.try_remove((waiter & !NOTICE) as usize) {
+            settle(&notice, log);
         }
     }
 
     /// The log could not keep it.
     pub(super) fn refused(&mut self, waiter: u64, why: spool::Refusal, log: &mut Log, now: Now) {
-        if let Some(bounce) = self.written.try_remove((waiter & !NOTICE) as usize) {
-            tracing::warn!(shard = self.me, id = %bounce.id, %why, "a notification to the sender must wait");
-            if planted!(BounceLost) { settle(&bounce, log) } else { self.put_off(bounce, now) }
+        if let Some(notice) = self.written.try_remove((waiter & !NOTICE) as usize) {
+            tracing::warn!(shard = self.me, id = %notice.id, %why, "a notification to the sender must wait");
+            if planted!(BounceLost) { settle(&notice, log) } else { self.put_off(notice, now) }
         }
     }
 
-    fn put_off(&mut self, bounce: Bounce, now: Now) {
-        self.waiting.push_front(bounce);
+    fn put_off(&mut self, notice: Notice, now: Now) {
+        self.waiting.push_front(notice);
         self.after = now.mono + limits::BOUNCE_RETRY;
     }
 }
 
-fn settle(bounce: &Bounce, log: &mut Log) {
-    let outcome = if bounce.expired { Outcome::Expired } else { Outcome::Bounced };
-    for &index in bounce.recipients.as_slice() {
-        log.settle(bounce.id, index, outcome);
+fn settle(notice: &Notice, log: &mut Log) {
+    let outcome = match notice.what {
+        What::Refused => Outcome::Bounced,
+        What::Expired => Outcome::Expired,
+        What::Relayed => Outcome::Delivered,
+        What::Late { .. } => return,
+    };
+    for &index in notice.recipients.as_slice() {
+        log.settle(notice.id, index, outcome);
     }
+}
+
+/// The recipients whose fate the sender wants to know.
+fn told(notice: &Notice, view: &RecordView<'_>, log: &Log) -> Vec<u16> {
+    let params = view.params();
+    let by = params.options().deliver_by.is_some_and(|by| !by.return_late);
+    let late = matches!(notice.what, What::Late { .. });
+    let wanted =
+        |index: &u16| notice.what.is_told(params.recipient(*index).0, by) && !(late && log.is_done(notice.id, *index));
+    notice.recipients.as_slice().iter().copied().filter(wanted).collect()
 }
 
 /// Gives the notification to the log.
 fn accept(
-    bounce: &Bounce,
+    notice: &Notice,
     view: &RecordView<'_>,
+    told: &[u16],
     hostname: &str,
     waiter: u64,
     log: &mut Log,
     now: Now,
 ) -> Result<(), spool::Refusal> {
-    let reply = Reply { code: bounce.reply.code, status: bounce.reply.status, text: &bounce.reply.text };
-    let reports: Vec<_> = bounce
-        .recipients
-        .as_slice()
-        .iter()
-        .filter_map(|index| view.recipients().nth(usize::from(*index)))
+    let (params, options) = (view.params(), view.params().options());
+    let reply = Reply { code: notice.reply.code, status: notice.reply.status, text: &notice.reply.text };
+    let reports: Vec<_> = view
+        .recipients()
+        .filter(|r| told.binary_search(&r.index).is_ok())
         .map(|recipient| RecipientReport {
             address: recipient.address,
-            remote: bounce.reply.host.as_bytes(),
-            last_attempt: Some(bounce.reply.at),
-            cause: if bounce.expired { Cause::Expired(Some(reply)) } else { Cause::Refused(reply) },
+            original: params.recipient(recipient.index).1,
+            remote: notice.reply.host.as_bytes(),
+            last_attempt: Some(notice.reply.at),
+            cause: match notice.what {
+                What::Refused => Cause::Refused(reply),
+                What::Expired => Cause::Expired(Some(reply)),
+                What::Relayed => Cause::Relayed(reply),
+                What::Late { .. } => Cause::Delayed(Some(reply)),
+            },
         })
         .collect();
+    let failed = matches!(notice.what, What::Refused | What::Expired);
+    // RFC 8689 §5: REQUIRETLS goes before RET=FULL. A body that has no lines cannot be returned in lines.
+    let whole = failed
+        && options.ret == Some(Ret::Full)
+        && !options.require_tls
+        && options.body != BodyType::Binary
+        && view.chunk_count() == 0
+        && view.data().len() <= limits::DSN_FULL_BYTES;
     let id = log.next_id(now.wall);
     let mut body = Vec::new();
-    dsn::build(
+    let form = dsn::build(
         &DsnFacts {
             host: hostname,
             id,
-            original: bounce.id,
+            original: notice.id,
             arrived: view.accepted(),
             now: now.wall,
-            retry_until: now.wall,
+            retry_until: if let What::Late { retry_until } = notice.what { retry_until } else { now.wall },
             sender: view.sender(),
             recipients: &reports,
-            headers: view.data(),
+            message: view.data(),
+            whole,
+            utf8: options.smtputf8,
+            envid: params.envid(),
+            deliver_by: options.deliver_by.map(|by| by.until),
         },
         &mut body,
     );
     let mut envelope = Envelope::default();
     envelope.set_sender(b"");
+    envelope.options.smtputf8 = form == Form::Utf8;
+    if form == Form::EightBit || form == Form::Utf8 {
+        envelope.options.body = BodyType::EightBit;
+    }
+    // RFC 8689 §5.
+    envelope.options.require_tls = options.require_tls;
     let at = memchr::memrchr(b'@', view.sender()).map_or(view.sender().len(), |at| at + 1);
     envelope.add_recipient(view.sender(), at);
+    let mut params = Vec::new();
+    envelope.write_params(&mut params);
     let message = NewMessage {
         id,
         envelope: &envelope,
         accepted: now.wall,
         peer: std::net::Ipv4Addr::LOCALHOST.into(),
-        params: b"",
+        params: &params,
         trace: b"",
         body: spool::Body::Whole(&body),
     };

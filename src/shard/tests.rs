@@ -5,6 +5,7 @@
 mod bounces;
 mod bounds;
 mod delivery;
+mod parameters;
 mod peers;
 mod restart;
 mod ways;

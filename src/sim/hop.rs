@@ -4,101 +4,16 @@
 //! Inputs: what the relay sends, moods set by the world. Outputs: replies, and records for the oracle. It refuses to be
 //! kind: whatever RFC 5321 lets a server do, and some of what it does not, is in [`Act`].
 
+mod mood;
+
+pub use mood::{Act, Announced, At, Mood};
+
 use crate::rt::sim::marks::name;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use crate::time::{Moment, Wall};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
-
-/// Where a reply belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[allow(missing_docs, reason = "the names of the commands")]
-pub enum At {
-    Greeting,
-    Ehlo,
-    Mail,
-    /// MAIL on a connection that has carried one before; what is set for `Mail` goes first.
-    MailAgain,
-    Rcpt,
-    Data,
-    Quit,
-    /// The reply to the final dot.
-    Final,
-}
-
-/// What the hop does there instead of the usual.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// These lines, with their CRLF.
-    Say(String),
-    /// These lines, and the end of the connection.
-    SayAndClose(String),
-    /// The end of the connection.
-    Close,
-    /// A reset.
-    Reset,
-    /// The host forgets the connection: half-open.
-    Vanish,
-    /// Not a word any more on this connection.
-    Silence,
-    /// Octets that are no reply.
-    Garbage,
-}
-
-/// How a hop behaves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mood {
-    /// Connections are refused.
-    pub refuses: bool,
-    /// What it does, where, and how often in a thousand.
-    pub acts: Vec<(At, u32, Act)>,
-    /// A recipient is told 451 until so long after it was first named.
-    pub greylist: Option<Duration>,
-    /// Above it, 421 is the greeting.
-    pub max_open: Option<usize>,
-    /// Each reply comes so late.
-    pub delay: Duration,
-    /// Replies come in pieces of an octet.
-    pub dribbles: bool,
-    /// How it reads.
-    pub reading: Reading,
-    /// Closes within a body after so many octets, once for each entry.
-    pub cuts: VecDeque<usize>,
-    /// What it announces.
-    pub size: Option<u64>,
-    /// 8BITMIME is announced.
-    pub eight_bit: bool,
-    /// PIPELINING is announced.
-    pub pipelining: bool,
-    /// EHLO is unknown: 502, only HELO works.
-    pub old: bool,
-    /// Replies to RCPT by address, with CRLF, the next first; when none is left, as to others.
-    pub rcpt: BTreeMap<String, VecDeque<String>>,
-    /// Recipients refused for good, in a thousand: by their name, always the same ones.
-    pub unknown_permille: u32,
-}
-
-impl Default for Mood {
-    fn default() -> Self {
-        Mood {
-            refuses: false,
-            acts: Vec::new(),
-            greylist: None,
-            max_open: None,
-            delay: Duration::ZERO,
-            dribbles: false,
-            reading: Reading::All,
-            cuts: VecDeque::new(),
-            size: None,
-            eight_bit: true,
-            pipelining: true,
-            old: false,
-            rcpt: BTreeMap::new(),
-            unknown_permille: 0,
-        }
-    }
-}
 
 /// One message as the hop took it.
 #[derive(Clone, Debug)]
@@ -117,7 +32,9 @@ pub struct Received {
     pub sender: String,
     /// Forward-paths that were taken.
     pub recipients: Vec<String>,
-    /// In wire form, with the final dot.
+    /// MAIL and each RCPT, as they came.
+    pub said: Vec<String>,
+    /// In wire form, with the final dot; or as it came by BDAT.
     pub data: Vec<u8>,
     /// What stands behind `X-Test:`.
     pub mark: Option<u32>,
@@ -175,6 +92,10 @@ struct Call {
     ended_at: Option<u32>,
     sender: String,
     recipients: Vec<String>,
+    said: Vec<String>,
+    announced: Announced,
+    /// Octets that a BDAT announced and that have not come.
+    chunk: Option<usize>,
     out: VecDeque<Out>,
     armed: bool,
     written: u64,
@@ -199,12 +120,19 @@ impl Call {
             ended_at: None,
             sender: String::new(),
             recipients: Vec::new(),
+            said: Vec::new(),
+            announced: Announced::default(),
+            chunk: None,
             out: VecDeque::new(),
             armed: false,
             written: 0,
             mails: 0,
             ready: false,
         }
+    }
+
+    fn said_binary(&self) -> bool {
+        self.said.first().is_some_and(|mail| mail.contains("BODY=BINARYMIME"))
     }
 
     /// Octets written when a reply of `length` octets, said now, is out.
@@ -323,7 +251,16 @@ impl Hop {
     /// Works off what came; whether the connection stands.
     fn work(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
         while !call.mute {
-            if call.in_data {
+            if let Some(octets) = call.chunk {
+                if call.input.len() < octets {
+                    return true;
+                }
+                call.chunk = None;
+                let data: Vec<u8> = call.input.drain(..octets).collect();
+                if !self.complete(link, call, data, side) {
+                    return false;
+                }
+            } else if call.in_data {
                 if self.mood.cuts.front().is_some_and(|cut| call.input.len() >= *cut) {
                     self.mood.cuts.pop_front();
                     return self.end(link, call, side);
@@ -359,6 +296,7 @@ impl Hop {
     fn complete(&mut self, link: LinkId, call: &mut Call, data: Vec<u8>, side: &mut HostSide<'_>) -> bool {
         call.in_mail = false;
         self.check_declared(call, &data);
+        let said = std::mem::take(&mut call.said);
         let (sender, recipients) = (std::mem::take(&mut call.sender), std::mem::take(&mut call.recipients));
         let act = self.choose(At::Final, side);
         // One who says nothing more may have taken the message all the same.
@@ -378,6 +316,7 @@ impl Hop {
                 from: call.from,
                 sender,
                 recipients,
+                said,
                 data,
                 mark,
                 told: None,
@@ -414,6 +353,10 @@ impl Hop {
             if self.mood.pipelining {
                 text += "250-PIPELINING\r\n";
             }
+            for line in &self.mood.extensions {
+                text += &format!("250-{line}\r\n");
+            }
+            call.announced = Announced(text.lines().skip(1).map(|line| line[4..].to_owned()).collect());
             text += "250 ENHANCEDSTATUSCODES\r\n";
             let (positive, open) = self.act(At::Ehlo, link, call, &text, side);
             call.ready = positive;
@@ -429,6 +372,11 @@ impl Hop {
             if call.ended_at.is_some_and(|mails| call.mails > mails) {
                 self.complaints.push(format!("421 was said long ago: {line}"));
             }
+            self.check_parameters(call, line);
+            call.said = vec![line.to_owned()];
+            if call.announced.limit("MAILMAX").is_some_and(|most| call.mails as usize >= most) {
+                self.complaints.push(format!("more than MAILMAX: {line}"));
+            }
             let parameters = line.rsplit('>').next().unwrap_or_default();
             call.eight_bit = parameters.contains("BODY=8BITMIME");
             call.size = parameters.split_once("SIZE=").and_then(|(_, n)| n.split(' ').next()?.parse().ok());
@@ -442,7 +390,18 @@ impl Hop {
             call.in_mail = positive;
             open
         } else if upper.starts_with("RCPT TO:") {
+            self.check_parameters(call, line);
+            call.said.push(line.to_owned());
+            if call.announced.limit("RCPTMAX").is_some_and(|most| call.said.len() > most + 1) {
+                self.complaints.push(format!("more than RCPTMAX: {line}"));
+            }
             self.rcpt(link, call, address(line), side)
+        } else if let Some(octets) = line.strip_prefix("BDAT ").and_then(|rest| rest.strip_suffix(" LAST")) {
+            if call.recipients.is_empty() || !call.announced.announces("CHUNKING") {
+                self.complaints.push(format!("nobody is to get this, or no CHUNKING: {line}"));
+            }
+            call.chunk = octets.parse().ok();
+            true
         } else if upper.starts_with("DATA") {
             if call.recipients.is_empty() {
                 return self.say(link, call, b"503 5.5.1 no recipients\r\n".to_vec(), side);
@@ -499,9 +458,20 @@ impl Hop {
         open
     }
 
+    /// Whether a command says only what was announced (RFC 5321 §2.2.1).
+    fn check_parameters(&mut self, call: &Call, line: &str) {
+        if let Some(parameter) = call.announced.unannounced(line) {
+            self.complaints.push(format!("{parameter} was not announced: {line}"));
+        }
+        if line.contains(" REQUIRETLS") {
+            self.complaints.push(format!("in the clear: {line}"));
+        }
+    }
+
     /// Whether a message is what MAIL declared (RFC 1870 §6, RFC 6152 §3).
     fn check_declared(&mut self, call: &Call, data: &[u8]) {
-        if !data.is_ascii() && !call.eight_bit {
+        let binary = call.said_binary();
+        if !data.is_ascii() && !call.eight_bit && !binary {
             self.complaints.push(format!("#{:?} has eight bits, MAIL did not say so", mark_of(data)));
         }
         let octets = data.len() as u64;

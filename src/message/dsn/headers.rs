@@ -3,11 +3,18 @@
 use super::Report;
 use crate::limits;
 
-/// Writes the part, with the header fields at the beginning of `wire`. Plain if they are well-formed 7-bit text; in
-/// quoted-printable if not, as RFC 6522 §4 provides.
-pub(super) fn part(report: &mut Report<'_>, wire: &[u8]) {
-    let plain = lines(wire).all(is_plain);
-    report.begin_part("text/rfc822-headers", if plain { "7bit" } else { "quoted-printable" });
+/// Writes the part, with the header fields at the beginning of `wire`; whether it has 8-bit data. Plain if they are
+/// well-formed 7-bit text, or UTF-8 in a report that may have it (RFC 6533 §4); in quoted-printable if not, as RFC 6522 §4
+/// provides.
+pub(super) fn part(report: &mut Report<'_>, wire: &[u8]) -> bool {
+    let ascii = lines(wire).all(is_plain);
+    let utf8 = !ascii && report.utf8 && lines(wire).all(is_plain_utf8);
+    let plain = ascii || utf8;
+    if utf8 {
+        report.begin_part("message/global-headers", "8bit");
+    } else {
+        report.begin_part("text/rfc822-headers", if plain { "7bit" } else { "quoted-printable" });
+    }
     for line in lines(wire) {
         if plain {
             if line.first() == Some(&b'.') {
@@ -20,11 +27,12 @@ pub(super) fn part(report: &mut Report<'_>, wire: &[u8]) {
         report.out.extend_from_slice(b"\r\n");
     }
     report.line("");
+    utf8
 }
 
 /// The lines of the header block without their line ends and stuffed dots. Ends with the block, with the first line
 /// that cannot belong to one, with a line that is not whole, and at the bound.
-fn lines(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn lines(wire: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = &wire[..wire.len().min(limits::DSN_HEADERS_BYTES)];
     std::iter::from_fn(move || {
         let end = memchr::memmem::find(rest, b"\r\n")?;
@@ -52,6 +60,12 @@ fn is_plain(line: &[u8]) -> bool {
     let printable = |b: &u8| matches!(b, b'\t' | b' '..=b'~');
     // "--" could be taken for the boundary.
     line.len() <= limits::MESSAGE_LINE_BYTES && line.iter().all(printable) && !line.starts_with(b"--")
+}
+
+fn is_plain_utf8(line: &[u8]) -> bool {
+    let text = std::str::from_utf8(line);
+    let is_text = text.is_ok_and(|text| text.chars().all(|c| c == '\t' || !c.is_control()));
+    is_text && line.len() <= limits::MESSAGE_LINE_BYTES && !line.starts_with(b"--")
 }
 
 /// RFC 2045 §6.7: no line longer than 76, and none that begins with a dot or a dash, so that none is stuffed or taken for

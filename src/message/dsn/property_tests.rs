@@ -61,6 +61,7 @@ impl Recipient {
         };
         RecipientReport {
             address: &self.address,
+            original: b"",
             remote: &self.remote,
             last_attempt: self.last_attempt.map(Wall),
             cause,
@@ -158,7 +159,11 @@ proptest! {
             retry_until: Wall(times[2]),
             sender: &sender,
             recipients: &reports,
-            headers: &headers,
+            message: &headers,
+            whole: false,
+            utf8: false,
+            envid: b"",
+            deliver_by: None,
         };
         build(&facts, &mut wire);
         // Lines, dots, ASCII; boundaries.

@@ -10,7 +10,13 @@ fn refused(text: &[u8]) -> Cause<'_> {
 }
 
 fn one<'a>(address: &'a [u8], cause: Cause<'a>) -> RecipientReport<'a> {
-    RecipientReport { address, remote: b"mx.there.example", last_attempt: Some(Wall(1_795_304_389_000)), cause }
+    RecipientReport {
+        address,
+        original: b"",
+        remote: b"mx.there.example",
+        last_attempt: Some(Wall(1_795_304_389_000)),
+        cause,
+    }
 }
 
 fn wire(recipients: &[RecipientReport<'_>], headers: &[u8]) -> Vec<u8> {
@@ -24,7 +30,11 @@ fn wire(recipients: &[RecipientReport<'_>], headers: &[u8]) -> Vec<u8> {
         retry_until: Wall(1_795_736_000_000),
         sender: b"joe@sender.example",
         recipients,
-        headers,
+        message: headers,
+        whole: false,
+        utf8: false,
+        envid: b"",
+        deliver_by: None,
     };
     build(&facts, &mut out);
     out
@@ -270,4 +280,126 @@ assert original["Subject"] == "gr\u00fcn " * 30 + "end", repr(original["Subject"
     python.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let done = python.wait_with_output().unwrap();
     assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// A report with all that is not in every one.
+fn full<'a>(recipients: &'a [RecipientReport<'a>], message: &'a [u8]) -> DsnFacts<'a> {
+    DsnFacts {
+        host: "mail.here.example",
+        id: MessageId(7 << 10),
+        original: MessageId(5 << 10),
+        arrived: Wall(1_795_304_000_000),
+        now: Wall(1_795_304_400_000),
+        retry_until: Wall(1_795_736_000_000),
+        sender: b"joe@sender.example",
+        recipients,
+        message,
+        whole: true,
+        utf8: true,
+        envid: b"a+20b+2B+zz+",
+        deliver_by: Some(Wall(1_795_304_000_000)),
+    }
+}
+
+#[test]
+fn what_the_sender_said_is_given_back() {
+    // RFC 3461 §6.3 (a) and (d); RFC 2852 §5.
+    let report = |original| RecipientReport { original, ..one(b"a@b.example", refused(b"no")) };
+    for (orcpt, line) in [
+        (&b"rfc822;A+2Bb@x"[..], Some("Original-Recipient: rfc822; A+b@x")),
+        (b"utf-8;gr\\x{FC}n@x", Some("Original-Recipient: utf-8; gr\\x{FC}n@x")),
+        (b"rfc822;a+0D+0AStatus:+202.0.0", Some("Original-Recipient: rfc822; a Status: 2.0.0")),
+        (b"rfc822", None),
+        (b"r c;x", None),
+        (b"", None),
+    ] {
+        let (recipients, mut out) = ([report(orcpt)], Vec::new());
+        assert_eq!(build(&full(&recipients, HEADERS), &mut out), Form::SevenBit);
+        let status = parse(&unwire(&out)).1[1].1.clone();
+        assert!(status.contains("\r\nOriginal-Envelope-Id: a b++zz+\r\n"), "{status}");
+        assert!(status.contains("\r\nDeliver-By-Date: Sat, 21 Nov 2026 23:33:20 +0000\r\n"), "{status}");
+        let original = status.lines().find(|l| l.starts_with("Original-Recipient"));
+        assert_eq!(original, line, "{status}");
+        assert_eq!(status.matches("\r\nStatus: ").count(), 1);
+    }
+}
+
+#[test]
+fn a_message_is_returned_whole_if_it_can_stand_in_a_part() {
+    let recipients = [one(b"a@b.example", refused(b"no"))];
+    let whole = |message: &[u8]| {
+        let mut out = Vec::new();
+        let form = build(&full(&recipients, message), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        (form, text.contains("Content-Type: message/rfc822\r\n"), text)
+    };
+    let (form, is_whole, text) = whole(HEADERS);
+    assert_eq!((form, is_whole), (Form::SevenBit, true));
+    assert_eq!(
+        parse(&unwire(text.as_bytes())).1[2].1,
+        "Received: from a\r\n\tby b; date\r\nFrom: <joe@sender.example>\r\nSubject: Hello\r\n\r\nThe body\r\n"
+    );
+    assert!(parse(&text.replace("\r\n.\r\n", "\r\n")).1[0].1.contains("That message is attached."));
+    let (form, is_whole, _) = whole("A: b\r\n\r\ngr\u{fc}n\r\n.\r\n".as_bytes());
+    assert_eq!((form, is_whole), (Form::EightBit, true));
+    // Cut off, with our boundary in it, too large, with headers that an ASCII report cannot hold.
+    let large = [b"A: b\r\n\r\n", &b"x\r\n".repeat(limits::DSN_FULL_BYTES / 3 + 1)[..], b".\r\n"].concat();
+    for message in [
+        &b"A: b\r\n\r\nbody\r\n"[..],
+        b"A: b\r\n\r\n--=_0000000000700.ringpost--\r\n.\r\n",
+        &large,
+        "A: gr\u{fc}n\r\n\r\nbody\r\n.\r\n".as_bytes(),
+    ] {
+        let (form, is_whole, text) = whole(message);
+        assert_eq!((form, is_whole), (Form::SevenBit, false));
+        assert_eq!(parse(&unwire(text.as_bytes())).1.len(), 3);
+    }
+}
+
+#[test]
+fn success_is_no_failure() {
+    let recipients = [one(b"a@b.example", Cause::Relayed(Reply { code: 250, status: None, text: b"2.0.0 ok" }))];
+    let delivered = [RecipientReport { remote: b"", ..one(b"c@b.example", Cause::Delivered) }];
+    for (reports, action, status) in [(&recipients, "relayed", "2.1.9"), (&delivered, "delivered", "2.1.5")] {
+        let (header, parts) = parse(&unwire(&wire(reports, HEADERS)));
+        assert!(header.contains("Subject: Report of delivery\r\n"));
+        assert!(!parts[0].1.contains("could NOT") && parts[0].1.contains("no further report"), "{}", parts[0].1);
+        assert!(parts[1].1.contains(&format!("\r\nAction: {action}\r\nStatus: {status}\r\n")), "{}", parts[1].1);
+    }
+}
+
+#[test]
+fn a_sender_in_utf_8_gets_utf_8_and_nothing_that_hides_in_it() {
+    // RFC 6533 §3 and §4.
+    let sender = "j\u{f6}\u{202e}\u{2028}@sender.example";
+    let green = "gr\u{fc}n\u{85}@b.example";
+    let recipients = [
+        RecipientReport { original: "utf-8;gr\u{fc}n@b.example".as_bytes(), ..one(green.as_bytes(), refused(b"no")) },
+        one(b"a\xff@b.example", refused(b"no")),
+    ];
+    let headers = "Subject: gr\u{fc}n\r\n\r\nbody\r\n.\r\n";
+    let facts = DsnFacts { sender: sender.as_bytes(), ..full(&recipients, headers.as_bytes()) };
+    let mut out = Vec::new();
+    assert_eq!(build(&facts, &mut out), Form::Utf8);
+    let text = String::from_utf8(out).unwrap();
+    for line in [
+        "To: <j\u{f6}??@sender.example>",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Type: message/global-delivery-status",
+        "Original-Recipient: utf-8; gr\u{fc}n@b.example",
+        "Final-Recipient: utf-8; gr\u{fc}n?@b.example",
+        "Content-Type: message/global",
+    ] {
+        assert!(text.contains(&format!("\r\n{line}\r\n")), "{line} in\n{text}");
+    }
+    assert!(text.chars().all(|c| !c.is_control() || matches!(c, '\r' | '\n' | '\t')));
+    for bytes in [2, 3, 4] {
+        let c = ["\u{fc}", "\u{20ac}", "\u{10ffff}"][bytes - 2];
+        assert!(escaped_address(c.repeat(500).as_bytes()).len() < 900, "it fits a line");
+    }
+    // To an ASCII sender all of it in ASCII.
+    let mut out = Vec::new();
+    let facts = DsnFacts { sender: b"joe@sender.example", ..facts };
+    assert_eq!(build(&facts, &mut out), Form::SevenBit);
+    assert!(unwire(&out).contains("Final-Recipient: utf-8; gr\\x{FC}n\\x{85}@b.example\r\n"));
 }

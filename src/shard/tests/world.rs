@@ -11,6 +11,7 @@ pub use crate::sim::hop::{Act, At, Hop, Mood, Received};
 pub use crate::sim::world::config;
 
 use crate::config::Config;
+use crate::message::Envelope;
 use crate::rt::sim::{End, HostSide, LinkId, Reading, Step};
 use crate::sim::world::{self, Machine};
 use crate::sim::zone::{Records, Zone};
@@ -303,6 +304,12 @@ impl World {
         let client = self.connect(shard);
         self.with_client(client, |client, _, _| client.will_submit(letter, piece));
         client
+    }
+
+    /// Puts a letter with all that `envelope` says into the log of a shard, as if it had come over a session.
+    pub fn inject(&mut self, shard: usize, envelope: &Envelope, body: &[u8]) {
+        let now = self.sim.now();
+        self.world.sim.shards[shard].as_mut().unwrap().home.inject(envelope, body, now);
     }
 
     /// Submits and waits for the acknowledgement.

@@ -2,6 +2,7 @@
 
 use super::{Recovered, Spot};
 use crate::message::MessageId;
+use crate::message::params::Params;
 use crate::spool::format::{RecipientView, RecordView};
 use crate::time::Wall;
 use std::ops::Range;
@@ -46,6 +47,11 @@ impl<'a> QueuedMessage<'a> {
     /// `BODY=8BITMIME` was declared.
     pub fn eight_bit(&self) -> bool {
         self.view.eight_bit()
+    }
+
+    /// Parameters of MAIL and RCPT.
+    pub fn params(&self) -> Params<'a> {
+        self.view.params()
     }
 
     /// The reverse-path; empty for the null sender.

@@ -48,7 +48,7 @@ fn report<'a>(input: &mut Input<'a>) -> RecipientReport<'a> {
         _ => Cause::Local(reasons[input.below(reasons.len())]),
     };
     let last_attempt = (shape & 4 == 0).then(|| Wall(u64::from(input.u32()) << 12));
-    RecipientReport { address: input.text(), remote: input.text(), last_attempt, cause }
+    RecipientReport { address: input.text(), original: input.text(), remote: input.text(), last_attempt, cause }
 }
 
 /// Runs the target.
@@ -70,7 +70,11 @@ pub fn run(data: &[u8]) {
         retry_until: Wall(arrived.0.saturating_add(1 << 40)),
         sender,
         recipients: &recipients,
-        headers,
+        message: headers,
+        whole: false,
+        utf8: false,
+        envid: b"",
+        deliver_by: None,
     };
     let mut out = Vec::new();
     build(&facts, &mut out);

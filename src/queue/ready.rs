@@ -1,0 +1,146 @@
+//! PURE. The ready jobs of the destinations: how they join and leave their lists, which is next, and the search for those
+//! that have become too old. Refuses to decide when: that is the queue's.
+
+use super::Queue;
+use super::destination::{Access, Destination, Sweep};
+use super::slots::{NONE, State};
+use crate::limits;
+use crate::time::Wall;
+
+impl<B> Queue<B> {
+    /// Puts a job in state Expired that is in no list among the expired ones.
+    pub(super) fn set_aside(&mut self, index: u32) {
+        let destination = self.slots.get(index).destination;
+        self.destinations.at_mut(destination).expired += 1;
+        self.slots.push_back(&mut self.expired, index);
+    }
+
+    /// The next of a destination that has prioritised mail.
+    pub(super) fn next_ranked(&mut self, destination: u32) -> u32 {
+        let d = self.destinations.at_mut(destination);
+        let ranks = d.ranks.as_mut().expect("it was asked for");
+        ranks.run += 1;
+        if ranks.run >= limits::QUEUE_RANK_SHARE {
+            ranks.run = 0;
+            let heads = d.ranked_heads(true).chain(d.plain_heads()).chain(d.ranked_heads(false));
+            return heads.min_by_key(|index| self.slots.get(*index).job.enqueued).expect("something is ready");
+        }
+        if let Some(high) = d.ranked_heads(true).next() {
+            return high;
+        }
+        if d.fresh.len + d.retry.len > 0 {
+            return next_plain(d);
+        }
+        d.ranked_heads(false).next().expect("something is ready")
+    }
+
+    /// Puts a job that is in no list into a list of its destination.
+    pub(super) fn make_ready(&mut self, index: u32, end: End) {
+        let used = self.slots.get_mut(index);
+        let state = match used.job.terms.as_ref().and_then(|t| t.rank()) {
+            Some(rank) => State::Ranked(rank),
+            None if used.job.attempts == 0 => State::Fresh,
+            None => State::Retry,
+        };
+        used.state = state;
+        let (destination, accepted) = (used.destination, used.job.accepted);
+        let d = self.destinations.at_mut(destination);
+        d.oldest = d.oldest.min(accepted);
+        d.edit_list(state, |list| match end {
+            End::Front => self.slots.push_front(list, index),
+            End::Back => self.slots.push_back(list, index),
+        });
+        self.ready += 1;
+        if !matches!(d.access, Access::Suspended(_)) {
+            self.destinations.touch(destination);
+        }
+    }
+
+    /// Moves a ready job into the driver's hands.
+    pub(super) fn hold(&mut self, index: u32) {
+        let destination = self.unlink_ready(index, State::InFlight);
+        self.destinations.at_mut(destination).in_flight += 1;
+        self.in_flight += 1;
+    }
+
+    /// Moves a job that was just unlinked from the expired ones into the driver's hands.
+    pub(super) fn hold_expired(&mut self, index: u32) {
+        let used = self.slots.get_mut(index);
+        used.state = State::InFlight;
+        let d = self.destinations.at_mut(used.destination);
+        d.expired -= 1;
+        d.in_flight += 1;
+        self.in_flight += 1;
+    }
+
+    pub(super) fn unlink_ready(&mut self, index: u32, to: State) -> u32 {
+        let prev = self.slots.prev(index);
+        let used = self.slots.get_mut(index);
+        let destination = used.destination;
+        let from = std::mem::replace(&mut used.state, to);
+        let d = self.destinations.at_mut(destination);
+        if let Some(sweep) = &mut d.sweep
+            && sweep.cursor == index
+        {
+            sweep.cursor = prev;
+        }
+        d.edit_list(from, |list| self.slots.unlink(list, index));
+        self.ready -= 1;
+        if d.ready() == 0 {
+            d.oldest = Wall(u64::MAX);
+        }
+        destination
+    }
+
+    /// Looks at up to `budget` ready jobs of suspended destinations and sets aside those too old. From the last to the
+    /// first: what comes while it goes on is younger, or has been looked at.
+    pub(super) fn sweep(&mut self, mut budget: usize) {
+        while let Some(dest) = self.sweeping.front().copied() {
+            let Some(d) = self.destinations.get_mut(dest) else {
+                self.sweeping.pop_front();
+                continue;
+            };
+            let Some(Sweep { list, cursor }) = d.sweep else {
+                d.sweep_queued = false;
+                self.sweeping.pop_front();
+                continue;
+            };
+            if cursor == NONE {
+                d.sweep = d.list_behind(list).map(|list| Sweep { list, cursor: d.list(list).tail });
+                continue;
+            }
+            if budget == 0 {
+                return;
+            }
+            budget -= 1;
+            let accepted = self.slots.get(cursor).job.accepted;
+            if self.policy.is_expired(accepted, self.now.wall) {
+                // Moves the cursor on.
+                self.unlink_ready(cursor, State::Expired);
+                self.set_aside(cursor);
+            } else {
+                d.oldest = d.oldest.min(accepted);
+                d.sweep = Some(Sweep { list, cursor: self.slots.prev(cursor) });
+            }
+        }
+    }
+}
+
+/// The next plain job of a destination that has any.
+pub(super) fn next_plain(d: &mut Destination) -> u32 {
+    let retry_turn = d.retry.len > 0 && d.fresh_run + 1 >= limits::QUEUE_RETRY_SHARE;
+    if d.fresh.len == 0 || retry_turn {
+        d.fresh_run = 0;
+        d.retry.head
+    } else {
+        d.fresh_run = if d.retry.len > 0 { d.fresh_run + 1 } else { 0 };
+        d.fresh.head
+    }
+}
+
+/// Where a job joins a list.
+#[derive(Clone, Copy)]
+pub(super) enum End {
+    Front,
+    Back,
+}
