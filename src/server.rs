@@ -189,21 +189,21 @@ fn dns_settings(config: &Config) -> DnsSettings {
     }
 }
 
-/// A shard's share of the descriptors for outbound connections: half of what the limit leaves.
+/// A shard's share of the descriptors for outbound connections: three eighths of what the limit leaves.
 fn outbound_connections(config: &Config) -> usize {
     let limit = descriptor_limit();
     let free = limit.saturating_sub(limits::DESCRIPTORS_RESERVED);
     if free < 4 * limits::DESCRIPTORS_RESERVED {
         tracing::warn!(limit, "few descriptors: raise LimitNOFILE (config/ringpost.service) or ulimit -n");
     }
-    (free / 2 / config.shards).max(16)
+    (free * 3 / 8 / config.shards).max(16)
 }
 
-/// A shard's share of the descriptors for sessions: the other half. Clients that took more could keep mail from being
+/// A shard's share of the descriptors for sessions: the rest, more than half, because strangers choose how many they hold. Clients that took more could keep mail from being
 /// delivered, and segments from being opened, by doing nothing.
 fn inbound_sessions(config: &Config) -> usize {
     let free = descriptor_limit().saturating_sub(limits::DESCRIPTORS_RESERVED);
-    (free / 2 / config.shards).max(16)
+    (free * 5 / 8 / config.shards).max(16)
 }
 
 fn wall() -> Wall {

@@ -48,6 +48,7 @@ const PURE: &[&str] = &[
     "src/time.rs",
     "src/smtp/",
     "src/message/",
+    "src/local/",
     "src/route/",
     "src/queue/",
     "src/dns/",
@@ -77,6 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dns", &["limits", "time"]),
     ("config", &["limits", "dns"]),
     ("accounts", &["limits", "smtp", "config"]),
+    ("local", &["limits", "message", "smtp"]),
     ("spool", &["limits", "time", "message", "rt"]),
     ("deliver", &["limits", "time", "message", "smtp", "route", "queue", "dns", "config", "spool", "rt", "shard"]),
     (

@@ -27,6 +27,7 @@ pub mod run;
 pub mod send;
 pub mod simulate;
 pub mod sink;
+pub mod slow;
 pub mod traffic;
 pub mod units;
 

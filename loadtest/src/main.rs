@@ -276,6 +276,12 @@ struct RunArgs {
     /// Leave that folder behind
     #[arg(long)]
     keep: bool,
+    /// So many connections beside the load, each of which sends one octet every --slow-interval and never hangs up
+    #[arg(long, default_value_t = 0)]
+    slow: usize,
+    /// For --slow
+    #[arg(long, value_parser = duration, default_value = "9s")]
+    slow_interval: Duration,
     /// What is missing after nothing came for so long is lost
     #[arg(long, value_parser = duration, default_value = "30s")]
     stall: Duration,
@@ -348,6 +354,7 @@ fn run_command(args: RunArgs) -> Result<ExitCode, String> {
         dir: args.dir.unwrap_or_else(run::default_dir),
         keep: args.keep,
         stall: args.stall,
+        slow: (args.slow, args.slow_interval),
         retry_first: args.retry_first.or(trouble.then(|| "1s".into())),
         extra: args.relay_config.iter().map(|l| format!("{l}\n")).collect(),
     })?;

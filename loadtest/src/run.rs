@@ -9,6 +9,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::io::{self, IsTerminal};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,14 @@ use crate::relay::{Relay, RelayCommand, RelayConfig, free_port};
 use crate::report::{Sent, octets, per_message, table, thousands};
 use crate::send::{SendConfig, SendReport, Source, Until};
 use crate::sink::{Arrival, Behaviour, Sink};
+use crate::slow::{Slow, SlowReport};
 
 /// How often the bars move.
 const TICK: Duration = Duration::from_millis(50);
 /// After the last message came: for duplicates to show, and for the relay to write its books up.
 const SETTLE: Duration = Duration::from_millis(700);
+/// How long slow connections may take to be made.
+const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the relay may take to end after SIGTERM.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -50,6 +54,8 @@ pub struct RunConfig {
     pub dir: PathBuf,
     /// Leave the folder behind.
     pub keep: bool,
+    /// Connections beside the load that hold on, and how often each sends an octet.
+    pub slow: (usize, Duration),
     /// How long nothing may arrive before what is missing counts as lost.
     pub stall: Duration,
     /// Wait before a message's second delivery attempt; none: the relay's default.
@@ -75,6 +81,8 @@ pub struct RunReport {
     pub lost: u64,
     /// Some of them.
     pub lost_ids: Vec<u64>,
+    /// What became of the connections that were held.
+    pub slow: Option<SlowReport>,
     /// Arrivals beyond each delivery's first.
     pub duplicates: u64,
     /// Of them, those the source sent again since a reply was cut off.
@@ -153,6 +161,10 @@ impl RunReport {
         line("damaged", self.damaged, "checksum wrong, or somebody else's mail".into());
         if self.bounces > 0 {
             line("bounces", self.bounces, String::new());
+        }
+        if let Some(slow) = self.slow {
+            let what = format!("held beside the load, {} refused, {} ended by the relay", slow.refused, slow.ended);
+            line("slow connections", slow.opened, what);
         }
         if self.kills > 0 {
             line("kill -9", self.kills, format!("{} deliveries were left without a reply", self.sent.uncertain));
@@ -349,6 +361,7 @@ pub fn run(config: RunConfig) -> Result<RunReport, String> {
         );
     }
 
+    let slow = hold_connections(&config, relay.address());
     let relay_cpu = relay.cpu();
     let mut send = config.send.clone();
     send.target = relay.address();
@@ -409,6 +422,7 @@ pub fn run(config: RunConfig) -> Result<RunReport, String> {
     };
     let sink = sink.ok_or("the sink was never started: the load ended before")?;
     let mut found = account(&sent, &sink.arrivals());
+    found.slow = slow.map(Slow::stop);
     let stats = sink.stats();
     found.sessions = config.send.sessions;
     found.shards = shards;
@@ -428,6 +442,21 @@ pub fn run(config: RunConfig) -> Result<RunReport, String> {
         eprintln!("left as it is: {}", dir.path().display());
     }
     Ok(found)
+}
+
+/// Clients that hold connections, all of them standing before the load begins.
+fn hold_connections(config: &RunConfig, address: SocketAddr) -> Option<Slow> {
+    let (count, interval) = config.slow;
+    if count == 0 {
+        return None;
+    }
+    let slow = Slow::start(address, count, interval);
+    let began = Instant::now();
+    while slow.standing() < count && began.elapsed() < SLOW_DEADLINE {
+        std::thread::sleep(TICK);
+    }
+    eprintln!("{} slow connections stand, each sends an octet every {:?}", slow.standing(), interval);
+    Some(slow)
 }
 
 fn all_arrived(report: Option<&SendReport>, sink: Option<&Sink>) -> bool {

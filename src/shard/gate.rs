@@ -244,6 +244,12 @@ impl Gate {
     }
 
     fn verify(&mut self, conn: ConnId, whose: Whose, domain: &[u8], turn: &mut Turn<'_>) -> Option<Reply> {
+        if self.verifying.len() >= self.config.smtp.max_sessions_per_shard {
+            // Sessions that ask and go away leave their questions behind until DNS answers.
+            let later =
+                if whose == Whose::Sender { text::SENDER_DOMAIN_UNKNOWN } else { text::RECIPIENT_DOMAIN_UNKNOWN };
+            return Some(Reply::Text(later.to_vec()));
+        }
         let domain = Domain::new(domain);
         let token = self.verifying.insert((conn, whose)) as u64;
         let owner = route::shard_of(route::hash(domain.as_str().as_bytes()), self.shards);
@@ -367,6 +373,15 @@ impl Gate {
         self.start_checks(turn);
         let answer = result.downcast::<sasl::Answer>().ok()?;
         Some((conn, Reply::Sasl(*answer)))
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Gate {
+    /// Passwords to check, AUTHs that wait, questions to DNS, keys of guesses: how many there are.
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        let checks = self.waiting.len() + self.checking.len();
+        [checks, self.guarded.len(), self.verifying.len(), self.guard.len()]
     }
 }
 

@@ -133,7 +133,7 @@ impl Server {
             Some(attributes) => {
                 let more = self.more();
                 if let Some(login) = &attributes.login {
-                    more.account = login.as_ref().map(|name| String::from_utf8_lossy(name).into_owned());
+                    more.account = login.as_ref().and_then(|name| sasl::prepare_name(name).ok());
                 }
                 self.ask(Asked::Client, Question::Client(attributes));
             }
