@@ -408,8 +408,8 @@ const _: () = assert!(EVENT_TEXT_BYTES <= u16::MAX as usize / 8, "offsets of an 
 
 // --- Accounts and AUTH ----------------------------------------------------------------------------------------------
 
-/// One line of an AUTH exchange with its CRLF, the AUTH command included. RFC 4954 §4.3 and §4 ask for 12,288; a longer
-/// one gets 500 5.5.6.
+/// One line of an AUTH exchange with its CRLF. RFC 4954 §4 calls 12,288 sufficient; a longer one gets 500 5.5.6. The AUTH
+/// command itself is a command line, as long as any other (RFC 4954 §4).
 pub const AUTH_LINE_BYTES: usize = 12_288;
 /// An account's name, octets of UTF-8: an address fits.
 pub const ACCOUNT_NAME_BYTES: usize = 255;

@@ -132,14 +132,14 @@ fn find(file: &DocumentMut, name: &str) -> Result<Option<usize>, EditError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::super::{Accounts, Scheme};
+    use super::super::Accounts;
     use super::*;
-    use crate::smtp::sasl::Password;
+    use crate::smtp::sasl::{Password, ScramKeys};
 
     const KEY: [u8; KEY_BYTES] = [4; KEY_BYTES];
 
     fn secret(password: &str) -> Secret {
-        Secret::new(Scheme::Scram, &Password::new(password.as_bytes()).unwrap(), [1; 16])
+        Secret::Scram(ScramKeys::derive(&Password::new(password.as_bytes()).unwrap(), &[1; 16], 4096))
     }
 
     fn account(name: &str) -> NewAccount {

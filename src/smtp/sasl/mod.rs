@@ -38,7 +38,8 @@ pub enum Mechanism {
     ScramSha256,
     /// RFC 4616.
     Plain,
-    /// draft-murchison-sasl-login: PLAIN in two answers, for clients that know nothing else.
+    /// draft-murchison-sasl-login: PLAIN in two answers, for clients that know nothing else. The server begins, so RFC 4954 §4
+    /// would refuse an initial response; many clients send the name as one all the same, and it is taken.
     Login,
     /// RFC 4422 appendix A: by the client's certificate.
     External,

@@ -266,6 +266,24 @@ mod tests {
         }
     }
 
+    /// RFC 5802 §5: the server checks the nonce itself, not only the proof over it.
+    #[test]
+    fn a_good_proof_over_another_nonce_is_refused() {
+        let challenged = Challenged::new(ClientFirst::parse(FIRST).unwrap(), keys(), NONCE);
+        let mut salted = [0; KEY_BYTES];
+        let count = NonZeroU32::new(4096).unwrap();
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, count, &keys().salt, b"pencil", &mut salted);
+        let client_key = sign(&salted, b"Client Key");
+        for (nonce, good) in [(challenged.nonce.as_str(), true), ("rOprNGfwEbeRWgbNEkqO", false)] {
+            let without_proof = format!("c=biws,r={nonce}");
+            let auth_message = format!("{},{},{without_proof}", challenged.first.bare, challenged.challenge);
+            let mut proof = sign(&hash(&client_key), auth_message.as_bytes());
+            proof.iter_mut().zip(client_key).for_each(|(octet, key)| *octet ^= key);
+            let message = format!("{without_proof},p={}", BASE64_STANDARD.encode(proof));
+            assert_eq!(challenged.prove(message.as_bytes(), b"").is_ok(), good, "{nonce}");
+        }
+    }
+
     #[test]
     fn first_messages_are_read_as_rfc_5802_writes_them() {
         let first = ClientFirst::parse(b"p=tls-exporter,a=Ad=3Dmin,n=a=2Cb,r=x!~,e=1").unwrap();

@@ -115,7 +115,7 @@ fn external_takes_the_account_of_the_certificate() {
     assert_eq!(words(exchange.handle_answer(owner())), "granted tim");
 }
 
-/// RFC 4954 §4 and §4.3.
+/// RFC 4954 §4.
 #[test]
 fn lines_are_checked_before_the_mechanism_sees_them() {
     for mechanism in Mechanism::ALL {
