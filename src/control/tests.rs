@@ -167,6 +167,7 @@ fn signalled(directory: &Path) {
     }
 
     let next = || received.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(next(), Command::Reload);
     send("-TERM");
     assert_eq!(next(), Command::Drain);
     let (status, text) = http(address, "/healthz");

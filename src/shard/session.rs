@@ -13,6 +13,7 @@ use super::gate::{self, Gate};
 use crate::config::ListenerKind;
 use crate::limits;
 use crate::message::MessageId;
+use crate::message::fields;
 use crate::message::trace::{DateCache, Received};
 use crate::rt::ConnId;
 use crate::rt::tls::Tls;
@@ -507,6 +508,11 @@ impl Session {
                 Stream::Yes(id) => id,
                 _ => self.id.take().unwrap_or_else(|| context.log.next_id(turn.now.wall)),
             };
+            if self.stream == Stream::No {
+                let body = std::mem::take(&mut self.body);
+                self.look_for_tls_required(&body);
+                self.body = body;
+            }
             self.stream = Stream::Yes(id);
             if let Err(refusal) = context.log.stream_chunk(id, &self.body[..chunk]) {
                 context.log.stream_abort(id);
@@ -515,6 +521,13 @@ impl Session {
                 return;
             }
             self.body.drain(..if planted!(TailLost) { self.body.len() } else { chunk });
+        }
+    }
+
+    /// TLS-Required: No (RFC 8689 §5) stands in the header section, which `data` begins with.
+    fn look_for_tls_required(&mut self, data: &[u8]) {
+        if self.server.may_have_tls_required() && fields::tls_required_no(data) {
+            self.server.envelope_mut().options.tls_optional = true;
         }
     }
 
@@ -537,6 +550,11 @@ impl Session {
             Stream::Failed(refusal) => Err(refusal),
             Stream::No => {
                 let id = self.id.take().unwrap_or_else(|| context.log.next_id(now.wall));
+                if self.server.may_have_tls_required() {
+                    let body = std::mem::take(&mut self.body);
+                    self.look_for_tls_required(whole.unwrap_or(&body));
+                    self.body = body;
+                }
                 self.accept(id, Body::Whole(whole.unwrap_or(&self.body)), turn, context)
             }
             Stream::Yes(id) => context

@@ -61,6 +61,8 @@ pub struct DataScanner {
     received: u32,
     bytes: u64,
     max_bytes: u64,
+    /// A header line may begin with `TL`.
+    tl_field: bool,
     /// Any octet may stand anywhere (BODY=BINARYMIME): only size and loops are looked at.
     raw: bool,
     /// The next octet of a chunk is a dot that begins a line, and its double is handed out already.
@@ -92,6 +94,7 @@ impl DataScanner {
             received: 0,
             bytes: 0,
             max_bytes,
+            tl_field: false,
             raw: false,
             doubled: false,
         }
@@ -146,6 +149,12 @@ impl DataScanner {
     /// The first fault seen, if any.
     pub fn fault(&self) -> Option<Fault> {
         self.fault
+    }
+
+    /// Whether a header field may begin with `TL`, such as TLS-Required: seldom, and then it is worth a look at the whole
+    /// section. (`To` and `Thread-Topic` do not.)
+    pub fn may_have_tls_required(&self) -> bool {
+        self.tl_field
     }
 
     /// Bytes seen so far, in wire form.
@@ -237,6 +246,7 @@ impl DataScanner {
                 }
                 // Not enough to tell: byte by byte, or with the next piece.
                 Some(_) if line.len() < RECEIVED.len() => return start,
+                Some(b't' | b'T') if matches!(line[1], b'l' | b'L') => self.tl_field = true,
                 Some(b'r' | b'R') if line[..RECEIVED.len()].eq_ignore_ascii_case(RECEIVED) => self.count_received(),
                 Some(_) => {}
             }
@@ -290,7 +300,11 @@ impl DataScanner {
     /// Counts lines that begin with `Received:`, in any case.
     fn header_name(&mut self, byte: u8) -> Place {
         let matched = match self.place {
-            Place::LineStart => 0,
+            Place::LineStart => {
+                // The second letter is not looked at here.
+                self.tl_field |= matches!(byte, b't' | b'T');
+                0
+            }
             Place::Name(matched) => matched,
             _ => return Place::Inside,
         };

@@ -248,6 +248,11 @@ impl Server {
         }
     }
 
+    /// See [`DataScanner::may_have_tls_required`].
+    pub fn may_have_tls_required(&self) -> bool {
+        self.data.may_have_tls_required()
+    }
+
     /// Octets of message data seen in this transaction, or the last one, in wire form.
     pub fn body_bytes(&self) -> u64 {
         self.data.bytes()
