@@ -30,6 +30,8 @@ pub mod local;
 pub mod message;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod protocol_tests;
 pub mod queue;
 pub mod route;
 pub mod rt;

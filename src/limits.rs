@@ -59,6 +59,11 @@ pub const GUARD_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const GUARD_MEMORY: Duration = Duration::from_secs(15 * 60);
 /// Accounts and networks with failures that one shard remembers (about 100 bytes each); beyond it the oldest is forgotten.
 pub const GUARD_KEYS: usize = 16 << 10;
+/// Client networks whose connections and messages one shard counts (about 150 bytes each); beyond it the longest quiet one is
+/// forgotten.
+pub const CLIENT_NETWORKS: usize = 64 << 10;
+/// Highest rate and count that `[clients]` takes; more is no limit.
+pub const CLIENT_RATE_MAX: u32 = 10_000_000;
 /// TLS handshakes under way in one shard; STARTTLS is answered 454 above it, a connection to an implicit port is closed.
 pub const TLS_HANDSHAKES: usize = 256;
 /// Time a client may take for its handshake.

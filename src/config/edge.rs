@@ -1,6 +1,6 @@
 //! The server side's keys: listeners, TLS, accounts.
 
-use super::raw::{RawAccounts, RawListener, RawTls};
+use super::raw::{RawAccounts, RawClients, RawListener, RawTls};
 use super::resolve::{Resolver, network};
 use crate::limits;
 use ipnet::IpNet;
@@ -80,7 +80,46 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
 }
 
+/// `[clients]`: limits for clients that are not of `relay.from_networks`; 0: none.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Clients {
+    /// An IPv4 network, by its prefix: 0 to 32.
+    pub ipv4_prefix: u8,
+    /// An IPv6 network, by its prefix: 0 to 128.
+    pub ipv6_prefix: u8,
+    /// Connections of a network at a time.
+    pub connections: u32,
+    /// New connections of a network in a minute.
+    pub connections_per_minute: u32,
+    /// Messages of a network in a minute.
+    pub messages_per_minute: u32,
+    /// New connections of all of them in a minute.
+    pub all_connections_per_minute: u32,
+    /// Messages of all of them in a minute.
+    pub all_messages_per_minute: u32,
+}
+
 impl Resolver<'_> {
+    pub(super) fn clients(&mut self, raw: &RawClients) -> Clients {
+        let mut rate = |key: &str, given| self.count(&format!("clients.{key}"), given, 0, 0, limits::CLIENT_RATE_MAX);
+        let connections = rate("connections", raw.connections);
+        let connections_per_minute = rate("connections_per_minute", raw.connections_per_minute);
+        let messages_per_minute = rate("messages_per_minute", raw.messages_per_minute);
+        let all_connections_per_minute = rate("all_connections_per_minute", raw.all_connections_per_minute);
+        let all_messages_per_minute = rate("all_messages_per_minute", raw.all_messages_per_minute);
+        let ipv4_prefix = self.count("clients.ipv4_prefix", raw.ipv4_prefix, 32, 8, 32);
+        let ipv6_prefix = self.count("clients.ipv6_prefix", raw.ipv6_prefix, 64, 16, 128);
+        Clients {
+            ipv4_prefix: u8::try_from(ipv4_prefix).expect("the range was checked"),
+            ipv6_prefix: u8::try_from(ipv6_prefix).expect("the range was checked"),
+            connections,
+            connections_per_minute,
+            messages_per_minute,
+            all_connections_per_minute,
+            all_messages_per_minute,
+        }
+    }
+
     pub(super) fn tls(&mut self, raw: RawTls) -> Tls {
         let mut certificates = Vec::new();
         let given = raw.certificates.unwrap_or_default();

@@ -11,7 +11,7 @@ mod resolve;
 mod source;
 mod value;
 
-pub use edge::{Demand, Listener, ListenerKind, Networks, Tls};
+pub use edge::{Clients, Demand, Listener, ListenerKind, Networks, Tls};
 pub use source::{Problem, place};
 pub use value::{Size, Span};
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub spool: Spool,
     /// At least one, all addresses distinct.
     pub listeners: Vec<Listener>,
+    /// What strangers may do.
+    pub clients: Clients,
     /// Certificates.
     pub tls: Tls,
     /// The file of accounts (absolute).

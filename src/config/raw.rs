@@ -18,6 +18,7 @@ pub struct Raw {
     pub drain_timeout: Option<Span>,
     pub spool: RawSpool,
     pub listener: Vec<RawListener>,
+    pub clients: RawClients,
     pub tls: RawTls,
     pub accounts: RawAccounts,
     pub relay: RawRelay,
@@ -77,6 +78,19 @@ section! {
     RawCertificate {
         certificate: Option<String>,
         key: Option<String>,
+    }
+}
+
+section! {
+    /// `[clients]`
+    RawClients {
+        ipv4_prefix: Option<i64>,
+        ipv6_prefix: Option<i64>,
+        connections: Option<i64>,
+        connections_per_minute: Option<i64>,
+        messages_per_minute: Option<i64>,
+        all_connections_per_minute: Option<i64>,
+        all_messages_per_minute: Option<i64>,
     }
 }
 

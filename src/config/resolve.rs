@@ -44,6 +44,7 @@ impl<'a> Resolver<'a> {
             ),
             spool: self.spool(raw.spool),
             listeners: self.listeners(raw.listener, &tls, accounts.is_some()),
+            clients: self.clients(&raw.clients),
             tls,
             accounts,
             relay: self.relay(raw.relay.from_networks),
@@ -105,7 +106,7 @@ impl<'a> Resolver<'a> {
         default
     }
 
-    fn count(&mut self, key: &str, given: Option<i64>, default: u32, low: u32, high: u32) -> u32 {
+    pub(super) fn count(&mut self, key: &str, given: Option<i64>, default: u32, low: u32, high: u32) -> u32 {
         let value = self.integer(key, given, i64::from(default), i64::from(low)..=i64::from(high));
         u32::try_from(value).expect("the range was checked")
     }

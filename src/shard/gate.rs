@@ -7,6 +7,7 @@
 use super::Turn;
 use super::guard::{Guard, GuardMail};
 use super::mailbox::{DomainVerdict, Mail};
+use super::rates::{Later, Rates};
 use crate::accounts::{Accounts, check};
 use crate::config::{Config, Demand, Listener, ListenerKind};
 use crate::limits;
@@ -72,8 +73,14 @@ pub(super) struct Gate {
     delayed: BTreeSet<(Moment, u64)>,
     /// Failures of the keys that this shard owns.
     guard: Guard,
+    rates: Rates,
     me: u16,
     shards: u16,
+}
+
+/// Whole seconds, rounded up, for a client to wait.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// An AUTH whose answer may have to wait.
@@ -107,6 +114,7 @@ enum Whose {
 impl Gate {
     pub(super) fn new(me: u16, shards: u16, config: Arc<Config>, tables: Arc<Tables>) -> Self {
         let mut gate = Gate {
+            rates: Rates::new(&config.clients, shards),
             config,
             policies: Vec::new(),
             tables,
@@ -152,6 +160,30 @@ impl Gate {
         self.config.smtp.add_sender
     }
 
+    /// A client connects; whether it may, and whether [`left`](Self::left) must tell of its end. The refusal is a reply.
+    pub(super) fn admit(&mut self, peer: IpAddr, now: Moment) -> Result<bool, Vec<u8>> {
+        if !self.rates.is_on() || self.config.relay.allows(peer) {
+            return Ok(false);
+        }
+        let host = &self.config.hostname;
+        match self.rates.connect(peer, now) {
+            Ok(()) => Ok(true),
+            Err(Later::TooManyOpen) => {
+                Err(format!("421 4.7.0 {host} too many connections from your network\r\n").into_bytes())
+            }
+            Err(Later::In(wait)) => Err(format!(
+                "421 4.7.0 {host} too many connections in a short time, come back in {} s\r\n",
+                seconds(wait)
+            )
+            .into_bytes()),
+        }
+    }
+
+    /// A client that was counted is gone.
+    pub(super) fn left(&mut self, peer: IpAddr) {
+        self.rates.left(peer);
+    }
+
     /// What begins TLS here.
     pub(super) fn acceptor(&self) -> Option<&Acceptor> {
         self.tables.tls.as_ref()
@@ -164,7 +196,9 @@ impl Gate {
         let trusted = self.config.relay.allows(address);
         PeerFacts {
             may_relay: trusted && rules.kind == ListenerKind::Relay,
-            ask_sender: rules.auth != Demand::Off || self.verifies(rules.verify_sender_domain),
+            ask_sender: rules.auth != Demand::Off
+                || self.verifies(rules.verify_sender_domain)
+                || !trusted && self.rates.counts_messages(),
             ask_recipient: self.verifies(rules.verify_recipient_domain),
             trusted,
             xclient: rules.xclient_networks.contain(address),
@@ -213,6 +247,14 @@ impl Gate {
     /// May the session's account use this reverse-path, and does its domain exist?
     fn sender(&mut self, conn: ConnId, listener: usize, server: &Server, turn: &mut Turn<'_>) -> Option<Reply> {
         let sender = server.envelope().sender();
+        let peer = server.peer();
+        if !peer.trusted
+            && server.account().is_none()
+            && let Err(wait) = self.rates.message(peer.address, turn.now.mono)
+        {
+            let text = format!("451 4.7.1 Too many messages in a short time, come back in {} s\r\n", seconds(wait));
+            return Some(Reply::Text(text.into_bytes()));
+        }
         if let Some(account) = server.account()
             && !self.tables.accounts.may_send_as(account, sender)
         {
@@ -378,10 +420,10 @@ impl Gate {
 
 #[cfg(any(test, feature = "sim"))]
 impl Gate {
-    /// Passwords to check, AUTHs that wait, questions to DNS, keys of guesses: how many there are.
-    pub(super) fn sizes(&self) -> [usize; 4] {
+    /// Passwords to check, AUTHs that wait, questions to DNS, keys of guesses, client networks: how many there are.
+    pub(super) fn sizes(&self) -> [usize; 5] {
         let checks = self.waiting.len() + self.checking.len();
-        [checks, self.guarded.len(), self.verifying.len(), self.guard.len()]
+        [checks, self.guarded.len(), self.verifying.len(), self.guard.len(), self.rates.len()]
     }
 }
 

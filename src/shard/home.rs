@@ -153,10 +153,21 @@ impl Home {
             turn.io.write(conn, &[io::IoSlice::new(&out)]);
             turn.io.close(conn);
         } else {
+            let admitted = match self.admit(listener, peer.ip(), turn.now.mono) {
+                Ok(counted) => counted.then_some(peer.ip()),
+                Err(reply) => {
+                    turn.report.stats.rejected.add(1);
+                    turn.io.write(conn, &[io::IoSlice::new(&reply)]);
+                    turn.io.close(conn);
+                    self.out = out;
+                    return;
+                }
+            };
             let facts = self.gate.facts(listener, peer.ip());
             let busy = self.is_busy(turn);
             let mut context = self.context(busy);
             let mut session = Box::new(Session::begin(conn, listener, facts, turn, &mut context, &mut out));
+            session.admitted = admitted;
             let fate = session.flush(turn, &mut out);
             self.handshakes += usize::from(session.is_handshaking());
             self.sessions.insert(conn, session);
@@ -164,6 +175,12 @@ impl Home {
         }
         out.clear();
         self.out = out;
+    }
+
+    /// Whether a client may come in. Who comes by a proxy is counted once it is known.
+    fn admit(&mut self, listener: usize, peer: std::net::IpAddr, now: Moment) -> Result<bool, Vec<u8>> {
+        let proxied = self.gate.listener(listener).proxy_networks.contain(peer);
+        if proxied { Ok(false) } else { self.gate.admit(peer, now) }
     }
 
     /// Whether `conn` is a session of this shard.
@@ -260,6 +277,9 @@ impl Home {
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
                     self.handshakes -= usize::from(session.is_handshaking());
+                    if let Some(peer) = session.admitted {
+                        self.gate.left(peer);
+                    }
                     self.about_to_finish -= usize::from(session.counted);
                     session.abandon(&mut self.log);
                 }

@@ -11,6 +11,7 @@ mod guard;
 mod home;
 pub mod mailbox;
 mod notify;
+mod rates;
 mod session;
 pub mod stats;
 pub mod table;

@@ -21,6 +21,7 @@ use crate::smtp::server::{PeerFacts, Refusal, Server, Step, Verdict};
 use crate::spool::{self, Body, Log, NewMessage};
 use crate::time::Moment;
 use std::io::IoSlice;
+use std::net::IpAddr;
 use std::sync::Arc;
 use submission::Mending;
 
@@ -43,6 +44,8 @@ pub(super) struct Session {
     mending: Mending,
     /// Of the message under way, if it has one already.
     id: Option<MessageId>,
+    /// The client that is counted until this session ends.
+    pub(super) admitted: Option<IpAddr>,
     /// Wrong passwords that the guards know of.
     guesses: u8,
     began: Moment,
@@ -151,6 +154,7 @@ impl Session {
             stream: Stream::No,
             mending: if rules_mend { Mending::Header(Vec::new()) } else { Mending::Never },
             id: None,
+            admitted: None,
             guesses: 0,
             began: Moment(0),
             commit: None,

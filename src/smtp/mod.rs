@@ -36,8 +36,6 @@ mod pair_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]
-mod protocol_tests;
-#[cfg(test)]
 mod server_tests;
 #[cfg(test)]
 mod zero_copy_tests;

@@ -173,7 +173,7 @@ impl ServerPolicy {
     }
 
     /// Appends the reply to EHLO.
-    pub(super) fn ehlo(&self, session: Announced<'_>, out: &mut Vec<u8>) {
+    pub(crate) fn ehlo(&self, session: Announced<'_>, out: &mut Vec<u8>) {
         let extensions = self.usable(session.tls.is_some(), session.authenticated);
         let mut line = |parts: &[&[u8]]| {
             out.extend_from_slice(b"250-");
@@ -253,17 +253,17 @@ fn decimal(mut figure: u64, room: &mut [u8; 20]) -> &[u8] {
 }
 
 /// What EHLO's reply depends on beside the policy.
-pub(super) struct Announced<'a> {
+pub(crate) struct Announced<'a> {
     /// TLS is on.
-    pub(super) tls: Option<&'a TlsFacts>,
+    pub(crate) tls: Option<&'a TlsFacts>,
     /// AUTH has succeeded.
-    pub(super) authenticated: bool,
+    pub(crate) authenticated: bool,
     /// This client may use it.
-    pub(super) xclient: bool,
+    pub(crate) xclient: bool,
     /// This client may use it.
-    pub(super) xforward: bool,
+    pub(crate) xforward: bool,
     /// Seconds since 1970.
-    pub(super) wall_seconds: u64,
+    pub(crate) wall_seconds: u64,
 }
 
 /// What the driver knows about the client.

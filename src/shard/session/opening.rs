@@ -82,6 +82,13 @@ impl Session {
                         header = std::mem::take(come);
                         bytes = &header[length..];
                         let client = client.unwrap_or(self.server.peer().address);
+                        match context.gate.admit(client, turn.now.mono) {
+                            Ok(counted) => self.admitted = counted.then_some(client),
+                            Err(reply) => {
+                                out.extend_from_slice(&reply);
+                                return self.hang_up(turn, out);
+                            }
+                        }
                         let peer = context.gate.facts(self.listener, client);
                         self.open(peer, turn, context, out);
                         if bytes.is_empty() || self.closing.is_some() {

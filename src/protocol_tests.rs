@@ -1,12 +1,12 @@
 //! docs/protocol.md against the code: each row has a test, each test exists, each extension announced has its rows.
 #![allow(clippy::unwrap_used)]
 
-use super::policy::{Announced, Demand, Extensions, ServerPolicy, TlsFacts};
-use super::sasl::Mechanism;
+use crate::smtp::policy::{Announced, Demand, Extensions, ServerPolicy, TlsFacts};
+use crate::smtp::sasl::Mechanism;
 use std::fs;
 use std::path::Path;
 
-const TABLE: &str = include_str!("../../docs/protocol.md");
+const TABLE: &str = include_str!("../docs/protocol.md");
 
 /// Every Rust file under the folder, with its text.
 fn sources(folder: &Path, into: &mut Vec<(String, String)>) {
