@@ -33,6 +33,7 @@ mod properties;
 #[cfg(test)]
 mod protocol_tests;
 pub mod queue;
+pub mod quota;
 pub mod route;
 pub mod rt;
 pub mod server;

@@ -487,3 +487,46 @@ pub const QUEUE_RANK_SHARE: u8 = 8;
 pub const DELAY_NOTICE: Duration = Duration::from_secs(4 * 3600);
 /// The largest message that is returned whole (RFC 3461 §6.2 allows a limit): one record of the spool, read at once.
 pub const DSN_FULL_BYTES: usize = SPOOL_CHUNK_BYTES as usize;
+
+// --- Limits over time (quota) --------------------------------------------------------------------------------------
+
+/// A key's name with its kind: an account's, or a domain.
+pub const QUOTA_KEY_BYTES: usize = 320;
+/// Limits of one key: a minute, a day, and two more.
+pub const QUOTA_LIMITS: usize = 4;
+/// The longest window: a month.
+pub const QUOTA_WINDOW_MAX: Duration = Duration::from_secs(31 * 86_400);
+/// Keys that one owner has with units that count: two for each account, should all be one shard's. New ones get 451 above.
+pub const QUOTA_KEYS: usize = 2 * ACCOUNTS;
+/// The grid that a busy key's moments are rounded up to, per window: a unit comes back at most 1/96 of it late.
+pub const QUOTA_SLOTS: usize = 96;
+/// Moments kept per key and window, 16 octets each, before they are rounded to the grid; below it none is.
+pub const QUOTA_MARKS: usize = 128;
+/// Most of what is free that one lease takes is one part in so many, so that no shard holds all while others ask.
+pub const QUOTA_LEASE_SHARE: u64 = 4;
+/// A lease can be used for so long. Long against mail between shards; what a stalled shard holds is back after it.
+pub const QUOTA_LEASE_TIME: Duration = Duration::from_secs(10);
+/// A lease that nobody takes from for so long is given back; who asks again within it, is given more at a time.
+pub const QUOTA_IDLE: Duration = Duration::from_secs(1);
+/// A snapshot that takes longer to write has failed: leases in it are not handed out any more.
+pub const QUOTA_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most units asked for beyond what is needed.
+pub const QUOTA_AHEAD: u32 = 1 << 20;
+/// Commands of one shard that wait for a lease, some 100 octets each: more than it has sessions by default. Then 451.
+pub const QUOTA_WAITING: usize = 65_536;
+/// Keys that one sweep of an owner looks at, to forget those with nothing that counts: some 20 µs.
+pub const QUOTA_SWEEP_KEYS: usize = 256;
+/// Difference between both clocks' advance above which the wall clock was set, and a snapshot says so.
+pub const QUOTA_CLOCK_STEP: Duration = Duration::from_secs(2);
+/// The largest snapshot that is read. One account's keys take some hundred octets, 16 KiB at the very most.
+pub const QUOTA_SNAPSHOT_BYTES: u32 = 1 << 31;
+
+const _: () = assert!(ACCOUNT_NAME_BYTES + 32 <= QUOTA_KEY_BYTES && DOMAIN_BYTES + 32 <= QUOTA_KEY_BYTES);
+const _: () = assert!(QUOTA_MARKS >= QUOTA_SLOTS + 8, "what is rounded up fits, and some more");
+const _: () = assert!(QUOTA_MARKS < 256, "their number is an octet of the snapshot");
+const _: () =
+    assert!(QUOTA_LEASE_TIME.as_millis() > 4 * QUOTA_IDLE.as_millis(), "idle leases are given back, not lost");
+const _: () = assert!(
+    QUOTA_KEYS * (QUOTA_KEY_BYTES + 16 + QUOTA_LIMITS * (8 + QUOTA_MARKS * 16)) <= QUOTA_SNAPSHOT_BYTES as usize,
+    "every snapshot can be read again"
+);

@@ -15,9 +15,9 @@ use crate::rt::tls::{self, Acceptor, TlsError};
 use crate::rt::uring::{self, Build, Options, StartError, Wakers};
 use crate::rt::{descriptor_limit, random_u64};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
-use crate::shard::{Ending, Parts, ShardCore, Tables};
+use crate::shard::{Ending, Parts, QuotaFiles, ShardCore, Tables};
 use crate::spool::{self, RecoveryError};
-use crate::time::Wall;
+use crate::time::{Moment, Now, Wall};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -105,6 +105,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
         began.elapsed().as_secs_f64()
     );
 
+    let quotas = Arc::new(QuotaFiles::read(&StdDisk, &config.spool.path)?);
     let wakers = Wakers::new(config.shards)?;
     let mailboxes = Mailboxes::new(config.shards);
     let ending = Ending::new(config.shards);
@@ -143,6 +144,8 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             shards,
             config: Arc::clone(&config),
             tables: Arc::clone(&tables),
+            quotas: Arc::clone(&quotas),
+            now: Now { mono: Moment(0), wall: wall() },
             routes: Arc::clone(&routes),
             dns: dns.clone(),
             recovered,

@@ -7,8 +7,9 @@
 use super::Turn;
 use super::guard::{Guard, GuardMail};
 use super::mailbox::{DomainVerdict, Mail};
+use super::quota::{self, QuotaFiles, Quotas, Unit};
 use super::rates::{Later, Rates};
-use crate::accounts::{Accounts, check};
+use crate::accounts::{self, Accounts, check};
 use crate::config::{Config, Demand, Listener, ListenerKind};
 use crate::limits;
 use crate::route::{self, Domain};
@@ -18,7 +19,7 @@ use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
 use crate::smtp::reply::text;
 use crate::smtp::sasl::{self, Mechanism};
 use crate::smtp::server::{Answer, Question, Server};
-use crate::time::Moment;
+use crate::time::{Moment, Now};
 use slab::Slab;
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -67,15 +68,40 @@ pub(super) struct Gate {
     waiting: VecDeque<(ConnId, sasl::Question)>,
     checking: Slab<ConnId>,
     /// Sessions that wait for DNS: about their sender's domain, or a recipient's.
-    verifying: Slab<(ConnId, Whose)>,
+    verifying: Slab<Verifying>,
     /// AUTHs that wait for the owners of their account and network, and then for their time.
     guarded: Slab<Guarded>,
     delayed: BTreeSet<(Moment, u64)>,
     /// Failures of the keys that this shard owns.
     guard: Guard,
     rates: Rates,
+    /// Sending limits of accounts.
+    pub(super) quotas: Quotas,
+    /// Some account has some.
+    has_limits: bool,
     me: u16,
     shards: u16,
+}
+
+/// The reply to an account that wants to send.
+fn charged(unit: Unit, verdict: quota::Verdict, now: Now) -> Reply {
+    let what = if unit == Unit::Message { "messages" } else { "recipients" };
+    let text = match verdict {
+        quota::Verdict::Yes => return Reply::Yes,
+        quota::Verdict::Unavailable => {
+            "451 4.3.0 Sending limits cannot be looked up just now, try again later\r\n".to_owned()
+        }
+        quota::Verdict::Over(None) => format!("550 5.7.1 Your account may send no {what}\r\n"),
+        quota::Verdict::Over(Some(wait)) => {
+            let at = i64::try_from(now.wall.0 / 1000 + seconds(wait)).unwrap_or(i64::MAX);
+            let at = jiff::Timestamp::from_second(at).unwrap_or(jiff::Timestamp::MAX);
+            format!(
+                "452 4.7.1 Your account has sent as many {what} as it may for now, come back in {} s (at {at})\r\n",
+                seconds(wait)
+            )
+        }
+    };
+    Reply::Text(text.into_bytes())
 }
 
 /// Whole seconds, rounded up, for a client to wait.
@@ -104,6 +130,14 @@ fn network_key(peer: IpAddr) -> u64 {
     }
 }
 
+/// A question to DNS.
+struct Verifying {
+    conn: ConnId,
+    whose: Whose,
+    /// Whose limits count then.
+    account: Option<Box<str>>,
+}
+
 /// Whose domain is verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Whose {
@@ -112,8 +146,17 @@ enum Whose {
 }
 
 impl Gate {
-    pub(super) fn new(me: u16, shards: u16, config: Arc<Config>, tables: Arc<Tables>) -> Self {
+    pub(super) fn new(
+        me: u16,
+        shards: u16,
+        config: Arc<Config>,
+        tables: Arc<Tables>,
+        quotas: &QuotaFiles,
+        now: Now,
+    ) -> Self {
         let mut gate = Gate {
+            quotas: Quotas::new(me, shards, config.spool.path.clone(), quotas, now),
+            has_limits: false,
             rates: Rates::new(&config.clients, shards),
             config,
             policies: Vec::new(),
@@ -139,6 +182,7 @@ impl Gate {
 
     fn make_policies(&mut self) {
         let (config, tables) = (&self.config, &self.tables);
+        self.has_limits = tables.accounts.iter().any(|account| account.rates() != accounts::Rates::default());
         self.policies = config.listeners.iter().map(|l| Arc::new(server_policy(config, l, tables))).collect();
     }
 
@@ -199,7 +243,7 @@ impl Gate {
             ask_sender: rules.auth != Demand::Off
                 || self.verifies(rules.verify_sender_domain)
                 || !trusted && self.rates.counts_messages(),
-            ask_recipient: self.verifies(rules.verify_recipient_domain),
+            ask_recipient: self.verifies(rules.verify_recipient_domain) || self.has_limits && rules.auth != Demand::Off,
             trusted,
             xclient: rules.xclient_networks.contain(address),
             xforward: rules.xforward_networks.contain(address),
@@ -262,12 +306,12 @@ impl Gate {
                 [b"550 5.7.1 Your account may not send as <".as_slice(), sender, b">\r\n"].concat(),
             ));
         }
-        let Some(at) = memchr::memrchr(b'@', sender) else { return Some(Reply::Yes) };
-        let domain = &sender[at + 1..];
-        if !self.verifies(self.listener(listener).verify_sender_domain) || domain.first() == Some(&b'[') {
-            return Some(Reply::Yes);
+        let domain = memchr::memrchr(b'@', sender).map_or(&b""[..], |at| &sender[at + 1..]);
+        let account = server.account();
+        if !self.verifies(self.listener(listener).verify_sender_domain) || matches!(domain, [] | [b'[', ..]) {
+            return self.charge(conn, account, Unit::Message, turn.now);
         }
-        self.verify(conn, Whose::Sender, domain, turn)
+        self.verify(conn, Whose::Sender, domain, account, turn)
     }
 
     /// May the session send to its last recipient, and does that domain take mail?
@@ -280,12 +324,19 @@ impl Gate {
             return Some(Reply::Text(text::NO_POSTMASTER.to_vec()));
         }
         if !self.verifies(self.listener(listener).verify_recipient_domain) || recipient.domain.first() == Some(&b'[') {
-            return Some(Reply::Yes);
+            return self.charge(conn, server.account(), Unit::Recipient, turn.now);
         }
-        self.verify(conn, Whose::Recipient, recipient.domain, turn)
+        self.verify(conn, Whose::Recipient, recipient.domain, server.account(), turn)
     }
 
-    fn verify(&mut self, conn: ConnId, whose: Whose, domain: &[u8], turn: &mut Turn<'_>) -> Option<Reply> {
+    fn verify(
+        &mut self,
+        conn: ConnId,
+        whose: Whose,
+        domain: &[u8],
+        account: Option<&str>,
+        turn: &mut Turn<'_>,
+    ) -> Option<Reply> {
         if self.verifying.len() >= self.config.smtp.max_sessions_per_shard {
             // Sessions that ask and go away leave their questions behind until DNS answers.
             let later =
@@ -293,17 +344,21 @@ impl Gate {
             return Some(Reply::Text(later.to_vec()));
         }
         let domain = Domain::new(domain);
-        let token = self.verifying.insert((conn, whose)) as u64;
+        let account = account.filter(|_| self.has_limits).map(Box::from);
+        let token = self.verifying.insert(Verifying { conn, whose, account }) as u64;
         let owner = route::shard_of(route::hash(domain.as_str().as_bytes()), self.shards);
         turn.post.send(usize::from(owner), Mail::Verify { domain: domain.as_str().into(), asker: self.me, token });
         None
     }
 
     /// DNS has answered: whom, and what.
-    pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict) -> Option<(ConnId, Reply)> {
-        let (conn, whose) = self.verifying.try_remove(usize::try_from(token).ok()?)?;
+    pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict, now: Now) -> Option<(ConnId, Reply)> {
+        let Verifying { conn, whose, account } = self.verifying.try_remove(usize::try_from(token).ok()?)?;
         let refusal = match (whose, verdict) {
-            (_, DomainVerdict::TakesMail) => return Some((conn, Reply::Yes)),
+            (_, DomainVerdict::TakesMail) => {
+                let unit = if whose == Whose::Sender { Unit::Message } else { Unit::Recipient };
+                return Some((conn, self.charge(conn, account.as_deref(), unit, now)?));
+            }
             (Whose::Sender, DomainVerdict::NullMx) => text::SENDER_NULL_MX,
             (Whose::Sender, DomainVerdict::NoSuchDomain | DomainVerdict::NoMailHost) => text::SENDER_DOMAIN,
             (Whose::Sender, DomainVerdict::Unknown) => text::SENDER_DOMAIN_UNKNOWN,
@@ -400,6 +455,19 @@ impl Gate {
         }
     }
 
+    /// The last question about a sender or a recipient: has the account sent too much?
+    fn charge(&mut self, conn: ConnId, account: Option<&str>, unit: Unit, now: Now) -> Option<Reply> {
+        let tables = Arc::clone(&self.tables);
+        let Some(account) = account.and_then(|name| tables.accounts.get(name)) else { return Some(Reply::Yes) };
+        self.quotas.take(conn, account, unit, now.mono).map(|verdict| charged(unit, verdict, now))
+    }
+
+    /// Answers of that kind that have come.
+    pub(super) fn charged(&mut self, now: Now) -> Option<(ConnId, Reply)> {
+        let (conn, unit, verdict) = self.quotas.poll_answer(now.mono)?;
+        Some((conn, charged(unit, verdict, now)))
+    }
+
     fn start_checks(&mut self, turn: &mut Turn<'_>) {
         while self.checking.len() < limits::AUTH_CHECKS {
             let Some((conn, question)) = self.waiting.pop_front() else { return };
@@ -421,9 +489,9 @@ impl Gate {
 #[cfg(any(test, feature = "sim"))]
 impl Gate {
     /// Passwords to check, AUTHs that wait, questions to DNS, keys of guesses, client networks: how many there are.
-    pub(super) fn sizes(&self) -> [usize; 5] {
+    pub(super) fn sizes(&self) -> [usize; 6] {
         let checks = self.waiting.len() + self.checking.len();
-        [checks, self.guarded.len(), self.verifying.len(), self.guard.len(), self.rates.len()]
+        [checks, self.guarded.len(), self.verifying.len(), self.guard.len(), self.rates.len(), self.quotas.waiting()]
     }
 }
 

@@ -15,6 +15,7 @@ use super::gate::{Gate, Tables};
 use super::guard::GuardMail;
 use super::mailbox::{self, DomainVerdict, FinalOutcome, Handoff, Late, Mail, Settled};
 use super::notify::{self, Notice, Notifier, What};
+use super::quota::{self, QuotaFiles};
 use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
 use super::table::ConnTable;
@@ -25,6 +26,7 @@ use crate::message::MessageId;
 use crate::message::params::Params;
 use crate::message::trace::DateCache;
 use crate::queue::RecipientSet;
+use crate::quota::{ToOwner, ToPurse};
 use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent, WorkResult};
@@ -107,6 +109,7 @@ impl Home {
         shards: u16,
         config: Arc<Config>,
         tables: Arc<Tables>,
+        (quotas, now): (&QuotaFiles, Now),
         routes: Arc<Routes>,
         log: Log,
     ) -> Self {
@@ -114,7 +117,7 @@ impl Home {
             me,
             shards,
             folder: config.spool.path.clone(),
-            gate: Gate::new(me, shards, Arc::clone(&config), tables),
+            gate: Gate::new(me, shards, Arc::clone(&config), tables, quotas, now),
             config,
             routes,
             sessions: ConnTable::default(),
@@ -277,6 +280,7 @@ impl Home {
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
                     self.handshakes -= usize::from(session.is_handshaking());
+                    self.gate.quotas.gone(conn);
                     if let Some(peer) = session.admitted {
                         self.gate.left(peer);
                     }
@@ -316,6 +320,28 @@ impl Home {
         self.auth_answers(turn);
     }
 
+    /// Sending limits: a purse asks, or gives back.
+    pub(super) fn quota_owner(&mut self, mail: ToOwner, now: Now) {
+        self.gate.quotas.to_owner(mail, now.mono);
+    }
+
+    /// Sending limits: an owner has answered.
+    pub(super) fn quota_purse(&mut self, mail: ToPurse, turn: &mut Turn<'_>) {
+        self.gate.quotas.to_purse(mail, turn.now.mono);
+        self.quota_answers(turn);
+    }
+
+    /// Sessions whose wait for a lease is over.
+    fn quota_answers(&mut self, turn: &mut Turn<'_>) {
+        while let Some((conn, reply)) = self.gate.charged(turn.now) {
+            let fate = self.with_session(conn, turn, |session, turn, context, out| {
+                session.answered(reply, turn, out);
+                session.proceed(turn, context, out)
+            });
+            self.end_event(conn, fate, turn);
+        }
+    }
+
     /// Answers to AUTH that have waited long enough.
     fn auth_answers(&mut self, turn: &mut Turn<'_>) {
         while let Some((conn, question)) = self.gate.due(turn.now.mono) {
@@ -334,7 +360,7 @@ impl Home {
 
     /// DNS has told of a domain that a session asked for.
     pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict, turn: &mut Turn<'_>) {
-        let Some((conn, reply)) = self.gate.verified(token, verdict) else { return };
+        let Some((conn, reply)) = self.gate.verified(token, verdict, turn.now) else { return };
         let fate = self.with_session(conn, turn, |session, turn, context, out| {
             session.answered(reply, turn, out);
             session.proceed(turn, context, out)
@@ -373,7 +399,7 @@ impl Home {
 
     /// Whether nothing of this half is under way: no session, no commit, no outcome unwritten.
     pub(super) fn is_quiet(&self) -> bool {
-        self.sessions.is_empty() && self.log_is_quiet()
+        self.sessions.is_empty() && self.log_is_quiet() && self.gate.quotas.is_quiet()
     }
 
     /// Whether everything known is on stable storage.
@@ -393,6 +419,8 @@ impl Home {
     pub(super) fn handle_file(&mut self, event: RtEvent<'_>, turn: &mut Turn<'_>) {
         let failed = |error: io::Error| FileError::from_io(&error);
         match event {
+            RtEvent::Written { token, result } if token & quota::WRITE != 0 => self.gate.quotas.written(result, turn),
+            RtEvent::FileReady { file, result } if file >= quota::FILES => self.gate.quotas.made(file, result, turn),
             RtEvent::Written { token, result } => {
                 if let Err(error) = &result {
                     turn.report.stats.sync_errors.add(1);
@@ -565,6 +593,8 @@ impl Home {
             | Mail::Verify { .. }
             | Mail::Verified { .. }
             | Mail::Guard(_)
+            | Mail::ToOwner(_)
+            | Mail::ToPurse(_)
             | Mail::Control(_) => {}
         }
     }
@@ -610,6 +640,11 @@ impl Home {
     /// The end of a turn: commits, reads, files.
     pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
         self.auth_answers(turn);
+        if self.draining && self.sessions.is_empty() {
+            self.gate.quotas.finish();
+        }
+        self.gate.quotas.turn(turn);
+        self.quota_answers(turn);
         while let Some(notice) = self.notifier.poll_read(turn.now) {
             self.reads_wanted.push_back(ReadFor::Notice(notice));
         }

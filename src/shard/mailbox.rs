@@ -12,6 +12,7 @@
 //!   is live until all its outcomes have come, and it takes no more than [`limits::LIVE_MESSAGES_PER_SHARD`] of those (and
 //!   while it does not look, none). So all that can ever wait for a home are the outcomes of what it held when it
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
+//! - `ToOwner` and `ToPurse`: one request and its answer for each limit in use, and what ends leases.
 //! - `Verify` and `Verified`, `Guard`: two at most for each session that waits, and a session waits for one at a time.
 //! - `Late`: once for each job of the owner's queue.
 //! - `Fetch` and `Fetched`: one for each part asked for, which the asker bounds ([`limits::FETCH_AHEAD_BYTES`]).
@@ -22,6 +23,7 @@ use crate::limits;
 use crate::message::MessageId;
 use crate::message::params::Params;
 use crate::queue::{LastReply, RecipientSet, Terms};
+use crate::quota::{ToOwner, ToPurse};
 use crate::rt::buffer::Slice;
 use crate::time::{Moment, Now, Wall};
 use crossbeam::queue::ArrayQueue;
@@ -55,6 +57,10 @@ pub enum Mail {
         /// The bytes.
         record: Option<Slice>,
     },
+    /// Home → owner of an account's limits.
+    ToOwner(ToOwner),
+    /// Owner of an account's limits → home.
+    ToPurse(ToPurse),
     /// Home ↔ owner of a key: passwords that were guessed.
     Guard(GuardMail),
     /// Home → owner of the domain: a session asks whether it takes mail.

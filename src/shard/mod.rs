@@ -11,6 +11,7 @@ mod guard;
 mod home;
 pub mod mailbox;
 mod notify;
+pub mod quota;
 mod rates;
 mod session;
 pub mod stats;
@@ -30,6 +31,7 @@ use event::{EventSink, Notice, NoticeKind};
 pub use gate::Tables;
 use home::{Home, Message};
 use mailbox::{Control, Mail, Mailboxes, Post};
+pub use quota::QuotaFiles;
 use stats::{ShardStats, StageHistograms};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -111,6 +113,10 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// From the files that the configuration names.
     pub tables: Arc<Tables>,
+    /// What the run before has written of sending limits.
+    pub quotas: Arc<QuotaFiles>,
+    /// Both clocks, at the start.
+    pub now: Now,
     /// From the configuration.
     pub routes: Arc<Routes>,
     /// From the configuration or /etc/resolv.conf.
@@ -135,13 +141,14 @@ impl ShardCore {
     /// Makes the shard; on its own thread.
     pub fn new(parts: Parts) -> Self {
         let Parts { me, shards, config, tables, routes, dns, recovered, mailboxes, report, .. } = parts;
+        let Parts { quotas, now, .. } = parts;
         let Parts { ending, max_connections, geometry, seed, .. } = parts;
         let log = Log::new(&recovered, seed, geometry);
         report.stats.storage_ok.set(1);
         ShardCore {
             me,
             drain_timeout: config.drain_timeout,
-            home: Home::new(me, shards, Arc::clone(&config), tables, Arc::clone(&routes), log),
+            home: Home::new(me, shards, Arc::clone(&config), tables, (&quotas, now), Arc::clone(&routes), log),
             deliverer: Deliverer::new(me, config, routes, &dns, max_connections, seed),
             post: Post::new(usize::from(me), mailboxes),
             report,
@@ -164,6 +171,8 @@ impl ShardCore {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
                     Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
+                    Mail::ToOwner(mail) => self.home.quota_owner(mail, now),
+                    Mail::ToPurse(mail) => self.home.quota_purse(mail, turn),
                     Mail::Guard(mail) => self.home.guard(mail, turn),
                     Mail::Verified { token, verdict } => self.home.verified(token, verdict, turn),
                     Mail::Settled(_) if planted!(SettledDropped) => {}

@@ -15,7 +15,7 @@ use crate::rt::sim::{End, Host, HostEvent, HostSide, Rng, Sim, Step};
 use crate::shard::event::{self, Event, EventSource};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
 use crate::shard::stats::{HistogramSource, Kind, ShardStats, stage_histograms};
-use crate::shard::{Ending, Parts, Report, ShardCore, Tables};
+use crate::shard::{Ending, Parts, QuotaFiles, Report, ShardCore, Tables};
 use crate::spool::{self, Geometry};
 use crate::time::{Moment, Wall};
 use std::collections::BTreeMap;
@@ -158,6 +158,7 @@ impl World {
         Arc::make_mut(&mut self.config).shards = count;
         self.mailboxes = Mailboxes::new(count);
         let ending = Ending::new(count);
+        let quotas = Arc::new(QuotaFiles::read(&disk, Path::new(FOLDER)).map_err(|error| error.to_string())?);
         let routes = Arc::new(self.routes());
         let dns = DnsSettings {
             servers: self.config.dns.servers.clone(),
@@ -181,6 +182,8 @@ impl World {
                 shards,
                 config: Arc::clone(&self.config),
                 tables: Arc::clone(&self.tables),
+                quotas: Arc::clone(&quotas),
+                now: self.sim.now(),
                 routes: Arc::clone(&routes),
                 dns: dns.clone(),
                 recovered,

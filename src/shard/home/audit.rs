@@ -26,7 +26,8 @@ impl Home {
         // Twice: the list is looked through when it is longer than that.
         report("home.paused", self.paused.len(), 2 * sessions + 65);
         report("home.due", self.due.capacity(), 2 * sessions.max(4));
-        let [checks, guarded, verifying, guesses, networks] = self.gate.sizes();
+        let [checks, guarded, verifying, guesses, networks, leases] = self.gate.sizes();
+        report("home.gate.leases", leases, sessions);
         report("home.gate.networks", networks, limits::CLIENT_NETWORKS);
         report("home.gate.checks", checks, limits::AUTH_CHECKS_WAITING + limits::AUTH_CHECKS);
         report("home.gate.guarded", guarded, limits::AUTH_CHECKS_WAITING);

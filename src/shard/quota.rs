@@ -1,0 +1,308 @@
+//! The driver of sending limits: their mail, their files, and the sessions that wait for a lease.
+//!
+//! Inputs: what accounts' sessions want, mail of other shards, completions of files. Outputs: answers to sessions, mail,
+//! writes of snapshots. Lives on its shard. It refuses to decide anything about limits: that is [`crate::quota`]'s.
+
+use super::Turn;
+use super::mailbox::Mail;
+use crate::accounts::Account;
+use crate::quota::{Answer, Key, Limit, Limits, Owner, Purse, Take, ToOwner, ToPurse, Write};
+use crate::rt::buffer::Buffer;
+use crate::rt::disk::Disk;
+use crate::rt::{ConnId, FileNo};
+use crate::time::{Moment, Now};
+use slab::Slab;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Set in the token of a write that is ours; the log has the others.
+pub(super) const WRITE: u64 = 1 << 63;
+/// Our files' numbers: the log counts from 0, and never so far.
+pub(super) const FILES: FileNo = FileNo::MAX - 1;
+/// A file is made with so many octets; a longer snapshot makes it longer.
+const FILE_BYTES: u64 = 64 << 10;
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The files of all shards as the start found them: shard, slot, contents.
+#[derive(Debug, Default)]
+pub struct QuotaFiles(Vec<(u16, u8, Vec<u8>)>);
+
+impl QuotaFiles {
+    /// Reads those of a spool's folder.
+    pub fn read(disk: &impl Disk, folder: &Path) -> io::Result<QuotaFiles> {
+        let mut names: Vec<_> =
+            disk.list(folder)?.into_iter().filter_map(|name| Some((parse_name(&name)?, name))).collect();
+        names.sort();
+        let mut files = Vec::new();
+        for ((shard, slot), name) in names {
+            let mut bytes = Vec::new();
+            disk.read(&folder.join(name), &mut bytes)?;
+            files.push((shard, slot, bytes));
+        }
+        Ok(QuotaFiles(files))
+    }
+
+    fn has(&self, shard: u16, slot: u8) -> bool {
+        self.0.iter().any(|(other, at, _)| (*other, *at) == (shard, slot))
+    }
+}
+
+fn file_name(shard: u16, slot: u8) -> String {
+    format!("quota-{shard:04}-{slot}")
+}
+
+fn parse_name(name: &str) -> Option<(u16, u8)> {
+    let (shard, slot) = name.strip_prefix("quota-")?.split_once('-')?;
+    let found = (shard.parse().ok()?, slot.parse().ok()?);
+    (file_name(found.0, found.1) == name).then_some(found)
+}
+
+/// What a session wants a unit of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Message,
+    Recipient,
+}
+
+/// What becomes of that wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Yes,
+    /// Over the limit; in so long there is room, if nobody else takes it.
+    Over(Option<Duration>),
+    /// It cannot be told now.
+    Unavailable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum File {
+    /// There is none.
+    Absent,
+    /// It is there, from the run before.
+    Found,
+    Making,
+    Open,
+}
+
+/// See the module. Lives on its shard.
+pub(super) struct Quotas {
+    me: u16,
+    folder: PathBuf,
+    purse: Purse,
+    owner: Owner,
+    files: [File; 2],
+    /// Waits for its file.
+    write: Option<Write>,
+    waiting: Slab<(ConnId, Key, Unit)>,
+    next_sweep: Moment,
+    gave_back: bool,
+}
+
+impl Quotas {
+    pub(super) fn new(me: u16, shards: u16, folder: PathBuf, found: &QuotaFiles, now: Now) -> Self {
+        let (owner, refused) = Owner::restore(me, shards, found.0.iter().map(|(_, _, bytes)| &bytes[..]), now);
+        for (at, why) in refused.into_iter().filter(|_| me == 0) {
+            let (shard, slot, bytes) = &found.0[at];
+            // A file that was made and never written is all zeros.
+            if bytes.iter().any(|b| *b != 0) {
+                tracing::warn!(
+                    file = file_name(*shard, *slot),
+                    ?why,
+                    "a snapshot of sending limits is not used: the other one is"
+                );
+            }
+        }
+        let file = |slot| if found.has(me, slot) { File::Found } else { File::Absent };
+        Quotas {
+            me,
+            folder,
+            purse: Purse::new(me, shards),
+            owner,
+            files: [file(0), file(1)],
+            write: None,
+            waiting: Slab::new(),
+            next_sweep: Moment(0),
+            gave_back: false,
+        }
+    }
+
+    /// A session of `account` wants a unit; `None` if the answer comes later.
+    pub(super) fn take(&mut self, conn: ConnId, account: &Account, unit: Unit, now: Moment) -> Option<Verdict> {
+        let Some((key, limits)) = limits(account, unit) else { return Some(Verdict::Yes) };
+        if unit == Unit::Message
+            && let Some((key, limits)) = self::limits(account, Unit::Recipient)
+        {
+            // One write for both.
+            self.purse.prefetch(&key, &limits, 1, now);
+        }
+        let entry = self.waiting.vacant_entry();
+        match self.purse.take(&key, &limits, 1, entry.key() as u64, now) {
+            Take::Taken(_) => Some(Verdict::Yes),
+            Take::Unavailable => Some(Verdict::Unavailable),
+            Take::Waiting => {
+                entry.insert((conn, key, unit));
+                None
+            }
+        }
+    }
+
+    /// A session is gone.
+    pub(super) fn gone(&mut self, conn: ConnId) {
+        while let Some((token, _)) = self.waiting.iter().find(|(_, (other, ..))| *other == conn) {
+            let (_, key, _) = self.waiting.remove(token);
+            self.purse.cancel(&key, token as u64);
+        }
+    }
+
+    pub(super) fn to_owner(&mut self, mail: ToOwner, now: Moment) {
+        self.owner.handle(mail, now);
+    }
+
+    pub(super) fn to_purse(&mut self, mail: ToPurse, now: Moment) {
+        self.purse.handle(mail, now);
+    }
+
+    /// A session's answer that has come: whose, for what, and what it is.
+    pub(super) fn poll_answer(&mut self, now: Moment) -> Option<(ConnId, Unit, Verdict)> {
+        loop {
+            let (token, answer) = self.purse.poll_answer()?;
+            let Some((conn, _, unit)) = usize::try_from(token).ok().and_then(|at| self.waiting.try_remove(at)) else {
+                continue;
+            };
+            let verdict = match answer {
+                Answer::Taken(_) => Verdict::Yes,
+                Answer::Over { retry_at } => Verdict::Over(retry_at.map(|at| at.since(now))),
+                Answer::Unavailable => Verdict::Unavailable,
+            };
+            return Some((conn, unit, verdict));
+        }
+    }
+
+    /// Mail and writes, at the end of a turn.
+    pub(super) fn turn(&mut self, turn: &mut Turn<'_>) {
+        if turn.now.mono >= self.next_sweep {
+            self.next_sweep = turn.now.mono + SWEEP;
+            self.purse.sweep(turn.now.mono);
+            self.owner.sweep(turn.now);
+        }
+        while let Some((to, mail)) = self.purse.poll_send() {
+            turn.post.send(usize::from(to), Mail::ToOwner(mail));
+        }
+        if self.write.is_none() {
+            self.write = self.owner.poll_write(turn.now);
+        }
+        self.start_write(turn);
+        while let Some((to, mail)) = self.owner.poll_send() {
+            turn.post.send(usize::from(to), Mail::ToPurse(mail));
+        }
+    }
+
+    fn start_write(&mut self, turn: &mut Turn<'_>) {
+        let Some(Write { slot, bytes }) = &self.write else { return };
+        let (file, path) = (FILES + FileNo::from(*slot), self.folder.join(file_name(self.me, *slot)));
+        let state = &mut self.files[usize::from(*slot)];
+        match *state {
+            File::Absent => {
+                *state = File::Making;
+                turn.io.create_file(file, &path, FILE_BYTES);
+            }
+            File::Making => {}
+            File::Found => match turn.io.open_file(file, &path) {
+                Ok(()) => {
+                    *state = File::Open;
+                    self.start_write(turn);
+                }
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "sending limits cannot be kept: mail of limited accounts gets 451");
+                    self.write = None;
+                    self.owner.handle_written(false, turn.now.mono);
+                }
+            },
+            File::Open => {
+                let mut buffer = Buffer::new(bytes.len());
+                buffer.extend(bytes);
+                let whole = bytes.len().next_multiple_of(crate::rt::buffer::BLOCK);
+                buffer.extend(&vec![0; whole - bytes.len()]);
+                turn.io.write_durable(WRITE | u64::from(*slot), file, 0, Arc::new(buffer), 0);
+                self.write = None;
+            }
+        }
+    }
+
+    /// A file was made.
+    pub(super) fn made(&mut self, file: FileNo, result: io::Result<()>, turn: &mut Turn<'_>) {
+        let slot = if file == FILES { 0 } else { 1 };
+        match result {
+            Ok(()) => self.files[slot] = File::Open,
+            Err(error) => {
+                // Half of one may have been left by a crash.
+                self.files[slot] =
+                    if error.kind() == io::ErrorKind::AlreadyExists { File::Found } else { File::Absent };
+                if self.files[slot] == File::Absent {
+                    tracing::error!(%error, "sending limits cannot be kept: mail of limited accounts gets 451");
+                    self.write = None;
+                    self.owner.handle_written(false, turn.now.mono);
+                }
+            }
+        }
+    }
+
+    /// A write has ended.
+    pub(super) fn written(&mut self, result: io::Result<()>, turn: &mut Turn<'_>) {
+        if let Err(error) = &result {
+            tracing::error!(%error, "sending limits cannot be kept: mail of limited accounts gets 451");
+        }
+        self.owner.handle_written(result.is_ok(), turn.now.mono);
+    }
+
+    /// No session will want anything more.
+    pub(super) fn finish(&mut self) {
+        if !std::mem::replace(&mut self.gave_back, true) {
+            self.purse.give_back();
+            self.owner.save();
+        }
+    }
+
+    /// Whether nothing is to be written.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.write.is_none() && self.owner.is_saved()
+    }
+
+    /// Sessions that wait.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+const SWEEP: Duration = Duration::from_millis(200);
+
+/// The key and the limits of an account for a unit; nothing if it has none.
+fn limits(account: &Account, unit: Unit) -> Option<(Key, Limits)> {
+    let rates = account.rates();
+    let (kind, minute, day) = match unit {
+        Unit::Message => ("messages", rates.messages_per_minute, rates.messages_per_day),
+        Unit::Recipient => ("recipients", rates.recipients_per_minute, rates.recipients_per_day),
+    };
+    let limit = |amount: Option<u32>, window| amount.map(|amount| Limit { amount, window });
+    let list: Vec<Limit> = [limit(minute, MINUTE), limit(day, DAY)].into_iter().flatten().collect();
+    Some((Key::new(kind, account.name())?, Limits::new(&list)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_read_and_nothing_else_is() {
+        for (shard, slot) in [(0, 0), (1022, 1)] {
+            assert_eq!(parse_name(&file_name(shard, slot)), Some((shard, slot)));
+        }
+        for other in ["quota-1-0", "quota-0001-0.tmp", "seg-00000000.log", "quota-0001", "quota--"] {
+            assert_eq!(parse_name(other), None, "{other}");
+        }
+    }
+}
