@@ -328,7 +328,8 @@ impl Session {
     }
 
     fn feed_tail(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
-        if !self.may_feed() || self.tail.is_empty() {
+        // A machine that has said its last words says so without input, too.
+        if !self.may_feed() || self.tail.is_empty() && !self.server.is_closed() {
             return;
         }
         let mut tail = std::mem::take(&mut self.tail);
@@ -448,7 +449,10 @@ impl Session {
             self.tell_refused(turn, stage, recipient, &text);
         }
         let server = &mut self.server;
-        reply.answer(|answer| server.handle_answer(answer, now, out));
+        // One that was asked to end in the middle of AUTH waits for nothing but its client.
+        if !server.is_closed() {
+            reply.answer(|answer| server.handle_answer(answer, now, out));
+        }
     }
 
     fn tell_refused(&self, turn: &mut Turn<'_>, stage: Stage, line: &[u8], reply: &[u8]) {
