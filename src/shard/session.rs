@@ -123,10 +123,8 @@ impl Session {
         let rules = context.gate.listener(listener);
         let opening = if rules.proxy_networks.contain(peer.address) {
             Opening::Proxy(Vec::new(), now + limits::PROXY_HEADER_TIMEOUT)
-        } else if !rules.greeting_delay.is_zero() && !peer.trusted {
-            Opening::Silence(now + rules.greeting_delay)
         } else {
-            Opening::Done
+            Opening::of(rules, peer, now)
         };
         let mut session = Session {
             conn,
