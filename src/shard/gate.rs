@@ -237,6 +237,12 @@ impl Gate {
         Some((conn, Reply::Text(refusal.to_vec())))
     }
 
+    /// Passwords that wait, those under way, and questions to DNS.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> [usize; 3] {
+        [self.waiting.len(), self.checking.len(), self.verifying.len()]
+    }
+
     fn start_checks(&mut self, turn: &mut Turn<'_>) {
         while self.checking.len() < limits::AUTH_CHECKS {
             let Some((conn, question)) = self.waiting.pop_front() else { return };
@@ -280,7 +286,11 @@ fn server_policy(config: &Config, listener: &Listener, tables: &Tables) -> Serve
     if listener.kind != ListenerKind::Relay {
         policy.extensions = Extensions::SUBMISSION;
     }
-    policy.tls = if tables.tls.is_some() { demand(listener.tls) } else { policy::Demand::Off };
+    policy.tls = match (&tables.tls, demand(listener.tls)) {
+        (None, policy::Demand::Offered) => policy::Demand::Off,
+        // Certificates that are gone do not open a door that needs them.
+        (_, demand) => demand,
+    };
     policy.auth = demand(listener.auth);
     policy.auth_without_tls = listener.auth_without_tls;
     let scram = tables.accounts.offers_scram();
