@@ -520,7 +520,11 @@ fn server_policy(config: &Config, listener: &Listener, tables: &Tables) -> Serve
     if listener.kind != ListenerKind::Relay {
         policy.extensions = Extensions::SUBMISSION;
     }
-    policy.tls = if tables.tls.is_some() { demand(listener.tls) } else { policy::Demand::Off };
+    policy.tls = match (&tables.tls, demand(listener.tls)) {
+        (None, policy::Demand::Offered) => policy::Demand::Off,
+        // Certificates that are gone do not open a door that needs them.
+        (_, demand) => demand,
+    };
     policy.auth = demand(listener.auth);
     policy.auth_without_tls = listener.auth_without_tls;
     let scram = tables.accounts.offers_scram();

@@ -20,7 +20,7 @@ use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
 use super::table::ConnTable;
 use super::{Turn, micros};
-use crate::config::Config;
+use crate::config::{Config, ListenerKind};
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::params::Params;
@@ -149,11 +149,14 @@ impl Home {
         turn.report.stats.inbound_connections.add(1);
         let mut out = std::mem::take(&mut self.out);
         if self.draining || self.sessions.len() >= self.config.smtp.max_sessions_per_shard {
-            out.extend_from_slice(b"421 4.3.2 ");
-            out.extend_from_slice(self.config.hostname.as_bytes());
-            out.extend_from_slice(b" too many connections or shutting down, try again later\r\n");
-            // A new socket takes one line, or the peer is none.
-            turn.io.write(conn, &[io::IoSlice::new(&out)]);
+            // Where TLS comes first, a word in the clear would be none.
+            if self.gate.listener(listener).kind != ListenerKind::Submissions {
+                out.extend_from_slice(b"421 4.3.2 ");
+                out.extend_from_slice(self.config.hostname.as_bytes());
+                out.extend_from_slice(b" too many connections or shutting down, try again later\r\n");
+                // A new socket takes one line, or the peer is none.
+                turn.io.write(conn, &[io::IoSlice::new(&out)]);
+            }
             turn.io.close(conn);
         } else {
             let admitted = match self.admit(listener, peer.ip(), turn.now.mono) {

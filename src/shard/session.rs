@@ -135,10 +135,8 @@ impl Session {
         let rules = context.gate.listener(listener);
         let opening = if rules.proxy_networks.contain(peer.address) {
             Opening::Proxy(Vec::new(), now + limits::PROXY_HEADER_TIMEOUT)
-        } else if !rules.greeting_delay.is_zero() && !peer.trusted {
-            Opening::Silence(now + rules.greeting_delay)
         } else {
-            Opening::Done
+            Opening::of(rules, peer, now)
         };
         let rules_mend = rules.kind != ListenerKind::Relay;
         let mut session = Session {
@@ -346,7 +344,8 @@ impl Session {
     }
 
     fn feed_tail(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
-        if !self.may_feed() || self.tail.is_empty() {
+        // A machine that has said its last words says so without input, too.
+        if !self.may_feed() || self.tail.is_empty() && !self.server.is_closed() {
             return;
         }
         let mut tail = std::mem::take(&mut self.tail);
@@ -484,7 +483,10 @@ impl Session {
             self.tell_refused(turn, stage, recipient, &text);
         }
         let server = &mut self.server;
-        reply.answer(|answer| server.handle_answer(answer, now, out));
+        // One that was asked to end in the middle of AUTH waits for nothing but its client.
+        if !server.is_closed() {
+            reply.answer(|answer| server.handle_answer(answer, now, out));
+        }
     }
 
     fn tell_refused(&self, turn: &mut Turn<'_>, stage: Stage, line: &[u8], reply: &[u8]) {

@@ -2,9 +2,11 @@
 //! what it prevents.
 #![allow(clippy::unwrap_used)]
 
+mod arrivals;
 mod bounces;
 mod bounds;
 mod delivery;
+mod edge;
 mod parameters;
 mod peers;
 mod restart;

@@ -253,6 +253,11 @@ impl Server {
         self.data.may_have_tls_required()
     }
 
+    /// Its last words are said: only [`Step::Close`] follows.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Octets of message data seen in this transaction, or the last one, in wire form.
     pub fn body_bytes(&self) -> u64 {
         self.data.bytes()

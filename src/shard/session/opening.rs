@@ -1,7 +1,7 @@
 //! What lies between the socket and the session's plain text: a PROXY header, silence before the greeting, TLS.
 
 use super::{Context, Fate, Opening, Session};
-use crate::config::ListenerKind;
+use crate::config::{Listener, ListenerKind};
 use crate::limits;
 use crate::rt::tls::{Acceptor, Progress};
 use crate::shard::Turn;
@@ -10,7 +10,16 @@ use crate::shard::gate;
 use crate::smtp::proxy::{self, Proxied};
 use crate::smtp::reply::text;
 use crate::smtp::server::{PeerFacts, Server};
+use crate::time::Moment;
 use std::sync::Arc;
+
+impl Opening {
+    /// What a client waits for whose address is known. Where it speaks first, with TLS, there is nothing to wait for.
+    pub(super) fn of(rules: &Listener, peer: PeerFacts, now: Moment) -> Opening {
+        let waits = !rules.greeting_delay.is_zero() && !peer.trusted && rules.kind != ListenerKind::Submissions;
+        if waits { Opening::Silence(now + rules.greeting_delay) } else { Opening::Done }
+    }
+}
 
 impl Session {
     /// Begins TLS where it comes before everything. The greeting in `out` goes out encrypted, behind the handshake.
@@ -59,44 +68,49 @@ impl Session {
         context: &mut Context<'_>,
         out: &mut Vec<u8>,
     ) -> Fate {
+        if self.closing.is_some() {
+            // The last reply is on its way; whatever the client still says is not wanted.
+            return Fate::Open;
+        }
         let header;
         let mut bytes = bytes;
-        match &mut self.opening {
-            Opening::Done => {}
-            Opening::Silence(_) => {
-                turn.report.stats.rejected.add(1);
-                out.extend_from_slice(text::EARLY_TALKER);
-                self.tell_refused(turn, Stage::Connect, b"", out);
-                return self.hang_up(turn, out);
-            }
-            Opening::Proxy(come, _) => {
-                come.extend_from_slice(bytes);
-                match proxy::parse(come) {
-                    Proxied::Partial => return Fate::Open,
-                    Proxied::Wrong => {
-                        // Whoever it is, it is no proxy of ours that is set up right.
-                        tracing::warn!(peer = %self.server.peer().address, "no PROXY header where proxy_networks asks for one");
-                        return self.hang_up(turn, out);
+        if let Opening::Proxy(come, _) = &mut self.opening {
+            come.extend_from_slice(bytes);
+            match proxy::parse(come) {
+                Proxied::Partial => return Fate::Open,
+                Proxied::Wrong => {
+                    // Whoever it is, it is no proxy of ours that is set up right.
+                    tracing::warn!(peer = %self.server.peer().address, "no PROXY header where proxy_networks asks for one");
+                    return self.hang_up(turn, out);
+                }
+                Proxied::Header { length, client } => {
+                    header = std::mem::take(come);
+                    bytes = &header[length..];
+                    let client = client.unwrap_or(self.server.peer().address);
+                    match context.gate.admit(client, turn.now.mono) {
+                        Ok(counted) => self.admitted = counted.then_some(client),
+                        Err(reply) => {
+                            out.extend_from_slice(&reply);
+                            return self.hang_up(turn, out);
+                        }
                     }
-                    Proxied::Header { length, client } => {
-                        header = std::mem::take(come);
-                        bytes = &header[length..];
-                        let client = client.unwrap_or(self.server.peer().address);
-                        match context.gate.admit(client, turn.now.mono) {
-                            Ok(counted) => self.admitted = counted.then_some(client),
-                            Err(reply) => {
-                                out.extend_from_slice(&reply);
-                                return self.hang_up(turn, out);
-                            }
-                        }
-                        let peer = context.gate.facts(self.listener, client);
-                        self.open(peer, turn, context, out);
-                        if bytes.is_empty() || self.closing.is_some() {
-                            return self.flush(turn, out);
-                        }
+                    let peer = context.gate.facts(self.listener, client);
+                    self.open(peer, turn, context, out);
+                    self.opening = Opening::of(context.gate.listener(self.listener), peer, turn.now.mono);
+                    if self.opening != Opening::Done {
+                        out.clear();
+                    }
+                    if bytes.is_empty() || self.closing.is_some() {
+                        return self.flush(turn, out);
                     }
                 }
             }
+        }
+        if let Opening::Silence(_) = self.opening {
+            turn.report.stats.rejected.add(1);
+            out.extend_from_slice(text::EARLY_TALKER);
+            self.tell_refused(turn, Stage::Connect, b"", out);
+            return self.hang_up(turn, out);
         }
         if self.tls.is_some() {
             return self.decrypt(bytes, turn, context, out);

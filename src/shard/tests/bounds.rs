@@ -263,7 +263,7 @@ fn outcomes_for_a_shard_that_does_not_look_wait_and_are_one_a_recipient() {
     let until = world.now() + minutes(5);
     world.sim.core.stall(1, until);
     while world.mailboxes.push(1, Vec::new()).is_ok() {}
-    let waiting = |w: &World| held(w, "post.outbox");
+    let waiting = |w: &World| w.held("post.outbox");
     assert!(world.run_until(minutes(1), |w| waiting(w) == 100), "{}", waiting(&world));
     world.run(minutes(1));
     assert_eq!(waiting(&world), 100);
@@ -272,15 +272,6 @@ fn outcomes_for_a_shard_that_does_not_look_wait_and_are_one_a_recipient() {
     let told = |w: &World| dsns(w).iter().map(|dsn| reported(dsn).len()).sum::<usize>();
     assert!(world.run_until(minutes(10), |w| told(w) == 100), "{}", told(&world));
     assert_at_rest(&mut world);
-}
-
-/// How much of something the shards hold now, by the name that the audit has for it.
-fn held(world: &World, name: &str) -> usize {
-    let mut sum = 0;
-    for shard in world.sim.shards.iter().flatten() {
-        shard.audit(&mut |what, size, _| sum += if what == name { size } else { 0 });
-    }
-    sum
 }
 
 /// Letters whose records take a buffer of 128 KiB each when they are read.
@@ -314,7 +305,7 @@ fn records_read_ahead_are_bounded_and_slow_destinations_do_not_starve_others() {
     }
     let mut most = 0;
     let done = world.run_until(minutes(1), |w| {
-        most = most.max(held(w, "deliver.octets ahead"));
+        most = most.max(w.held("deliver.octets ahead"));
         marks(w, "x@a.test").len() == 30
     });
     assert!(done, "{}", marks(&world, "x@a.test").len());
@@ -324,7 +315,7 @@ fn records_read_ahead_are_bounded_and_slow_destinations_do_not_starve_others() {
     }
     assert!(world.run_until(minutes(60), |w| w.received().count() == 60 * 30 + 30), "{}", world.received().count());
     assert_at_rest(&mut world);
-    assert_eq!(held(&world, "deliver.octets ahead"), 0);
+    assert_eq!(world.held("deliver.octets ahead"), 0);
 }
 
 #[test]
@@ -342,7 +333,7 @@ fn reads_of_a_shard_are_bounded_and_those_beyond_wait_their_turn() {
     world.sim.core.pace.latency_us = (2_000_000, 0);
     let mut most = 0;
     let done = world.run_until(minutes(10), |w| {
-        most = most.max(held(w, "home.octets being read"));
+        most = most.max(w.held("home.octets being read"));
         w.received().count() == 200
     });
     assert!(done, "{}", world.received().count());

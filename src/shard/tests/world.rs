@@ -13,6 +13,7 @@ pub use crate::sim::world::config;
 use crate::config::Config;
 use crate::message::Envelope;
 use crate::rt::sim::{End, HostSide, LinkId, Reading, Step};
+use crate::shard::Tables;
 use crate::sim::world::{self, Machine};
 use crate::sim::zone::{Records, Zone};
 use crate::spool::Geometry;
@@ -23,6 +24,7 @@ use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Small segments, so that mail fills many of them and they are compacted.
@@ -33,7 +35,10 @@ const GEOMETRY: Geometry = Geometry {
     reserve_bytes: 64 << 10,
     last_reserve_bytes: 8192,
 };
-const CLIENTS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+/// Clients of a network that may relay.
+pub const CLIENTS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+/// Clients of a network that may not relay.
+pub const STRANGERS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 9));
 const DNS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 53));
 /// More than this in a second of virtual time is a loop without an end.
 const STEPS_A_SECOND: u32 = 1_000_000;
@@ -118,10 +123,18 @@ impl World {
     }
 
     pub fn with(seed: u64, shards: u16, config: Config, max_connections: usize) -> World {
+        World::guarded(seed, shards, config, max_connections, Tables::default())
+    }
+
+    /// With accounts and certificates.
+    pub fn guarded(seed: u64, shards: u16, config: Config, max_connections: usize, tables: Tables) -> World {
         let mut world = world::World::new(seed, config, max_connections, GEOMETRY);
+        world.tables = Arc::new(tables);
         let (records, clients) = (Records::new(), Clients::default());
         world.sim.hosts.insert(DNS, Machine::Zone(Box::new(Zone::new(records.clone()))));
-        world.sim.hosts.insert(CLIENTS, Machine::Other(Box::new(ClientHost(Rc::clone(&clients)))));
+        for host in [CLIENTS, STRANGERS] {
+            world.sim.hosts.insert(host, Machine::Other(Box::new(ClientHost(Rc::clone(&clients)))));
+        }
         let mut world = World { world, records, clients };
         // The senders of these tests are at home here.
         world.domain("sender.test", "10.9.9.9");
@@ -257,16 +270,22 @@ impl World {
 
     fn with_client<R>(&mut self, client: LinkId, act: impl FnOnce(&mut Client, LinkId, &mut HostSide<'_>) -> R) -> R {
         let clients = Rc::clone(&self.clients);
+        let host = clients.borrow()[&client].host;
         let act = |_: &mut Machine, side: &mut HostSide<'_>| {
             act(clients.borrow_mut().get_mut(&client).unwrap(), client, side)
         };
-        self.sim.with_host(CLIENTS, act).unwrap()
+        self.sim.with_host(host, act).unwrap()
     }
 
     /// Opens an inbound connection.
     pub fn connect(&mut self, shard: usize) -> LinkId {
-        let link = self.sim.with_host(CLIENTS, |_, side| side.connect_to_shard(0, shard)).unwrap();
-        self.clients.borrow_mut().insert(link, Client::new());
+        self.connect_to(0, shard, CLIENTS, 8192)
+    }
+
+    /// Opens one to a listener, from a machine of clients; what it sends goes out in pieces.
+    pub fn connect_to(&mut self, listener: usize, shard: usize, host: IpAddr, piece: usize) -> LinkId {
+        let link = self.sim.with_host(host, |_, side| side.connect_to_shard(listener, shard)).unwrap();
+        self.clients.borrow_mut().insert(link, Client::new(host, piece));
         link
     }
 
@@ -279,9 +298,48 @@ impl World {
         client
     }
 
+    /// A client reads no more.
+    pub fn deafen(&mut self, client: LinkId) {
+        self.with_client(client, |_, link, side| side.read(link, Reading::Nothing));
+    }
+
     /// A client sends bytes, whatever it was told.
     pub fn send(&mut self, client: LinkId, bytes: &[u8]) {
         self.with_client(client, |client, link, side| client.send(link, bytes, side));
+    }
+
+    /// As `send`, without TLS even if it has begun.
+    pub fn send_plain(&mut self, client: LinkId, bytes: &[u8]) {
+        self.with_client(client, |client, link, side| client.write(link, bytes, side));
+    }
+
+    /// A client begins a handshake.
+    pub fn start_tls(&mut self, client: LinkId) {
+        self.with_client(client, |client, link, side| client.start_tls(link, side));
+    }
+
+    /// Sends, and waits for so many replies: the last of them. Nothing if the relay ends the connection instead, or says
+    /// nothing for two minutes.
+    pub fn ask(&mut self, client: LinkId, bytes: &[u8], replies: usize) -> Option<String> {
+        let wanted = self.client(client).replies.len() + replies;
+        self.send(client, bytes);
+        let limit = Duration::from_secs(120);
+        self.run_until(limit, |w| w.client(client).replies.len() >= wanted || w.client(client).closed.is_some());
+        self.client(client).replies.get(wanted - 1).cloned()
+    }
+
+    /// A client resets the connection.
+    pub fn reset(&mut self, client: LinkId) {
+        self.with_client(client, |_, link, side| side.reset(link));
+    }
+
+    /// How much of something the shards hold now, by the name that the audit has for it.
+    pub fn held(&self, name: &str) -> usize {
+        let mut sum = 0;
+        for shard in self.sim.shards.iter().flatten() {
+            shard.audit(&mut |what, size, _| sum += if what == name { size } else { 0 });
+        }
+        sum
     }
 
     /// A client ends the connection.

@@ -1,11 +1,13 @@
 //! Tests only: inbound clients that send what they are given, whatever they are told, or follow a script. Inputs: bytes
 //! and scripts from a test. Outputs: SMTP, and what was answered. Refuses to know what SMTP is: that is for the test.
 
+use crate::rt::sim::tls::SimTls;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId};
 use crate::sim::client::Letter;
 use crate::time::Moment;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 struct Line {
@@ -17,12 +19,18 @@ struct Line {
 }
 
 /// An inbound client.
-#[derive(Default)]
 pub struct Client {
+    /// The machine it is on.
+    pub host: IpAddr,
     /// The last lines of its replies.
     pub replies: Vec<String>,
+    /// When each of them came.
+    pub times: Vec<Moment>,
     /// When the relay ended the connection.
     pub closed: Option<Moment>,
+    tls: Option<SimTls>,
+    /// All that the relay ever sent, as it was on the wire.
+    pub heard: Vec<u8>,
     /// Octets sent.
     sent: u64,
     line: Vec<u8>,
@@ -37,8 +45,35 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new() -> Client {
-        Client { piece: 8192, ..Client::default() }
+    /// On the machine at `host`; what it sends goes out so many octets at a time.
+    pub fn new(host: IpAddr, piece: usize) -> Client {
+        Client {
+            host,
+            replies: Vec::new(),
+            times: Vec::new(),
+            closed: None,
+            tls: None,
+            heard: Vec::new(),
+            sent: 0,
+            line: Vec::new(),
+            stands: false,
+            early: Vec::new(),
+            script: VecDeque::new(),
+            piece,
+            verdict: None,
+        }
+    }
+
+    /// From now on it speaks TLS; the handshake begins.
+    pub fn start_tls(&mut self, link: LinkId, side: &mut HostSide<'_>) {
+        let mut hello = Vec::new();
+        self.tls = Some(SimTls::client(&mut hello));
+        self.write(link, &hello, side);
+    }
+
+    /// Whether its handshake has ended.
+    pub fn is_secure(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking())
     }
 
     /// From its greeting on it submits `letter`, with the data in pieces, and leaves.
@@ -71,7 +106,16 @@ impl Client {
         reply.is_some_and(|reply| reply.starts_with("250 2.0.0 ") && reply.ends_with(" queued"))
     }
 
+    /// Sends, through TLS if it has begun.
     pub fn send(&mut self, link: LinkId, bytes: &[u8], side: &mut HostSide<'_>) {
+        let Some(tls) = &mut self.tls else { return self.write(link, bytes, side) };
+        let mut records = Vec::new();
+        tls.send(bytes, &mut records);
+        self.write(link, &records, side);
+    }
+
+    /// Sends as it is.
+    pub fn write(&mut self, link: LinkId, bytes: &[u8], side: &mut HostSide<'_>) {
         if !self.stands {
             self.early.extend_from_slice(bytes);
             return;
@@ -81,12 +125,20 @@ impl Client {
     }
 
     fn received(&mut self, link: LinkId, bytes: &[u8], side: &mut HostSide<'_>) {
-        for &byte in bytes {
+        self.heard.extend_from_slice(bytes);
+        let (mut plain, mut answer) = (Vec::new(), Vec::new());
+        match &mut self.tls {
+            None => plain.extend_from_slice(bytes),
+            Some(tls) => drop(tls.receive(bytes, &mut plain, &mut answer).expect("the relay speaks TLS")),
+        }
+        self.write(link, &answer, side);
+        for &byte in &plain {
             self.line.push(byte);
             if self.line.ends_with(b"\r\n") {
                 let line = String::from_utf8(std::mem::take(&mut self.line)).unwrap();
                 if line.as_bytes().get(3) == Some(&b' ') {
                     self.replies.push(line.trim_end().to_owned());
+                    self.times.push(side.now().mono);
                 }
             }
         }
@@ -126,7 +178,7 @@ impl Host for ClientHost {
             HostEvent::Connected { .. } => {
                 client.stands = true;
                 let early = std::mem::take(&mut client.early);
-                client.send(link, &early, side);
+                client.write(link, &early, side);
             }
             HostEvent::Received { bytes, .. } => client.received(link, bytes, side),
             _ => {
