@@ -18,12 +18,15 @@ use super::{Bench, Setup};
 /// Of both accounts.
 pub const PASSWORD: &str = "correct horse battery";
 
-/// alice has SCRAM keys (RFC 5803 as PostgreSQL writes them), bob an argon2id hash, both of [`PASSWORD`].
-const ACCOUNTS: &str = r#"[[account]]
+/// alice has SCRAM keys (RFC 5803 as PostgreSQL writes them) of [`PASSWORD`].
+const ALICE: &str = r#"[[account]]
 name = "alice"
 secret = "SCRAM-SHA-256$4096:cmluZ3Bvc3QgdGVzdCBzbA==$D8pWvJMF8kot/DN60nCmL2v401dg5iTIY0e4Prh5SZs=:6NGIvni2P3XJtiN6KLREHxfdH00GyK2tphY95OOKNuU="
 from = ["@d0001.test"]
+"#;
 
+/// bob has an argon2id hash of it. Where there is one like him, SCRAM is not offered: he could not use it.
+const BOB: &str = r#"
 [[account]]
 name = "bob"
 secret = "$argon2id$v=19$m=19456,t=2,p=1$smc0A/hvJfhVxXjhiJzKgQ$w5Cq4CLN9uiAb1NYIvekTpT/nO9uD3vrV69JICMzkOw"
@@ -63,6 +66,8 @@ pub struct EdgeSetup {
     pub extra: String,
     /// TOML for the account alice.
     pub alice: String,
+    /// There is bob too.
+    pub bob: bool,
     /// Loopback is the world: it may not relay.
     pub loopback_is_foreign: bool,
 }
@@ -80,7 +85,10 @@ impl Edge {
         let port = || free_port().unwrap();
         let mut ports = Ports { relay: 0, submission: port(), submissions: port(), proxied: port(), xclient: port() };
         let accounts = dir.path().join("accounts.toml");
-        private_file(&accounts, &ACCOUNTS.replacen("from =", &format!("{}\nfrom =", setup.alice), 1));
+        private_file(
+            &accounts,
+            &(ALICE.replacen("from =", &format!("{}\nfrom =", setup.alice), 1) + if setup.bob { BOB } else { "" }),
+        );
         let mut extra = format!(
             "\n[tls]\ncertificates = [{{ certificate = {:?}, key = {:?} }}]\nclient_ca = {:?}\n\n\
             [accounts]\nfile = {accounts:?}\n",
