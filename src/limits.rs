@@ -64,6 +64,10 @@ pub const GUARD_KEYS: usize = 16 << 10;
 pub const CLIENT_NETWORKS: usize = 64 << 10;
 /// Highest rate and count that `[clients]` takes; more is no limit.
 pub const CLIENT_RATE_MAX: u32 = 10_000_000;
+/// AUTHs of one shard that wait for their answer's time, each with a password of a few hundred octets; the next gets 454.
+pub const AUTHS_WAITING: usize = 4096;
+/// Of them, those of one client network.
+pub const AUTHS_OF_NETWORK: usize = 32;
 /// TLS handshakes under way in one shard; STARTTLS is answered 454 above it, a connection to an implicit port is closed.
 pub const TLS_HANDSHAKES: usize = 256;
 /// Time a client may take for its handshake.

@@ -113,6 +113,7 @@ fn seconds(wait: Duration) -> u64 {
 struct Guarded {
     conn: ConnId,
     question: sasl::Question,
+    network: u64,
     answers_due: u8,
     wait: Duration,
 }
@@ -240,7 +241,9 @@ impl Gate {
         let trusted = self.config.relay.allows(address);
         PeerFacts {
             may_relay: trusted && rules.kind == ListenerKind::Relay,
+            // XCLIENT may name an account.
             ask_sender: rules.auth != Demand::Off
+                || !rules.xclient_networks.0.is_empty()
                 || self.verifies(rules.verify_sender_domain)
                 || !trusted && self.rates.counts_messages(),
             ask_recipient: self.verifies(rules.verify_recipient_domain) || self.has_limits && rules.auth != Demand::Off,
@@ -379,11 +382,15 @@ impl Gate {
         question: sasl::Question,
         turn: &mut Turn<'_>,
     ) -> Option<Reply> {
-        if self.guarded.len() >= limits::AUTH_CHECKS_WAITING {
+        let network = network_key(peer);
+        // One network does not take the places of all others.
+        let of_network = self.guarded.iter().filter(|(_, other)| other.network == network).count();
+        if self.guarded.len() >= limits::AUTHS_WAITING || of_network >= limits::AUTHS_OF_NETWORK {
             return Some(Reply::Sasl(sasl::Answer::Unavailable));
         }
-        let keys = [network_key(peer), question.account().map_or(0, account_key)];
-        let token = self.guarded.insert(Guarded { conn, question, answers_due: 2, wait: Duration::ZERO }) as u64;
+        let keys = [network, question.account().map_or(0, account_key)];
+        let guarded = Guarded { conn, question, network, answers_due: 2, wait: Duration::ZERO };
+        let token = self.guarded.insert(guarded) as u64;
         for key in keys {
             let owner = route::shard_of(key, self.shards);
             turn.post.send(usize::from(owner), Mail::Guard(GuardMail::Ask { key, asker: self.me, token }));

@@ -9,6 +9,7 @@ mod delivery;
 mod edge;
 mod parameters;
 mod peers;
+mod quota;
 mod restart;
 mod ways;
 mod world;

@@ -33,7 +33,7 @@ impl Home {
         report("home.gate.leases", leases, sessions);
         report("home.gate.networks", networks, limits::CLIENT_NETWORKS);
         report("home.gate.checks", checks, limits::AUTH_CHECKS_WAITING + limits::AUTH_CHECKS);
-        report("home.gate.guarded", guarded, limits::AUTH_CHECKS_WAITING);
+        report("home.gate.guarded", guarded, limits::AUTHS_WAITING);
         report("home.gate.verifying", verifying, sessions);
         report("home.gate.guesses", guesses, limits::GUARD_KEYS);
         report("home.out", self.out.len(), 0);

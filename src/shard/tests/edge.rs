@@ -65,7 +65,7 @@ pub fn edge(seed: u64, config: Config) -> World {
     world
 }
 
-fn plain(name: &str, password: &str) -> Vec<u8> {
+pub fn plain(name: &str, password: &str) -> Vec<u8> {
     format!("AUTH PLAIN {}\r\n", BASE64_STANDARD.encode(format!("\0{name}\0{password}"))).into_bytes()
 }
 
@@ -93,7 +93,7 @@ fn secure(world: &mut World, listener: usize, host: IpAddr, piece: usize) -> Lin
 }
 
 /// A letter from joe by DATA, command by command; the reply that decides.
-fn send(world: &mut World, client: LinkId, letter: &Letter) -> Option<String> {
+pub fn send(world: &mut World, client: LinkId, letter: &Letter) -> Option<String> {
     for command in [format!("MAIL FROM:<{}>\r\n", letter.sender), format!("RCPT TO:<{}>\r\n", letter.recipients[0])] {
         let reply = world.ask(client, command.as_bytes(), 1)?;
         if !reply.starts_with('2') {
