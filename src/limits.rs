@@ -482,3 +482,16 @@ pub const QUEUE_RANK_SHARE: u8 = 8;
 pub const DELAY_NOTICE: Duration = Duration::from_secs(4 * 3600);
 /// The largest message that is returned whole (RFC 3461 §6.2 allows a limit): one record of the spool, read at once.
 pub const DSN_FULL_BYTES: usize = SPOOL_CHUNK_BYTES as usize;
+
+// --- Delivery into local domains ------------------------------------------------------------------------------------
+
+/// Local domains of one process: each with Maildirs is a destination of its own.
+pub const LOCAL_DOMAINS: usize = 10_000;
+/// A file of mailboxes or aliases: some 500,000 names. It is read into memory at the start and at SIGHUP.
+pub const LOCAL_FILE_BYTES: u64 = 16 << 20;
+/// Messages that one shard writes into Maildirs at a time: each takes a thread that waits for the disk, and memory for one
+/// piece of a message. Four keep a disk busy that answers a sync at a time.
+pub const MAILDIR_WRITERS: usize = 4;
+
+const _: () =
+    assert!(PATH_BYTES + 5 <= ORCPT_BYTES + 6, "a list's reverse-path takes the place of a recipient's options");

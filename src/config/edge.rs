@@ -1,8 +1,9 @@
-//! The server side's keys: listeners, TLS, accounts.
+//! The server side's keys: listeners, TLS, accounts, local domains.
 
-use super::raw::{RawAccounts, RawListener, RawTls};
+use super::raw::{RawAccounts, RawListener, RawLocal, RawTls};
 use super::resolve::{Resolver, network};
 use crate::limits;
+use crate::local::Target;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -80,7 +81,51 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
 }
 
+/// `[[local]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// One at least. That they are domain names, and none is there twice, is looked at when the files are read.
+    pub domains: Vec<String>,
+    /// Where their mail is delivered to.
+    pub deliver: Target,
+    /// Absolute path of the mailboxes; none: every local part is taken.
+    pub mailboxes: Option<PathBuf>,
+    /// Absolute path of the aliases.
+    pub aliases: Option<PathBuf>,
+    /// The character before a subaddress; empty for none.
+    pub subaddress: String,
+}
+
 impl Resolver<'_> {
+    pub(super) fn local(&mut self, raw: Vec<RawLocal>) -> Vec<Local> {
+        let mut all = Vec::new();
+        let domains: usize = raw.iter().map(|one| one.domains.as_ref().map_or(0, Vec::len)).sum();
+        if domains > limits::LOCAL_DOMAINS {
+            self.error("local", format!("{domains} domains; at most {} are allowed", limits::LOCAL_DOMAINS));
+        }
+        for (i, one) in raw.into_iter().enumerate() {
+            let key = |name: &str| format!("local[{i}].{name}");
+            let domains = one.domains.unwrap_or_default();
+            if domains.is_empty() {
+                self.error(&key("domains"), "a [[local]] block needs domains, like [\"example.com\"]");
+            }
+            let mailboxes = one.mailboxes.map(|path| self.path(&key("mailboxes"), &path));
+            let aliases = one.aliases.map(|path| self.path(&key("aliases"), &path));
+            let Some(deliver) = one.deliver else {
+                self.error(&key("deliver"), "where to? deliver = \"lmtp:127.0.0.1:24\", or a socket, or Maildirs");
+                continue;
+            };
+            match Target::parse(&deliver) {
+                Err(why) => self.error(&key("deliver"), why),
+                Ok(deliver) => {
+                    let subaddress = one.subaddress.unwrap_or_default();
+                    all.push(Local { domains, deliver, mailboxes, aliases, subaddress });
+                }
+            }
+        }
+        all
+    }
+
     pub(super) fn tls(&mut self, raw: RawTls) -> Tls {
         let mut certificates = Vec::new();
         let given = raw.certificates.unwrap_or_default();

@@ -46,6 +46,7 @@ impl<'a> Resolver<'a> {
             listeners: self.listeners(raw.listener, &tls, accounts.is_some()),
             tls,
             accounts,
+            local: self.local(raw.local),
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),

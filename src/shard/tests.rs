@@ -5,6 +5,7 @@
 mod bounces;
 mod bounds;
 mod delivery;
+mod local;
 mod parameters;
 mod peers;
 mod restart;
