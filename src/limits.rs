@@ -67,7 +67,7 @@ pub const CLIENT_RATE_MAX: u32 = 10_000_000;
 /// AUTHs of one shard that wait for their answer's time, each with a password of a few hundred octets; the next gets 454.
 pub const AUTHS_WAITING: usize = 4096;
 /// Of them, those of one client network.
-pub const AUTHS_OF_NETWORK: usize = 32;
+pub const AUTHS_OF_NETWORK: usize = 512;
 /// TLS handshakes under way in one shard; STARTTLS is answered 454 above it, a connection to an implicit port is closed.
 pub const TLS_HANDSHAKES: usize = 256;
 /// Time a client may take for its handshake.
@@ -534,3 +534,16 @@ const _: () = assert!(
     QUOTA_KEYS * (QUOTA_KEY_BYTES + 16 + QUOTA_LIMITS * (8 + QUOTA_MARKS * 16)) <= QUOTA_SNAPSHOT_BYTES as usize,
     "every snapshot can be read again"
 );
+
+// --- Delivery into local domains ------------------------------------------------------------------------------------
+
+/// Local domains of one process: each with Maildirs is a destination of its own.
+pub const LOCAL_DOMAINS: usize = 10_000;
+/// A file of mailboxes or aliases: some 500,000 names. It is read into memory at the start and at SIGHUP.
+pub const LOCAL_FILE_BYTES: u64 = 16 << 20;
+/// Messages that one shard writes into Maildirs at a time: each takes a thread that waits for the disk, and memory for one
+/// piece of a message. Four keep a disk busy that answers a sync at a time.
+pub const MAILDIR_WRITERS: usize = 4;
+
+const _: () =
+    assert!(PATH_BYTES + 5 <= ORCPT_BYTES + 6, "a list's reverse-path takes the place of a recipient's options");

@@ -9,6 +9,7 @@ use crate::config::{Config, Host};
 use crate::control::{self, Command};
 use crate::dns::{AddressFamilies, DnsSettings};
 use crate::limits;
+use crate::local::{self, LocalTable};
 use crate::route::Routes;
 use crate::rt::disk::StdDisk;
 use crate::rt::tls::{self, Acceptor, TlsError};
@@ -18,8 +19,10 @@ use crate::shard::mailbox::{Control, Mail, Mailboxes};
 use crate::shard::{Ending, Parts, QuotaFiles, ShardCore, Tables};
 use crate::spool::{self, RecoveryError};
 use crate::time::{Moment, Now, Wall};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -49,7 +52,7 @@ pub enum ServerError {
     System(#[from] io::Error),
 }
 
-/// Why accounts or certificates cannot be used.
+/// Why accounts, certificates or local domains cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TablesError {
     /// The accounts file.
@@ -58,9 +61,12 @@ pub enum TablesError {
     /// Certificates.
     #[error("tls: {0}")]
     Tls(#[from] TlsError),
+    /// Local domains: all that is wrong, a line each.
+    #[error("local: {0}")]
+    Local(String),
 }
 
-/// Reads what [`Config`] names: accounts and certificates.
+/// Reads what [`Config`] names: accounts, certificates, mailboxes and aliases.
 pub fn tables(config: &Config) -> Result<Tables, TablesError> {
     let mut tables = Tables::default();
     if let Some(path) = &config.accounts {
@@ -76,7 +82,63 @@ pub fn tables(config: &Config) -> Result<Tables, TablesError> {
             tls::Files { certificates: config.tls.certificates.clone(), client_ca: config.tls.client_ca.clone() };
         tables.tls = Some(Acceptor::load(&files)?);
     }
+    tables.local = local_table(config)?;
     Ok(tables)
+}
+
+/// The table of local domains. Everything that is wrong is told at once.
+fn local_table(config: &Config) -> Result<LocalTable, TablesError> {
+    let mut texts = Vec::new();
+    let mut unread = Vec::new();
+    for block in &config.local {
+        texts.push([&block.mailboxes, &block.aliases].map(|path| {
+            let path = path.as_ref()?;
+            match read_bounded(path) {
+                Ok(text) => return Some((path.display().to_string(), text)),
+                Err(error) => unread.push(format!("{}: {error}", path.display())),
+            }
+            None
+        }));
+    }
+    if !unread.is_empty() {
+        return Err(TablesError::Local(unread.join("\n")));
+    }
+    fn file(read: &Option<(String, String)>) -> Option<local::TextFile<'_>> {
+        read.as_ref().map(|(name, text)| local::TextFile { name, text })
+    }
+    let blocks: Vec<local::Block<'_>> = config
+        .local
+        .iter()
+        .zip(&texts)
+        .map(|(block, [mailboxes, aliases])| local::Block {
+            domains: &block.domains,
+            deliver: block.deliver.clone(),
+            mailboxes: file(mailboxes),
+            aliases: file(aliases),
+            subaddress: &block.subaddress,
+        })
+        .collect();
+    match LocalTable::build(&blocks) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                tracing::warn!("local: {warning}");
+            }
+            Ok(loaded.table)
+        }
+        Err(problems) => {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Err(TablesError::Local(lines.join("\n")))
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(limits::LOCAL_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limits::LOCAL_FILE_BYTES {
+        return Err(io::Error::other(format!("more than {} octets", limits::LOCAL_FILE_BYTES)));
+    }
+    Ok(text)
 }
 
 /// Runs the relay until it is told to end.
@@ -117,11 +179,14 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             Command::DrainNow => Control::Stop,
             Command::Reload => match self::tables(&orders.2) {
                 Ok(tables) => {
-                    tracing::info!(accounts = tables.accounts.iter().len(), "accounts and certificates read again");
+                    tracing::info!(
+                        accounts = tables.accounts.iter().len(),
+                        "accounts, certificates and local domains read again"
+                    );
                     Control::Tables(Arc::new(tables))
                 }
                 Err(error) => {
-                    tracing::error!("accounts and certificates stay as they were: {error}");
+                    tracing::error!("accounts, certificates and local domains stay as they were: {error}");
                     return;
                 }
             },
@@ -172,13 +237,19 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
 }
 
 fn routes(config: &Config) -> Result<Routes, ServerError> {
-    let Some(smart_host) = &config.delivery.smart_host else { return Ok(Routes::Mx) };
+    let local =
+        config.local.iter().flat_map(|block| block.domains.iter().map(|domain| (domain.as_str(), &block.deliver)));
+    let Some(smart_host) = &config.delivery.smart_host else { return Ok(Routes::Mx.with_local(local)) };
     let host = match &smart_host.host {
         Host::Name(name) => name.clone(),
         Host::Address(address) if address.is_ipv6() => format!("[{address}]"),
         Host::Address(address) => address.to_string(),
     };
-    format!("{host}:{}", smart_host.port).parse().map(Routes::SmartHost).map_err(ServerError::SmartHost)
+    format!("{host}:{}", smart_host.port)
+        .parse()
+        .map(Routes::SmartHost)
+        .map(|routes| routes.with_local(local))
+        .map_err(ServerError::SmartHost)
 }
 
 fn dns_settings(config: &Config) -> DnsSettings {

@@ -73,17 +73,24 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("rt", &["limits", "time"]),
     ("message", &["limits", "time"]),
     ("smtp", &["limits", "time", "message", "rt"]),
-    ("route", &["limits", "message"]),
+    ("local", &["limits", "message", "smtp"]),
+    ("route", &["limits", "message", "local"]),
     ("queue", &["limits", "time", "message"]),
     ("dns", &["limits", "time"]),
-    ("config", &["limits", "dns"]),
+    ("config", &["limits", "dns", "local"]),
     ("accounts", &["limits", "smtp", "config"]),
     ("local", &["limits", "message", "smtp"]),
     ("spool", &["limits", "time", "message", "rt"]),
-    ("deliver", &["limits", "time", "message", "smtp", "route", "queue", "dns", "config", "spool", "rt", "shard"]),
+    (
+        "deliver",
+        &["limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "spool", "rt", "shard"],
+    ),
     (
         "shard",
-        &["limits", "time", "message", "smtp", "accounts", "route", "queue", "dns", "config", "spool", "rt", "deliver"],
+        &[
+            "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "spool", "rt",
+            "deliver",
+        ],
     ),
     ("control", &["limits", "time", "message", "config", "shard"]),
 ];

@@ -1,8 +1,9 @@
-//! The server side's keys: listeners, TLS, accounts.
+//! The server side's keys: listeners, TLS, accounts, local domains.
 
-use super::raw::{RawAccounts, RawClients, RawListener, RawTls};
+use super::raw::{RawAccounts, RawClients, RawListener, RawLocal, RawTls};
 use super::resolve::{Resolver, network};
 use crate::limits;
+use crate::local::Target;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -99,6 +100,21 @@ pub struct Clients {
     pub all_messages_per_minute: u32,
 }
 
+/// `[[local]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// One at least. That they are domain names, and none is there twice, is looked at when the files are read.
+    pub domains: Vec<String>,
+    /// Where their mail is delivered to.
+    pub deliver: Target,
+    /// Absolute path of the mailboxes; none: every local part is taken.
+    pub mailboxes: Option<PathBuf>,
+    /// Absolute path of the aliases.
+    pub aliases: Option<PathBuf>,
+    /// The character before a subaddress; empty for none.
+    pub subaddress: String,
+}
+
 impl Resolver<'_> {
     pub(super) fn clients(&mut self, raw: &RawClients) -> Clients {
         let mut rate = |key: &str, given| self.count(&format!("clients.{key}"), given, 0, 0, limits::CLIENT_RATE_MAX);
@@ -118,6 +134,35 @@ impl Resolver<'_> {
             all_connections_per_minute,
             all_messages_per_minute,
         }
+    }
+
+    pub(super) fn local(&mut self, raw: Vec<RawLocal>) -> Vec<Local> {
+        let mut all = Vec::new();
+        let domains: usize = raw.iter().map(|one| one.domains.as_ref().map_or(0, Vec::len)).sum();
+        if domains > limits::LOCAL_DOMAINS {
+            self.error("local", format!("{domains} domains; at most {} are allowed", limits::LOCAL_DOMAINS));
+        }
+        for (i, one) in raw.into_iter().enumerate() {
+            let key = |name: &str| format!("local[{i}].{name}");
+            let domains = one.domains.unwrap_or_default();
+            if domains.is_empty() {
+                self.error(&key("domains"), "a [[local]] block needs domains, like [\"example.com\"]");
+            }
+            let mailboxes = one.mailboxes.map(|path| self.path(&key("mailboxes"), &path));
+            let aliases = one.aliases.map(|path| self.path(&key("aliases"), &path));
+            let Some(deliver) = one.deliver else {
+                self.error(&key("deliver"), "where to? deliver = \"lmtp:127.0.0.1:24\", or a socket, or Maildirs");
+                continue;
+            };
+            match Target::parse(&deliver) {
+                Err(why) => self.error(&key("deliver"), why),
+                Ok(deliver) => {
+                    let subaddress = one.subaddress.unwrap_or_default();
+                    all.push(Local { domains, deliver, mailboxes, aliases, subaddress });
+                }
+            }
+        }
+        all
     }
 
     pub(super) fn tls(&mut self, raw: RawTls) -> Tls {

@@ -11,7 +11,7 @@ mod resolve;
 mod source;
 mod value;
 
-pub use edge::{Clients, Demand, Listener, ListenerKind, Networks, Tls};
+pub use edge::{Clients, Demand, Listener, ListenerKind, Local, Networks, Tls};
 pub use source::{Problem, place};
 pub use value::{Size, Span};
 
@@ -44,6 +44,8 @@ pub struct Config {
     pub tls: Tls,
     /// The file of accounts (absolute).
     pub accounts: Option<PathBuf>,
+    /// This host's own domains.
+    pub local: Vec<Local>,
     /// Who may relay.
     pub relay: Relay,
     /// The server side of SMTP.

@@ -21,6 +21,7 @@ pub struct Raw {
     pub clients: RawClients,
     pub tls: RawTls,
     pub accounts: RawAccounts,
+    pub local: Vec<RawLocal>,
     pub relay: RawRelay,
     pub smtp: RawSmtp,
     pub dns: RawDns,
@@ -98,6 +99,17 @@ section! {
     /// `[accounts]`
     RawAccounts {
         file: Option<String>,
+    }
+}
+
+section! {
+    /// `[[local]]`
+    RawLocal {
+        domains: Option<Vec<String>>,
+        deliver: Option<String>,
+        mailboxes: Option<String>,
+        aliases: Option<String>,
+        subaddress: Option<String>,
     }
 }
 
@@ -207,7 +219,7 @@ mod keys {
                 _ => into.push(path.to_owned()),
             }
         }
-        let raw = Raw { listener: vec![RawListener::default()], ..Raw::default() };
+        let raw = Raw { listener: vec![RawListener::default()], local: vec![RawLocal::default()], ..Raw::default() };
         let value = serde_json::to_value(raw).expect("plain data");
         let mut into = Vec::new();
         walk(&value, "", &mut into);

@@ -47,6 +47,7 @@ impl<'a> Resolver<'a> {
             clients: self.clients(&raw.clients),
             tls,
             accounts,
+            local: self.local(raw.local),
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),

@@ -59,6 +59,7 @@ fn every_documented_default_is_the_codes_default() {
     documented.delivery.ehlo_name.clone_from(&code.delivery.ehlo_name);
     assert!(documented.delivery.smart_host.take().is_some() && documented.admin.take().is_some());
     assert!(documented.accounts.take().is_some() && std::mem::take(&mut documented.tls) != Tls::default());
+    assert_eq!(std::mem::take(&mut documented.local).len(), 1);
     assert_eq!(documented, code);
     for key in [
         "#hostname",
@@ -67,6 +68,7 @@ fn every_documented_default_is_the_codes_default() {
         "#certificates",
         "#client_ca",
         "#file",
+        "#domains",
         "#address = \"127.0.0.1:9925\"",
     ] {
         let (before, _) = EMBEDDED.split_once(&format!("\n{key}")).unwrap();
@@ -175,6 +177,12 @@ fn values_are_checked_and_every_problem_is_told_with_its_line() {
             "test.toml:4:3: relay.from_networks[1]: \"10.0.0.5/8\" is an address inside a network; write \"10.0.0.0/8\"",
         ),
         ("[relay]\nfrom_networks = [\"10.0.0.0/33\"]", "is not a network"),
+        ("[[local]]\ndeliver = \"lmtp:/run/x\"", "test.toml:1:1: local[0].domains: a [[local]] block needs domains"),
+        ("[[local]]\ndomains = [\"a.example\"]", "test.toml:1:1: local[0].deliver: where to?"),
+        (
+            "[[local]]\ndomains = [\"a.example\"]\ndeliver = \"lmtp:localhost:24\"",
+            "test.toml:3:1: local[0].deliver: an LMTP server is ADDRESS:PORT",
+        ),
         ("[smtp]\nmax_recipients = 0", "allowed are 1 to 1000"),
         ("[smtp]\nmax_message_bytes = 1", "allowed are 64KiB to 1GiB"),
         ("[dns]\nservers = [\"dns.example\"]", "test.toml:2:12: dns.servers[0]: \"dns.example\" is not a server"),

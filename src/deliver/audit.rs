@@ -10,8 +10,11 @@ impl Deliverer {
         // A pool stands for a destination with mail, or with connections only, or one that was just used.
         let pools = self.queue.counts().destinations + self.connections.len();
         report("deliver.connections", self.connections.len(), connections);
-        let largest = self.pools.values().map(|p| p.connections.len() + p.leaving).max();
-        report("deliver.connections to one destination", largest.unwrap_or(0), self.max_per_destination);
+        for (destination, pool) in &self.pools {
+            let open = pool.connections.len() + pool.leaving;
+            report("deliver.connections to one destination", open, self.most_connections(*destination));
+        }
+        report("deliver.writers", self.writers.len(), limits::MAILDIR_WRITERS);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.
         let fetching = self.pools.values().map(|p| p.fetching).max();
@@ -21,7 +24,8 @@ impl Deliverer {
         // Beyond the bound a destination has one record asked for; one that has come is kept where there is a connection.
         let (record, most) = (limits::SPOOL_READ_BYTES, limits::FETCH_AHEAD_BYTES);
         report("deliver.octets ahead", self.ahead.octets(), most + self.pools.len() * record);
-        report("deliver.octets loaded", self.ahead.loaded, most + connections * record);
+        let homes = connections + self.routes.maildirs();
+        report("deliver.octets loaded", self.ahead.loaded, most + homes * record);
         let asked: usize = self.pools.values().map(|p| p.fetching).sum();
         let held: usize = self.pools.values().flat_map(|p| &p.loaded).map(|(_, bytes)| bytes).sum();
         report(

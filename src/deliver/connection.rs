@@ -24,7 +24,10 @@ pub(super) struct Connection {
     pub(super) destination: DestinationId,
     /// `None` while TCP connects.
     pub(super) client: Option<Client>,
-    pub(super) remote: SocketAddr,
+    /// `None`: a UNIX socket.
+    pub(super) remote: Option<SocketAddr>,
+    /// Its host speaks LMTP.
+    pub(super) lmtp: bool,
     pub(super) host: Rc<str>,
     /// Where the destination's mail goes, as it was when this was opened.
     pub(super) route: Rc<Resolution>,
@@ -61,6 +64,8 @@ pub(super) struct Transaction {
     pub(super) began: Moment,
     /// Recipients refused by themselves: their place in the job's set.
     pub(super) refused: Vec<(u32, Box<LastReply>)>,
+    /// LMTP: recipients the next hop has answered for by themselves, and will deliver to.
+    pub(super) taken: Vec<(u32, Box<LastReply>)>,
     /// Something of the next hop's was heard about it.
     pub(super) answered: bool,
 }
@@ -94,7 +99,7 @@ impl Connection {
     pub(super) fn new(
         conn: ConnId,
         destination: DestinationId,
-        remote: SocketAddr,
+        remote: Option<SocketAddr>,
         host: Rc<str>,
         route: Rc<Resolution>,
         others: Vec<Attempt>,
@@ -105,6 +110,7 @@ impl Connection {
             destination,
             client: None,
             remote,
+            lmtp: false,
             host,
             route,
             others,

@@ -11,6 +11,7 @@ mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
+mod maildir;
 mod outcome;
 mod params;
 mod pump;
@@ -22,9 +23,10 @@ use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, Job, JobKey, LastReply, Queue, RetryPolicy};
-use crate::route::Routes;
+use crate::route::{NextHop, Routes};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
+use crate::shard::Tables;
 use crate::shard::mailbox::Handoff;
 use crate::shard::stats::{LatencyStage, ShardStats};
 use crate::shard::table::ConnTable;
@@ -32,6 +34,8 @@ use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
+pub(crate) use maildir::WORK;
+use maildir::Writers;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -41,7 +45,9 @@ type Map<K, V> = HashMap<K, V, foldhash::quality::FixedState>;
 /// See the module.
 pub struct Deliverer {
     me: u16,
+    shards: u16,
     config: Arc<Config>,
+    tables: Arc<Tables>,
     routes: Arc<Routes>,
     ehlo_name: Arc<str>,
     timeouts: ClientTimeouts,
@@ -67,7 +73,8 @@ pub struct Deliverer {
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
-    max_per_destination: usize,
+    /// Messages on their way into Maildirs.
+    writers: Writers,
     next_token: u64,
     order: Vec<Attempt>,
     due: Vec<ConnId>,
@@ -92,6 +99,8 @@ struct Pool {
     woken: bool,
     /// It stands in `Deliverer::starved`.
     starved: bool,
+    /// Of Maildirs: it waits for a writer.
+    awaits_writer: bool,
     /// A host answered a transaction then.
     last_answer: Moment,
     /// Some connections stand and another was refused: no more until then.
@@ -133,6 +142,8 @@ enum Fetch {
     Job(DestinationId, JobKey),
     /// A chunk, for a body that is being sent.
     Chunk(ConnId),
+    /// A chunk, for a body that is being written into a Maildir by this writer.
+    Writer(usize),
 }
 
 impl Deliverer {
@@ -140,6 +151,7 @@ impl Deliverer {
     pub fn new(
         me: u16,
         config: Arc<Config>,
+        tables: Arc<Tables>,
         routes: Arc<Routes>,
         dns: &DnsSettings,
         max_connections: usize,
@@ -154,9 +166,9 @@ impl Deliverer {
             jitter: retry.jitter,
         };
         let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
-        let max_per_destination = routes.connections(me, shards, config.delivery.connections_per_destination) as usize;
         Deliverer {
             me,
+            shards,
             ehlo_name: config.delivery.ehlo_name.as_str().into(),
             timeouts: ClientTimeouts::default(),
             queue: Queue::new(policy, seed),
@@ -174,14 +186,27 @@ impl Deliverer {
             wake: VecDeque::new(),
             starved: VecDeque::new(),
             max_connections,
-            max_per_destination,
+            writers: Writers::default(),
             next_token: 0,
             order: Vec::new(),
             due: Vec::new(),
             draining: false,
             config,
+            tables,
             routes,
         }
+    }
+
+    /// New accounts, certificates, local names.
+    pub fn set_tables(&mut self, tables: Arc<Tables>) {
+        self.tables = tables;
+    }
+
+    /// The most connections to a destination from here.
+    fn most_connections(&self, destination: DestinationId) -> usize {
+        let most = self.config.delivery.connections_per_destination;
+        let name = self.queue.name(destination).unwrap_or_default();
+        self.routes.connections_to(name, self.me, self.shards, most) as usize
     }
 
     // --- mail from home shards ------------------------------------------------------------------------------------
@@ -207,7 +232,9 @@ impl Deliverer {
                     pool.fetching -= 1;
                     pool.awaits_record = false;
                     // Without a connection it would keep its memory for nobody knows how long.
-                    let homeless = pool.connections.is_empty() && !self.ahead.has_room();
+                    let maildir =
+                        self.queue.name(destination).is_some_and(|name| self.routes.next_hop(name) == NextHop::Maildir);
+                    let homeless = pool.connections.is_empty() && !maildir && !self.ahead.has_room();
                     if self.queue.is_suspended(destination) || (homeless && record.is_some()) {
                         self.queue.put_back(key);
                         self.wake(destination);
@@ -229,6 +256,7 @@ impl Deliverer {
                     }
                     self.wake(destination);
                 }
+                Fetch::Writer(writer) => self.chunk_for_writer(writer, record.as_ref(), turn),
                 Fetch::Chunk(conn) => {
                     let Some(connection) = self.connections.get_mut(conn) else { continue };
                     match &record {
@@ -262,6 +290,9 @@ impl Deliverer {
         match event {
             RtEvent::Connected { .. } => {
                 connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
+                if let (true, Some(client)) = (connection.lmtp, &mut connection.client) {
+                    client.speak_lmtp();
+                }
                 self.arm(conn);
             }
             RtEvent::Received { bytes, .. } => {
@@ -326,6 +357,15 @@ impl Deliverer {
                     if let Some(transaction) = connection.transaction(token) {
                         transaction.answered = true;
                         transaction.refused.push((index, Box::new(reply)));
+                    }
+                }
+                Some(ClientEvent::Settled { token, index, reply }) => {
+                    let last = Box::new(outcome::last_reply(&reply, turn.now.wall, &connection.host));
+                    if let Some(transaction) = connection.transaction(token) {
+                        transaction.answered = true;
+                        let settled =
+                            if reply.is_positive() { &mut transaction.taken } else { &mut transaction.refused };
+                        settled.push((index, last));
                     }
                 }
                 Some(ClientEvent::Finished { token, outcome }) => self.finished(conn, token, &outcome, turn),
@@ -504,7 +544,8 @@ impl Deliverer {
 
     /// Whether no transaction is under way.
     pub fn is_quiet(&self) -> bool {
-        self.connections.ids().all(|conn| self.connections.get(conn).is_none_or(|c| c.transactions.is_empty()))
+        let sent = |conn| self.connections.get(conn).is_none_or(|c| c.transactions.is_empty());
+        self.writers.is_empty() && self.connections.ids().all(sent)
     }
 
     /// The numbers of this half, for the metrics.

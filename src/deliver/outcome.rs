@@ -13,7 +13,7 @@ use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
 use crate::smtp::client::{CloseReason, Outcome, RefusedAt};
 use crate::smtp::extensions::Capabilities;
-use crate::smtp::reply::Reply;
+use crate::smtp::reply::{EnhancedCode, Reply};
 use crate::spool::RecordView;
 use crate::time::{Moment, Wall};
 use std::net::SocketAddr;
@@ -59,12 +59,18 @@ pub(super) fn last_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
     LastReply::new(at, host, reply.code, status, reply.text.as_bytes())
 }
 
+/// A reply as it was kept, to be told again.
+pub(super) fn as_reply(last: &LastReply) -> Reply<'_> {
+    let enhanced = last.status.map(|s| EnhancedCode(s.class(), s.subject(), s.detail()));
+    Reply { code: last.code, enhanced, text: std::str::from_utf8(&last.text).unwrap_or_default() }
+}
+
 /// How long the stages of an attempt took, µs.
 #[derive(Clone, Copy, Default)]
-struct Stages {
-    queue: u64,
-    connect: u64,
-    deliver: u64,
+pub(super) struct Stages {
+    pub(super) queue: u64,
+    pub(super) connect: u64,
+    pub(super) deliver: u64,
 }
 
 impl Deliverer {
@@ -95,16 +101,24 @@ impl Deliverer {
             connect,
             deliver: micros(now.mono, transaction.began),
         };
-        let Transaction { refused, record, answered, .. } = transaction;
-        // Who shares the outcome of the transaction: all but those refused by themselves.
+        let Transaction { refused, taken, record, answered, .. } = transaction;
+        // Who shares the outcome of the transaction: all but those refused, or taken, by themselves.
         let all = job.recipients.as_slice();
-        let rest: RecipientSet = if refused.is_empty() {
+        let rest: RecipientSet = if refused.is_empty() && taken.is_empty() {
             job.recipients.clone()
         } else {
-            let is_refused = |at: usize| refused.iter().any(|(place, _)| *place as usize == at);
-            let rest: Vec<u16> = (0..all.len()).filter(|at| !is_refused(*at)).map(|at| all[at]).collect();
+            let settled = refused.iter().chain(&taken);
+            let is_settled = |at: usize| settled.clone().any(|(place, _)| *place as usize == at);
+            let rest: Vec<u16> = (0..all.len()).filter(|at| !is_settled(*at)).map(|at| all[at]).collect();
             RecipientSet::from_slice(&rest)
         };
+        for (place, reply) in taken {
+            let index = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize).copied());
+            if let Some(index) = index {
+                let one = RecipientSet::One(index);
+                self.delivered(key, &one, &as_reply(&reply), &host, remote, &peer, stages, &record, turn);
+            }
+        }
         let mut again: Vec<u16> = Vec::new();
         let mut reason: Option<Box<LastReply>> = None;
         for (place, reply) in refused {
@@ -113,7 +127,7 @@ impl Deliverer {
             };
             if is_permanent(&reply) {
                 let index = if planted!(PlaceIsIndex) { place as u16 } else { index };
-                self.fail(key, RecipientSet::One(index), reply, Some(remote), stages, Some(&record), turn);
+                self.fail(key, RecipientSet::One(index), reply, remote, stages, Some(&record), turn);
             } else {
                 again.push(index);
                 reason = Some(reply);
@@ -135,7 +149,7 @@ impl Deliverer {
                 Outcome::Refused { reply, .. } => {
                     let reply = Box::new(last_reply(reply, now.wall, &host));
                     if is_permanent(&reply) {
-                        self.fail(key, rest, reply, Some(remote), stages, Some(&record), turn);
+                        self.fail(key, rest, reply, remote, stages, Some(&record), turn);
                     } else {
                         again.extend_from_slice(rest.as_slice());
                         reason = Some(reply);
@@ -168,17 +182,17 @@ impl Deliverer {
         }
         again.sort_unstable();
         let reply = *reason.expect("whoever is to be tried again has a reason");
-        self.defer(key, RecipientSet::from_slice(&again), reply, Some(remote), stages, Some(&record), turn);
+        self.defer(key, RecipientSet::from_slice(&again), reply, remote, stages, Some(&record), turn);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the facts of one delivery")]
-    fn delivered(
+    pub(super) fn delivered(
         &mut self,
         key: JobKey,
         recipients: &RecipientSet,
         reply: &Reply<'_>,
         host: &str,
-        remote: SocketAddr,
+        remote: Option<SocketAddr>,
         peer: &Capabilities,
         stages: Stages,
         record: &[u8],
@@ -192,7 +206,13 @@ impl Deliverer {
         let total = age::steady(turn.now).wall.since(job.accepted).as_micros();
         turn.report.histograms.record(LatencyStage::Total, u64::try_from(total).unwrap_or(u64::MAX));
         let view = RecordView::parse(record);
-        let reported = view.map_or(Vec::new(), |view| params::reported(&view, recipients.as_slice(), peer));
+        let destination = self.queue.destination_of(key).and_then(|d| self.queue.name(d));
+        let is_local = destination.is_some_and(|name| self.routes.is_local(name));
+        let reported = match &view {
+            Some(view) if is_local => params::stored(view, recipients.as_slice(), peer),
+            Some(view) => params::reported(view, recipients.as_slice(), peer),
+            None => Vec::new(),
+        };
         let mut settle = |recipients: RecipientSet, outcome| {
             if !recipients.as_slice().is_empty() {
                 turn.post.send(usize::from(job.home), Mail::Settled(Settled { id: job.id, recipients, outcome }));
@@ -204,18 +224,19 @@ impl Deliverer {
             let rest: Vec<u16> = recipients.as_slice().iter().copied().filter(|i| !reported.contains(i)).collect();
             settle(RecipientSet::from_slice(&rest), FinalOutcome::Delivered);
             let reply = Box::new(last_reply(reply, turn.now.wall, host));
-            settle(RecipientSet::from_slice(&reported), FinalOutcome::Relayed { reply });
+            let outcome = if is_local { FinalOutcome::Stored { reply } } else { FinalOutcome::Relayed { reply } };
+            settle(RecipientSet::from_slice(&reported), outcome);
         }
         if turn.report.events.wants_mail_events() {
             let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
-            let facts = Facts { host, remote: Some(remote), code, text: reply.text.as_bytes(), stages, next: None };
+            let facts = Facts { host, remote, code, text: reply.text.as_bytes(), stages, next: None };
             self.tell(key, recipients, Some(record), &facts, Event::Delivered, turn);
         }
     }
 
     /// These recipients will never get it.
     #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
-    fn fail(
+    pub(super) fn fail(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
@@ -252,7 +273,7 @@ impl Deliverer {
 
     /// These recipients are tried again later, unless the message is too old.
     #[allow(clippy::too_many_arguments, reason = "the facts of one deferral")]
-    fn defer(
+    pub(super) fn defer(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
@@ -382,8 +403,9 @@ impl Deliverer {
         let indices = recipients.as_slice();
         match &view {
             Some(view) => {
+                let sender = params::sender(view, indices);
                 for recipient in view.recipients().filter(|r| indices.binary_search(&r.index).is_ok()) {
-                    tell_one(view.sender(), recipient.address);
+                    tell_one(sender, recipient.address);
                 }
             }
             // The record is not in memory: the id leads to the event of its acceptance.
@@ -417,7 +439,7 @@ impl<'a> Facts<'a> {
 }
 
 /// 5yz, or a local reason of class 5.
-fn is_permanent(reply: &LastReply) -> bool {
+pub(super) fn is_permanent(reply: &LastReply) -> bool {
     match reply.code {
         _ if planted!(PermanentIsTransient) => false,
         0 => reply.status.is_some_and(|s| s.class() == 5),

@@ -7,15 +7,17 @@ use crate::smtp::client::{By, MailParams, Rcpt};
 use crate::smtp::extensions::Capabilities;
 use crate::spool::RecordView;
 use crate::time::Moment;
+use std::net::SocketAddr;
 
 /// What the client machine is to know of the message.
-pub(super) fn mail<'a>(view: &RecordView<'a>, terms: Option<&Terms>, now: Moment) -> MailParams<'a> {
+pub(super) fn mail<'a>(view: &RecordView<'a>, indices: &[u16], terms: Option<&Terms>, now: Moment) -> MailParams<'a> {
     let plain = MailParams::new(view.total_size(), view.eight_bit());
     let params = view.params();
     if params.is_empty() {
         return plain;
     }
     let options = params.options();
+    let has_list = list(view, indices).is_some();
     let by = options.deliver_by.zip(terms.and_then(|t| t.by)).map(|(by, until)| {
         let seconds = |d: std::time::Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
         let seconds = if until >= now { seconds(until.since(now)) } else { -seconds(now.since(until)) };
@@ -26,11 +28,34 @@ pub(super) fn mail<'a>(view: &RecordView<'a>, terms: Option<&Terms>, now: Moment
         smtputf8: options.smtputf8,
         ascii_headers: options.smtputf8 && has_ascii_headers(view),
         require_tls: options.require_tls,
-        ret: options.ret,
-        envid: params.envid(),
+        // RFC 3461 §5.2.7: what the sender asked for ends at a list.
+        ret: options.ret.filter(|_| !has_list),
+        envid: if has_list { b"" } else { params.envid() },
         by,
         priority: options.priority,
         ..plain
+    }
+}
+
+/// The reverse-path of a list that they have the message by. Recipients of one job have it all, or none has.
+fn list<'a>(view: &RecordView<'a>, indices: &[u16]) -> Option<&'a [u8]> {
+    indices.first().and_then(|index| view.params().reverse_path(*index))
+}
+
+/// Who is told of errors of these recipients, of one job.
+pub(super) fn sender<'a>(view: &RecordView<'a>, indices: &[u16]) -> &'a [u8] {
+    list(view, indices).unwrap_or(view.sender())
+}
+
+/// What does not hold of the way into a mailbox of our own, by an LMTP server at `remote` (`None`: a UNIX socket).
+pub(super) fn to_local(params: &mut MailParams<'_>, peer: &Capabilities, remote: Option<SocketAddr>) {
+    // It is on time now (RFC 2852 §4 is about passing on).
+    if peer.deliver_by.is_none() {
+        params.by = None;
+    }
+    // RFC 8689 §4.2.1 is about networks: this machine's own is none.
+    if remote.is_none_or(|remote| remote.ip().to_canonical().is_loopback()) {
+        params.require_tls = false;
     }
 }
 
@@ -55,7 +80,8 @@ pub(super) fn recipients<'a>(view: &RecordView<'a>, indices: &'a [u16]) -> impl 
 pub(super) fn share(view: &RecordView<'_>, indices: &[u16], peer: &Capabilities) -> Option<(Vec<u16>, Vec<u16>)> {
     let params = view.params();
     // RFC 6531 §3.5: a mailbox the peer cannot be told of does not keep the message from the others.
-    let ascii_only = !params.is_empty() && !peer.smtputf8 && params.options().smtputf8 && view.sender().is_ascii();
+    let ascii_only =
+        !params.is_empty() && !peer.smtputf8 && params.options().smtputf8 && sender(view, indices).is_ascii();
     if !ascii_only && !peer.limits.bounds_recipients() {
         return None;
     }
@@ -79,6 +105,15 @@ pub(super) fn share(view: &RecordView<'_>, indices: &[u16], peer: &Capabilities)
         }
     }
     (!others.is_empty()).then_some((kept, others))
+}
+
+/// Of the recipients whose mailbox here has the message, those whose sender is to hear that, and hears it from nobody else
+/// (RFC 3461 §5.2.3).
+pub(super) fn stored(view: &RecordView<'_>, indices: &[u16], peer: &Capabilities) -> Vec<u16> {
+    if view.params().is_empty() || view.sender().is_empty() || peer.dsn {
+        return Vec::new();
+    }
+    indices.iter().copied().zip(recipients(view, indices)).filter(|(_, r)| r.notify.success).map(|(at, _)| at).collect()
 }
 
 /// Of the recipients that the peer has taken, those whose sender is to hear that they were passed on, since the peer will

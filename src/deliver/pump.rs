@@ -4,6 +4,7 @@ use super::connection::{Connection, Transaction};
 use super::{Deliverer, Fetch, Pool, age, params};
 use crate::dns::{Answer, Attempt, MailHost, Resolution, Verdict};
 use crate::limits;
+use crate::local::LmtpServer;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, JobKey, LastReply, RecipientSet};
 use crate::route::NextHop;
@@ -14,8 +15,10 @@ use crate::smtp::client::Client;
 use crate::spool::RecordView;
 use crate::time::Moment;
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path as FilePath;
 use std::rc::Rc;
+use std::sync::Arc;
 
 impl Deliverer {
     /// Brings the mail of a destination and its connections together, as far as both are there.
@@ -23,6 +26,17 @@ impl Deliverer {
         if self.draining {
             return;
         }
+        if self.queue.name(destination).is_some_and(|name| self.routes.next_hop(name) == NextHop::Maildir) {
+            self.pump_maildir(destination, turn);
+        } else {
+            self.pump_connections(destination, turn);
+        }
+        if self.pools.get(&destination).is_some_and(Pool::is_unused) {
+            self.pools.remove(&destination);
+        }
+    }
+
+    fn pump_connections(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
         loop {
             while let Some(conn) = self.free_connection(destination) {
                 let Some(key) = self.next_loaded(destination, turn) else { break };
@@ -41,9 +55,6 @@ impl Deliverer {
             self.flush(conn, turn);
         }
         self.touched = touched;
-        if self.pools.get(&destination).is_some_and(Pool::is_unused) {
-            self.pools.remove(&destination);
-        }
     }
 
     /// An idle connection, or else one that takes an envelope behind its final dot.
@@ -62,7 +73,7 @@ impl Deliverer {
 
     /// The next job whose record is in memory, for a connection that is free. Records that are not are asked for, some
     /// ahead of their turn; the first of them is not ahead of it, and so no destination waits for the memory of others.
-    fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
+    pub(super) fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
         if let Some(key) = self.pop_loaded(destination) {
             return Some(key);
         }
@@ -117,9 +128,13 @@ impl Deliverer {
         let (Some(client), Some(view)) = (&mut connection.client, RecordView::parse(&record)) else { return };
         let token = self.next_token;
         self.next_token += 1;
-        let params = params::mail(&view, job.terms.as_deref(), turn.now.mono);
+        let mut params = params::mail(&view, job.recipients.as_slice(), job.terms.as_deref(), turn.now.mono);
+        if connection.lmtp {
+            params::to_local(&mut params, &connection.peer, connection.remote);
+        }
         let recipients = params::recipients(&view, job.recipients.as_slice());
-        client.start(token, view.sender(), recipients, &params, turn.now.mono);
+        let sender = params::sender(&view, job.recipients.as_slice());
+        client.start(token, sender, recipients, &params, turn.now.mono);
         connection.begun += 1;
         connection.idle_since = None;
         connection.transactions.push(Transaction {
@@ -128,6 +143,7 @@ impl Deliverer {
             record,
             began: turn.now.mono,
             refused: Vec::new(),
+            taken: Vec::new(),
             answered: false,
         });
         self.touched.push(conn);
@@ -141,6 +157,7 @@ impl Deliverer {
             if self.queue.is_suspended(destination) {
                 return;
             }
+            let most = self.most_connections(destination) + usize::from(planted!(LimitCheckedLate));
             let pool = self.pools.entry(destination).or_default();
             let open = pool.connections.len();
             let waiting = pool.loaded.len() + pool.fetching + self.queue.peek_len(destination);
@@ -148,7 +165,6 @@ impl Deliverer {
                 && (self.queue.is_probing(destination)
                     || waiting <= open * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
-            let most = self.max_per_destination + usize::from(planted!(LimitCheckedLate));
             if waiting == 0 || enough || pool.awaits_record || open + pool.leaving >= most {
                 return;
             }
@@ -214,6 +230,14 @@ impl Deliverer {
                         Ok(address) => Answer::Ready(Rc::new(fixed(host, address))),
                         Err(_) => self.resolver.resolve(host, now.mono),
                     },
+                    NextHop::Lmtp(LmtpServer::Tcp(address)) => {
+                        Answer::Ready(Rc::new(fixed(&address.ip().to_string(), address.ip())))
+                    }
+                    // The address is that of nothing: the socket has a path.
+                    NextHop::Lmtp(LmtpServer::Unix(_)) => {
+                        Answer::Ready(Rc::new(fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST))))
+                    }
+                    NextHop::Maildir => return None,
                 };
                 match answer {
                     Answer::Ready(route) => {
@@ -224,6 +248,7 @@ impl Deliverer {
                         pool.resolving = true;
                         let host = match self.routes.next_hop(name) {
                             NextHop::Mx(name) | NextHop::Host(name, _) => name,
+                            NextHop::Lmtp(_) | NextHop::Maildir => return None,
                         };
                         let canonical: Rc<str> = match crate::dns::canonical(host) {
                             Ok(name) => name.as_str().into(),
@@ -282,18 +307,32 @@ impl Deliverer {
     ) -> bool {
         let mut error = why.to_owned();
         let mut local = true;
-        let port = self.port(destination);
+        let routes = Arc::clone(&self.routes);
+        let next_hop = self.queue.name(destination).map(|name| routes.next_hop(name));
+        let server = if let Some(NextHop::Lmtp(server)) = next_hop { Some(server.clone()) } else { None };
+        let port = if let Some(NextHop::Host(_, port)) = next_hop { port } else { self.config.delivery.port };
         while let Some(attempt) = others.pop() {
             let Some(host) = route.hosts().get(usize::from(attempt.host)) else { break };
-            let remote = SocketAddr::new(attempt.address, port);
+            let remote = match &server {
+                Some(LmtpServer::Tcp(address)) => Some(*address),
+                Some(LmtpServer::Unix(_)) => None,
+                None => Some(SocketAddr::new(attempt.address, port)),
+            };
             let sources = &self.config.delivery.source_addresses;
             let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();
-            match turn.io.connect(remote, source) {
+            let source = source.filter(|_| server.is_none());
+            let opened = match (&server, remote) {
+                (Some(LmtpServer::Unix(path)), _) => turn.io.connect_unix(FilePath::new(path)),
+                (_, Some(remote)) => turn.io.connect(remote, source),
+                (_, None) => break,
+            };
+            match opened {
                 Ok(conn) => {
                     turn.report.stats.outbound_connections.add(1);
                     self.pools.entry(destination).or_default().connections.push(conn);
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
-                    let connection = Connection::new(conn, destination, remote, host, route, others, turn.now.mono);
+                    let mut connection = Connection::new(conn, destination, remote, host, route, others, turn.now.mono);
+                    connection.lmtp = server.is_some();
                     self.connections.insert(conn, Box::new(connection));
                     self.arm(conn);
                     return true;
@@ -301,7 +340,7 @@ impl Deliverer {
                 Err(e) => {
                     // Ours (no descriptors, no such source address), unless the network says at once that it is closed.
                     local &= !matches!(e.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable);
-                    error = format!("{remote}: {e}");
+                    error = format!("{}: {e}", place(&host.name, remote));
                 }
             }
         }
@@ -329,20 +368,13 @@ impl Deliverer {
         false
     }
 
-    fn port(&self, destination: DestinationId) -> u16 {
-        match self.queue.name(destination).map(|name| self.routes.next_hop(name)) {
-            Some(NextHop::Host(_, port)) => port,
-            _ => self.config.delivery.port,
-        }
-    }
-
     /// A connection that never came to its first message: the next address is tried.
     pub(super) fn connect_failed(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
         turn.report.stats.outbound_connection_failures.add(1);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let (others, began) = (std::mem::take(&mut connection.others), connection.began);
         let (destination, route) = (connection.destination, Rc::clone(&connection.route));
-        let why = format!("{} [{}]: {why}", connection.host, connection.remote);
+        let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.forget(conn, turn);
         self.try_addresses(destination, &route, others, &why, began, turn);
     }
@@ -390,7 +422,15 @@ impl Pool {
     pub(super) fn is_unused(&self) -> bool {
         // The route is in the resolver's cache as well.
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
-        held == 0 && !self.resolving && !self.woken && !self.starved
+        held == 0 && !self.resolving && !self.woken && !self.starved && !self.awaits_writer
+    }
+}
+
+/// A host for a message to the operator or the sender, who need not know the path of a socket.
+fn place(host: &str, remote: Option<SocketAddr>) -> String {
+    match remote {
+        Some(remote) => format!("{host} [{remote}]"),
+        None => format!("{host} [UNIX socket]"),
     }
 }
 

@@ -283,6 +283,18 @@ impl LocalTable {
         }
     }
 
+    /// Whether there is no local domain.
+    pub fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+    }
+
+    /// The mailbox that `local_part@domain` (as in [`resolve`](Self::resolve)) is by itself, whatever aliases there are: what
+    /// they led to stands in the envelope when mail is delivered.
+    pub fn mailbox(&self, domain: &[u8], local_part: &[u8]) -> Option<Mailbox> {
+        let domain = domain.to_ascii_lowercase();
+        self.site(&domain)?.mailbox(&domain, &unquoted(local_part)?)
+    }
+
     /// Whether mail for `domain` (any case) is delivered here.
     pub fn is_local(&self, domain: &[u8]) -> bool {
         self.site(&domain.to_ascii_lowercase()).is_some()

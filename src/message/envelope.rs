@@ -1,6 +1,6 @@
 //! PURE. The envelope of one transaction: reverse-path, forward-paths and the parameters of MAIL and RCPT.
 
-use super::params::{self, BodyType, MailOptions, Notify};
+use super::params::{self, BodyType, MailOptions, Notify, Params};
 
 /// An envelope as the SMTP server machine collects it and the client machine sends it. Addresses are kept without
 /// angle brackets and source routes, one after the other in a single buffer that is reused from transaction to
@@ -27,6 +27,17 @@ pub struct Recipient<'a> {
     /// The part behind the last `@`, as given (any case), or an address literal with its brackets. Empty for the bare
     /// `Postmaster` of RFC 5321 §4.1.1.3.
     pub domain: &'a [u8],
+}
+
+/// One address that an alias or a list leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// `local-part@domain`
+    pub address: &'a [u8],
+    /// Where its domain begins.
+    pub domain_at: usize,
+    /// The list's own reverse-path, if it has one.
+    pub reverse_path: Option<&'a [u8]>,
 }
 
 impl Envelope {
@@ -64,6 +75,33 @@ impl Envelope {
         let index = u16::try_from(self.recipients.len()).expect("limits.rs bounds recipients");
         self.text.truncate(self.recipients.last().map_or(self.sender_len, |(end, _)| *end) as usize);
         params::drop_recipient(&mut self.extra, index);
+    }
+
+    /// Puts `members` in the place of the recipient added last, those left out that are recipients already.
+    ///
+    /// What was said of it holds for each of them, but not for those of a list with a reverse-path of its own: there the
+    /// sender's part ends (RFC 3461 §5.2.7). A message that nobody may be told of keeps the null reverse-path.
+    ///
+    /// # Panics
+    /// Without a recipient.
+    pub fn expand_last_recipient(&mut self, members: &[Member<'_>]) {
+        let index = self.recipients.len().checked_sub(1).expect("a recipient was added");
+        let index = u16::try_from(index).expect("limits.rs bounds recipients");
+        let said = Params::parse(&self.extra).unwrap_or_default().recipients().find(|(at, ..)| *at == index);
+        let said = said.map(|(_, notify, orcpt)| (notify, orcpt.to_vec()));
+        self.remove_last_recipient();
+        for member in members {
+            if self.recipients().any(|r| r.address == member.address) {
+                continue;
+            }
+            let index = u16::try_from(self.recipients.len()).expect("limits.rs bounds recipients");
+            self.add_recipient(member.address, member.domain_at);
+            match (member.reverse_path, &said) {
+                (Some(path), _) if self.sender_len > 0 => params::write_reverse_path(&mut self.extra, index, path),
+                (_, Some((notify, orcpt))) => params::write_recipient(&mut self.extra, index, *notify, orcpt),
+                (_, None) => {}
+            }
+        }
     }
 
     /// Keeps what RCPT said of the recipient added last.
@@ -147,5 +185,30 @@ mod tests {
         assert_eq!(all, [(&b"x@y.example"[..], &b"y.example"[..]), (b"postmaster", b"")]);
         e.set_sender(b"");
         assert_eq!((e.sender(), e.recipient_count()), (&b""[..], 0));
+    }
+
+    #[test]
+    fn members_take_the_place_of_their_list() {
+        let notify = Notify { failure: true, ..Notify::default() };
+        let member =
+            |address: &'static [u8], reverse_path| Member { address, domain_at: address.len() - 1, reverse_path };
+        for (sender, told) in [(&b"s@x"[..], Some(&b"owner-l@h"[..])), (b"", None)] {
+            let mut e = Envelope::default();
+            e.set_sender(sender);
+            e.add_recipient(b"a@b", 2);
+            e.add_recipient(b"l@h", 2);
+            e.set_recipient_options(notify, b"rfc822;l@h");
+            e.expand_last_recipient(&[member(b"a@b", None), member(b"c@d", None), member(b"e@f", Some(b"owner-l@h"))]);
+            e.add_recipient(b"z@z", 2);
+            let all: Vec<_> = e.recipients().map(|r| r.address).collect();
+            assert_eq!(all, [b"a@b", b"c@d", b"e@f", b"z@z"]);
+            let mut bytes = Vec::new();
+            e.write_params(&mut bytes);
+            let params = Params::parse(&bytes).unwrap_or_default();
+            assert_eq!(params.recipient(1), (notify, &b"rfc822;l@h"[..]));
+            assert_eq!(params.reverse_path(2), told);
+            assert_eq!(params.recipient(2).0.is_default(), told.is_some(), "a list ends the sender's wish");
+            assert_eq!((params.recipient(0).1, params.recipient(3).1), (&b""[..], &b""[..]));
+        }
     }
 }

@@ -13,6 +13,6 @@ pub mod status;
 pub mod submission;
 pub mod trace;
 
-pub use envelope::{Envelope, Recipient};
+pub use envelope::{Envelope, Member, Recipient};
 pub use id::MessageId;
 pub use status::Status;

@@ -110,6 +110,8 @@ enum Tag {
     Account = 6,
     /// Recipient (two octets), NOTIFY (one), ORCPT (the rest).
     Recipient = 7,
+    /// Recipient (two octets), reverse-path (the rest, one octet at least).
+    ReversePath = 8,
 }
 
 const UTF8: u8 = 1;
@@ -167,6 +169,12 @@ pub fn write_recipient(out: &mut Vec<u8>, index: u16, notify: Notify, orcpt: &[u
     item(out, Tag::Recipient, [&[low, high, notify.to_byte()], orcpt]);
 }
 
+/// Appends the reverse-path of recipient number `index`, who has it by a list: errors are for who keeps the list, not for
+/// who wrote to it (RFC 5321 §3.9.2).
+pub fn write_reverse_path(out: &mut Vec<u8>, index: u16, path: &[u8]) {
+    item(out, Tag::ReversePath, [&index.to_le_bytes(), path]);
+}
+
 /// Takes back what [`write_recipient`] has appended last, if it was of recipient number `index`.
 pub fn drop_recipient(out: &mut Vec<u8>, index: u16) {
     let mut items = Items(out);
@@ -197,6 +205,7 @@ impl<'a> Params<'a> {
                 (Tag::DeliverBy, [_, _, _, _, _, _, _, _, flags]) if *flags < 4 => {}
                 (Tag::Priority, [priority]) if (-9..=9).contains(&priority.cast_signed()) => {}
                 (Tag::Recipient, [_, _, notify, ..]) if *notify < 16 => {}
+                (Tag::ReversePath, [_, _, _, ..]) => {}
                 (Tag::HoldUntil, [_, _, _, _, _, _, _, _]) | (Tag::Envid | Tag::Account, _) => {}
                 _ => return None,
             }
@@ -231,7 +240,7 @@ impl<'a> Params<'a> {
                         wall().map(|until| DeliverBy { until, return_late: flags & 1 != 0, trace: flags & 2 != 0 });
                 }
                 Tag::Priority => options.priority = value[0].cast_signed(),
-                Tag::Envid | Tag::Account | Tag::Recipient => {}
+                Tag::Envid | Tag::Account | Tag::Recipient | Tag::ReversePath => {}
             }
         }
         options
@@ -264,6 +273,19 @@ impl<'a> Params<'a> {
         self.recipients().find(|(at, ..)| *at == index).map_or((Notify::default(), &[]), |(_, n, o)| (n, o))
     }
 
+    /// Those recipients that have a reverse-path of their own, in the order of the envelope, and that path.
+    pub fn reverse_paths(self) -> impl Iterator<Item = (u16, &'a [u8])> {
+        Items(self.0).filter(|(tag, _)| *tag == Tag::ReversePath).filter_map(|(_, value)| {
+            let [low, high, path @ ..] = value else { return None };
+            Some((u16::from_le_bytes([*low, *high]), path))
+        })
+    }
+
+    /// The reverse-path that recipient number `index` has instead of the sender; `None` for most.
+    pub fn reverse_path(self, index: u16) -> Option<&'a [u8]> {
+        self.reverse_paths().find(|(at, _)| *at == index).map(|(_, path)| path)
+    }
+
     /// Whether nothing was said at all.
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
@@ -287,6 +309,7 @@ impl<'a> Iterator for Items<'a> {
             5 => Tag::Envid,
             6 => Tag::Account,
             7 => Tag::Recipient,
+            8 => Tag::ReversePath,
             _ => return None,
         };
         self.0 = rest;
@@ -330,10 +353,12 @@ mod tests {
                 write_recipient(&mut bytes, i as u16, Notify::from_byte(*notify).unwrap(), orcpt);
             }
             write_account(&mut bytes, b"someone");
+            write_reverse_path(&mut bytes, 3, b"owner-list@here.example");
             let params = Params::parse(&bytes).unwrap();
             prop_assert_eq!(params.options(), options);
             prop_assert_eq!(params.envid(), envid.as_deref().unwrap_or_default());
             prop_assert_eq!(params.account(), b"someone");
+            prop_assert_eq!((params.reverse_path(3), params.reverse_path(2)), (Some(&b"owner-list@here.example"[..]), None));
             for (i, (notify, orcpt)) in recipients.iter().enumerate() {
                 let (n, o) = params.recipient(i as u16);
                 prop_assert_eq!((n.to_byte(), o), (*notify, &orcpt[..]));
@@ -349,7 +374,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Some(params) = Params::parse(&bytes) {
-                let _ = (params.options(), params.envid(), params.account(), params.recipients().count());
+                let _ = (params.options(), params.envid(), params.account(), params.recipients().count(), params.reverse_path(1));
             }
         }
     }
@@ -363,5 +388,6 @@ mod tests {
         assert_eq!(Params::parse(&[9, 0, 0]), None, "a tag of a later version");
         assert_eq!(Params::parse(&[1, 1, 0, 64]), None, "a flag of a later version");
         assert_eq!(Params::parse(&[4, 1, 0, 10]), None, "no such priority");
+        assert_eq!(Params::parse(&[8, 2, 0, 0, 0]), None, "the null reverse-path is no list's");
     }
 }

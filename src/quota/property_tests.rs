@@ -311,10 +311,14 @@ impl World {
                 if self.unsafe_to_crash {
                     // The owners see it with their next sweep, once no write of before is under way.
                     for _ in 0..2 {
-                        (0..self.shards).for_each(|shard| drop(self.write(shard, true)));
+                        (0..self.shards).for_each(|shard| {
+                            self.write(shard, true);
+                        });
                         self.sweep();
                     }
-                    (0..self.shards).for_each(|shard| drop(self.write(shard, true)));
+                    (0..self.shards).for_each(|shard| {
+                        self.write(shard, true);
+                    });
                     self.unsafe_to_crash = false;
                 }
                 self.time += Duration::from_millis(down.into());

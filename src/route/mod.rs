@@ -12,14 +12,19 @@
 //! The limit of connections is divided to the last one ([`Routes::connections`]); where it does not go round, the shards without a
 //! share hand their mail to those that have one. A configuration is not refused for it: the limit is the smart host's
 //! wish, the number of shards that of the machine, and neither knows of the other.
+//!
+//! **Local domains** go to their LMTP server, or into their Maildirs, whatever is done with all others: [`local`].
 
 mod hash;
+mod local;
 #[cfg(test)]
 mod property_tests;
 
 pub use hash::{hash, shard_of};
+pub use local::LocalRoutes;
 
 use crate::limits::DOMAIN_BYTES;
+use crate::local::LmtpServer;
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 use std::fmt;
 use std::str::FromStr;
@@ -32,6 +37,8 @@ pub enum Routes {
     Mx,
     /// Everything to one host.
     SmartHost(SmartHost),
+    /// Some domains are this host's own.
+    Local(Box<LocalRoutes>),
 }
 
 /// The next hop of all mail (`[delivery] smart_host`).
@@ -51,6 +58,10 @@ pub enum NextHop<'a> {
     Mx(&'a str),
     /// To the addresses of this host, no MX lookup.
     Host(&'a str, u16),
+    /// To a server that delivers into mailboxes.
+    Lmtp(&'a LmtpServer),
+    /// Into the mailboxes themselves.
+    Maildir,
 }
 
 impl SmartHost {
@@ -96,6 +107,7 @@ impl Routes {
         match self {
             Routes::Mx => NextHop::Mx(destination),
             Routes::SmartHost(s) => NextHop::Host(s.host(), s.port),
+            Routes::Local(local) => local.next_hop(destination),
         }
     }
 
@@ -104,10 +116,8 @@ impl Routes {
     pub fn owner(&self, destination: &str, home: u16, shards: u16, connections: u32) -> u16 {
         match self {
             Routes::Mx => shard_of(hash(destination.as_bytes()), shards),
-            Routes::SmartHost(_) => match u16::try_from(connections) {
-                Ok(few) if few < shards => home % few.max(1),
-                _ => home,
-            },
+            Routes::SmartHost(_) => local::owner(home, shards, connections),
+            Routes::Local(local) => local.owner(destination, home, shards, connections),
         }
     }
 
@@ -116,10 +126,17 @@ impl Routes {
     pub fn connections(&self, shard: u16, shards: u16, connections: u32) -> u32 {
         match self {
             Routes::Mx => connections,
-            Routes::SmartHost(_) => {
-                let shards = u32::from(shards.max(1));
-                connections / shards + u32::from(u32::from(shard) < connections % shards)
-            }
+            Routes::SmartHost(_) => local::share(shard, shards, connections),
+            Routes::Local(local) => local.others().connections(shard, shards, connections),
+        }
+    }
+
+    /// The name of the destination queue that mail for `domain` waits in.
+    fn destination<'a>(&'a self, domain: &'a Domain) -> &'a str {
+        match self {
+            Routes::Mx => domain.as_str(),
+            Routes::SmartHost(smart_host) => &smart_host.name,
+            Routes::Local(local) => local.destination(domain),
         }
     }
 
@@ -141,9 +158,9 @@ impl Routes {
             return each(&smart_host.name, &splitter.indices);
         }
         let Some(second) = domains.next() else {
-            return each(Domain::new(first).as_str(), &[0]);
+            return each(self.destination(&Domain::new(first)), &[0]);
         };
-        splitter.collect([first, second].into_iter().chain(domains));
+        splitter.collect(self, [first, second].into_iter().chain(domains));
         splitter.for_each_group(each);
     }
 }
@@ -205,28 +222,30 @@ pub struct Splitter {
 struct Entry {
     hash: u64,
     start: u32,
-    len: u8,
+    len: u16,
     index: u16,
 }
 
 impl Splitter {
-    fn collect<'a>(&mut self, domains: impl Iterator<Item = &'a [u8]>) {
+    fn collect<'a>(&mut self, routes: &Routes, domains: impl Iterator<Item = &'a [u8]>) {
         self.names.clear();
         self.entries.clear();
         for (index, domain) in (0..=u16::MAX).zip(domains) {
             let domain = Domain::new(domain);
-            let hash = hash(domain.as_str().as_bytes());
+            let name = routes.destination(&domain);
+            let hash = hash(name.as_bytes());
             // A run of equal domains, as mailing lists send them, is stored once.
             if let Some(last) = self.entries.last().copied()
                 && last.hash == hash
-                && self.name(last) == domain.as_str()
+                && self.name(last) == name
             {
                 self.entries.push(Entry { index, ..last });
                 continue;
             }
-            let start = u32::try_from(self.names.len()).expect("65,536 domains of 255 octets are below 4 GiB");
-            self.names.push_str(domain.as_str());
-            self.entries.push(Entry { hash, start, len: domain.len, index });
+            let start = u32::try_from(self.names.len()).expect("65,536 names of 300 octets are below 4 GiB");
+            self.names.push_str(name);
+            let len = u16::try_from(name.len()).expect("a domain, or a socket's path, and a word before it");
+            self.entries.push(Entry { hash, start, len, index });
         }
     }
 

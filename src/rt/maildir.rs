@@ -60,45 +60,74 @@ pub fn deliver<P: AsRef<[u8]>>(
     unique: &str,
     pieces: impl IntoIterator<Item = io::Result<P>>,
 ) -> Result<String, Failure> {
-    let tmp = maildir.join("tmp");
-    let new = maildir.join("new");
-    let path = tmp.join(unique);
-    let created = match create(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            make_folders(maildir)?;
-            create(&path)
-        }
-        created => created,
-    };
-    let mut file = created.map_err(|error| Failure::new("create", &path, error))?;
-    let written = Temporary(path);
-    let mut octets = 0u64;
+    let mut writer = Writer::begin(maildir, unique)?;
     for piece in pieces {
         let piece = piece.map_err(|error| Failure {
             kind: FailureKind::Transient,
             step: "read the message".to_owned(),
             error,
         })?;
-        file.write_all(piece.as_ref()).map_err(|error| Failure::new("write", &written.0, error))?;
-        octets += piece.as_ref().len() as u64;
+        writer.write(piece.as_ref())?;
     }
-    file.sync_all().map_err(|error| Failure::new("sync", &written.0, error))?;
+    writer.finish()
+}
 
-    let name = format!("{unique},S={octets}");
-    let published = new.join(&name);
-    publish(&written.0, &published).map_err(|error| Failure::new("link", &published, error))?;
-    if let Err(error) = sync_folder(&new) {
-        // The name may be lost with the next power failure. It will be tried again, and should not be there twice.
-        let _ = fs::remove_file(&published);
-        return Err(Failure::new("sync", &new, error));
+/// A message on its way into a Maildir, whose pieces come one after the other. Nothing is in `new` before
+/// [`finish`](Writer::finish); dropped before, nothing stays in `tmp`. Each method blocks, dropping too.
+#[derive(Debug)]
+pub struct Writer {
+    file: File,
+    written: Temporary,
+    maildir: PathBuf,
+    unique: String,
+    octets: u64,
+}
+
+impl Writer {
+    /// Makes the file, and the Maildir if it is missing.
+    pub fn begin(maildir: &Path, unique: &str) -> Result<Writer, Failure> {
+        let path = maildir.join("tmp").join(unique);
+        let created = match create(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_folders(maildir)?;
+                create(&path)
+            }
+            created => created,
+        };
+        let file = created.map_err(|error| Failure::new("create", &path, error))?;
+        let (maildir, unique) = (maildir.to_owned(), unique.to_owned());
+        Ok(Writer { file, written: Temporary(path), maildir, unique, octets: 0 })
     }
-    drop(written);
-    // The message is delivered. A name that stays in tmp is removed by its readers, after 36 hours.
-    let _ = sync_folder(&tmp);
-    Ok(name)
+
+    /// The next octets of the file.
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
+        self.file.write_all(piece).map_err(|error| Failure::new("write", &self.written.0, error))?;
+        self.octets += piece.len() as u64;
+        Ok(())
+    }
+
+    /// There are no more: gives the file its name, which is returned once both are on stable storage.
+    pub fn finish(self) -> Result<String, Failure> {
+        let Writer { file, written, maildir, unique, octets } = self;
+        file.sync_all().map_err(|error| Failure::new("sync", &written.0, error))?;
+        let new = maildir.join("new");
+        let name = format!("{unique},S={octets}");
+        let published = new.join(&name);
+        publish(&written.0, &published).map_err(|error| Failure::new("link", &published, error))?;
+        if let Err(error) = sync_folder(&new) {
+            // The name may be lost with the next power failure. It will be tried again, and should not be there twice.
+            let _ = fs::remove_file(&published);
+            return Err(Failure::new("sync", &new, error));
+        }
+        drop(written);
+        // The message is delivered. A name that stays in tmp is removed by its readers, after 36 hours.
+        let _ = sync_folder(&maildir.join("tmp"));
+        Ok(name)
+    }
 }
 
 /// A file in `tmp`, removed when dropped.
+#[derive(Debug)]
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
@@ -147,6 +176,26 @@ fn make_folder(path: &Path) -> Result<(), Failure> {
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Tests only: what a shard's tests look at, who name no file themselves.
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod look {
+    use std::fs;
+    use std::path::Path;
+
+    /// The files of a folder, in the order of their names; none if it is not there.
+    pub(crate) fn files(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        names.iter().map(|path| String::from_utf8(fs::read(path).unwrap()).unwrap()).collect()
+    }
+
+    /// Makes a folder.
+    pub(crate) fn make(folder: &Path) {
+        fs::create_dir(folder).unwrap();
+    }
 }
 
 #[cfg(test)]

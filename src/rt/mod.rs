@@ -99,6 +99,8 @@ pub trait Io {
     /// Begins a TCP connection, from the local address `from` if given. `Connected` or `Failed` follows; the caller
     /// owns the deadline and ends a hopeless attempt with `close`. An error here is local: no descriptor, bad source.
     fn connect(&mut self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<ConnId>;
+    /// As [`connect`](Io::connect), to the UNIX socket of that path (unix(7)). `Failed` where nobody listens there.
+    fn connect_unix(&mut self, path: &Path) -> io::Result<ConnId>;
     /// Opens a datagram socket with an unpredictable local port, connected to `to`.
     fn datagram(&mut self, to: SocketAddr) -> io::Result<ConnId>;
     /// Sends the parts in order; returns how many bytes were taken. If not all, `Writable` follows. A connection that

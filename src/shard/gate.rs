@@ -7,11 +7,14 @@
 use super::Turn;
 use super::guard::{Guard, GuardMail};
 use super::mailbox::{DomainVerdict, Mail};
+use super::names::{self, Named};
 use super::quota::{self, QuotaFiles, Quotas, Unit};
 use super::rates::{Later, Rates};
 use crate::accounts::{self, Accounts, check};
 use crate::config::{Config, Demand, Listener, ListenerKind};
 use crate::limits;
+use crate::local::{self, LocalTable};
+use crate::message::Member;
 use crate::route::{self, Domain};
 use crate::rt::tls::{self, Acceptor};
 use crate::rt::{ConnId, WorkResult};
@@ -33,12 +36,16 @@ pub struct Tables {
     pub accounts: Accounts,
     /// Certificates, if there are any.
     pub tls: Option<Acceptor>,
+    /// Who has a mailbox or an alias here.
+    pub local: LocalTable,
 }
 
 /// The answer to a session's question.
 #[derive(Debug)]
 pub(super) enum Reply {
     Yes,
+    /// The recipient is an alias, or a list.
+    Recipients(Vec<local::Member>),
     Text(Vec<u8>),
     Nonce([u8; 24]),
     Sasl(sasl::Answer),
@@ -50,6 +57,10 @@ impl Reply {
     pub(super) fn answer(self, give: impl FnOnce(Answer<'_>)) {
         match self {
             Reply::Yes => give(Answer::Yes),
+            Reply::Recipients(members) => {
+                let members: Vec<Member<'_>> = members.iter().map(names::member).collect();
+                give(Answer::Recipients(&members));
+            }
             Reply::Text(text) => give(Answer::Reply(&text)),
             Reply::Nonce(nonce) => give(Answer::Nonce(nonce)),
             Reply::Sasl(answer) => give(Answer::Sasl(answer)),
@@ -246,7 +257,9 @@ impl Gate {
                 || !rules.xclient_networks.0.is_empty()
                 || self.verifies(rules.verify_sender_domain)
                 || !trusted && self.rates.counts_messages(),
-            ask_recipient: self.verifies(rules.verify_recipient_domain) || self.has_limits && rules.auth != Demand::Off,
+            ask_recipient: self.verifies(rules.verify_recipient_domain)
+                || !self.tables.local.is_empty()
+                || self.has_limits && rules.auth != Demand::Off,
             trusted,
             xclient: rules.xclient_networks.contain(address),
             xforward: rules.xforward_networks.contain(address),
@@ -275,7 +288,8 @@ impl Gate {
             Question::Sasl(question) => return self.ask_guards(conn, server.peer().address, question, turn),
             Question::Sender => return self.sender(conn, listener, server, turn),
             Question::Recipient => return self.recipient(conn, listener, server, turn),
-            Question::Verify(_) | Question::Expand(_) => Reply::Text(text::CANNOT_VERIFY.to_vec()),
+            Question::Verify(name) => Reply::Text(names::verify(&self.tables.local, &name)),
+            Question::Expand(name) => Reply::Text(names::expand(&self.tables.local, &name)),
             Question::Client(attributes) => {
                 // What a proxy does not know is as untrusted as can be.
                 let unknown = IpAddr::from([0, 0, 0, 0]);
@@ -311,7 +325,8 @@ impl Gate {
         }
         let domain = memchr::memrchr(b'@', sender).map_or(&b""[..], |at| &sender[at + 1..]);
         let account = server.account();
-        if !self.verifies(self.listener(listener).verify_sender_domain) || matches!(domain, [] | [b'[', ..]) {
+        let exists = matches!(domain, [] | [b'[', ..]) || self.is_local(domain);
+        if exists || !self.verifies(self.listener(listener).verify_sender_domain) {
             return self.charge(conn, account, Unit::Message, turn.now);
         }
         self.verify(conn, Whose::Sender, domain, account, turn)
@@ -320,6 +335,13 @@ impl Gate {
     /// May the session send to its last recipient, and does that domain take mail?
     fn recipient(&mut self, conn: ConnId, listener: usize, server: &Server, turn: &mut Turn<'_>) -> Option<Reply> {
         let Some(recipient) = server.envelope().recipients().last() else { return Some(Reply::Yes) };
+        match names::named(&self.tables.local, recipient.address, recipient.domain) {
+            Named::Elsewhere => {}
+            // Everybody may write to who is here.
+            Named::Mailbox => return self.charge(conn, server.account(), Unit::Recipient, turn.now),
+            Named::Nobody => return Some(Reply::Text(text::NO_MAILBOX.to_vec())),
+            Named::Members(members) => return Some(expansion(members, server)),
+        }
         if !server.peer().may_relay && server.account().is_none() {
             return Some(Reply::Text(text::NO_RELAY.to_vec()));
         }
@@ -330,6 +352,15 @@ impl Gate {
             return self.charge(conn, server.account(), Unit::Recipient, turn.now);
         }
         self.verify(conn, Whose::Recipient, recipient.domain, server.account(), turn)
+    }
+
+    /// Who has a mailbox or an alias here.
+    pub(super) fn local(&self) -> &LocalTable {
+        &self.tables.local
+    }
+
+    fn is_local(&self, domain: &[u8]) -> bool {
+        !self.tables.local.is_empty() && self.tables.local.is_local(Domain::new(domain).as_str().as_bytes())
     }
 
     fn verify(
@@ -495,11 +526,27 @@ impl Gate {
 
 #[cfg(any(test, feature = "sim"))]
 impl Gate {
-    /// Passwords to check, AUTHs that wait, questions to DNS, keys of guesses, client networks: how many there are.
-    pub(super) fn sizes(&self) -> [usize; 6] {
-        let checks = self.waiting.len() + self.checking.len();
-        [checks, self.guarded.len(), self.verifying.len(), self.guard.len(), self.rates.len(), self.quotas.waiting()]
+    /// Passwords to check, those being checked, AUTHs that wait, questions to DNS, keys of guesses, client networks: how many there are.
+    pub(super) fn sizes(&self) -> [usize; 7] {
+        let passwords = [self.waiting.len(), self.checking.len(), self.guarded.len()];
+        let others = [self.verifying.len(), self.guard.len(), self.rates.len(), self.quotas.waiting()];
+        let ([a, b, c], [d, e, f, g]) = (passwords, others);
+        [a, b, c, d, e, f, g]
     }
+}
+
+/// The answer to a RCPT of an alias or a list: as many recipients as it has members, if the transaction has room for them. A
+/// list that has more than the policy allows may come alone.
+fn expansion(members: Vec<local::Member>, server: &Server) -> Reply {
+    let before = server.envelope().recipient_count() - 1;
+    let all = before + members.len();
+    if all > limits::RECIPIENTS || (before > 0 && all > server.policy().max_recipients) {
+        return Reply::Text(text::TOO_MANY_RECIPIENTS.to_vec());
+    }
+    if members.iter().any(|member| !names::fits(member)) {
+        return Reply::Text(text::BAD_MEMBER.to_vec());
+    }
+    Reply::Recipients(members)
 }
 
 /// What the machine is told of a handshake.

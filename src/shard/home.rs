@@ -14,7 +14,7 @@ use super::event::{self, Event, NoticeKind};
 use super::gate::{Gate, Tables};
 use super::guard::GuardMail;
 use super::mailbox::{self, DomainVerdict, FinalOutcome, Handoff, Late, Mail, Settled};
-use super::notify::{self, Notice, Notifier, What};
+use super::notify::{self, Here, Notice, Notifier, What};
 use super::quota::{self, QuotaFiles};
 use super::session::{self, Context, Fate, Session};
 use super::stats::LatencyStage;
@@ -34,7 +34,7 @@ use crate::smtp::server::Verdict;
 use crate::spool::{self, Effect, FileError, FileNo, Log, Outcome, ReadError, RecipientView, RecordView};
 use crate::time::{Moment, Now, Wall};
 use slab::Slab;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -371,7 +371,7 @@ impl Home {
         self.end_event(conn, fate, turn);
     }
 
-    /// New accounts and certificates.
+    /// New accounts, certificates, local names.
     pub(super) fn set_tables(&mut self, tables: Arc<Tables>) {
         self.gate.set_tables(tables);
     }
@@ -546,27 +546,33 @@ impl Home {
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
+        let lists: BTreeMap<u16, &[u8]> = facts.params.reverse_paths().collect();
         routes.split(&mut self.splitter, recipients().map(|r| r.domain), |destination, group| {
             let owner = routes.owner(destination, me, shards, connections);
-            for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
-                let recipients = if gaps {
-                    RecipientSet::from_slice(&part.iter().map(|i| indices[usize::from(*i)]).collect::<Vec<_>>())
-                } else {
-                    RecipientSet::from_slice(part)
-                };
-                let handoff = Handoff {
-                    id: facts.id,
-                    home: me,
-                    age: facts.age,
-                    handed: turn.now.mono,
-                    size: facts.size,
-                    domain: destination.into(),
-                    recipients,
-                    record: facts.record.cloned(),
-                    terms: terms.clone(),
-                };
-                turn.post.send(usize::from(owner), Mail::Handoff(handoff));
+            let mut hand = |group: &[u16]| {
+                for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
+                    let handoff = Handoff {
+                        id: facts.id,
+                        home: me,
+                        age: facts.age,
+                        handed: turn.now.mono,
+                        size: facts.size,
+                        domain: destination.into(),
+                        recipients: RecipientSet::from_slice(part),
+                        record: facts.record.cloned(),
+                        terms: terms.clone(),
+                    };
+                    turn.post.send(usize::from(owner), Mail::Handoff(handoff));
+                }
+            };
+            if !gaps && lists.is_empty() {
+                return hand(group);
             }
+            let group = group.iter().map(|i| if gaps { indices[usize::from(*i)] } else { *i });
+            // A transaction has one reverse-path.
+            let mut by_path: BTreeMap<Option<&[u8]>, Vec<u16>> = BTreeMap::new();
+            group.for_each(|index| by_path.entry(lists.get(&index).copied()).or_default().push(index));
+            by_path.values().for_each(|group| hand(group));
         });
     }
 
@@ -581,6 +587,9 @@ impl Home {
                 }
                 FinalOutcome::Relayed { reply } => {
                     self.notifier.push(Notice { id, recipients, what: What::Relayed, reply });
+                }
+                FinalOutcome::Stored { reply } => {
+                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply });
                 }
                 FinalOutcome::Failed { expired, reply } => {
                     let what = if expired { What::Expired } else { What::Refused };
@@ -628,7 +637,8 @@ impl Home {
                 turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
             ReadFor::Notice(notice) => {
-                self.notifier.write(notice, &result, &self.config.hostname, &mut self.log, turn.now);
+                let here = Here { hostname: &self.config.hostname, local: self.gate.local() };
+                self.notifier.write(notice, &result, &here, &mut self.log, turn.now);
             }
         }
     }

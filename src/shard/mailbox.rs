@@ -196,6 +196,11 @@ pub enum FinalOutcome {
         /// How it said so.
         reply: Box<LastReply>,
     },
+    /// It is in the recipient's mailbox, and the sender is told that.
+    Stored {
+        /// Where.
+        reply: Box<LastReply>,
+    },
     /// It will never be: the sender is told.
     Failed {
         /// Given up after too long, rather than refused.

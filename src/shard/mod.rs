@@ -10,6 +10,7 @@ mod gate;
 mod guard;
 mod home;
 pub mod mailbox;
+mod names;
 mod notify;
 pub mod quota;
 mod rates;
@@ -20,7 +21,7 @@ pub mod table;
 mod tests;
 
 use crate::config::Config;
-use crate::deliver::Deliverer;
+use crate::deliver::{self, Deliverer};
 use crate::dns::DnsSettings;
 use crate::limits;
 use crate::route::Routes;
@@ -148,8 +149,16 @@ impl ShardCore {
         ShardCore {
             me,
             drain_timeout: config.drain_timeout,
-            home: Home::new(me, shards, Arc::clone(&config), tables, (&quotas, now), Arc::clone(&routes), log),
-            deliverer: Deliverer::new(me, config, routes, &dns, max_connections, seed),
+            home: Home::new(
+                me,
+                shards,
+                Arc::clone(&config),
+                Arc::clone(&tables),
+                (&quotas, now),
+                Arc::clone(&routes),
+                log,
+            ),
+            deliverer: Deliverer::new(me, config, tables, routes, &dns, max_connections, seed),
             post: Post::new(usize::from(me), mailboxes),
             report,
             recovered: Some(recovered),
@@ -177,7 +186,10 @@ impl ShardCore {
                     Mail::Verified { token, verdict } => self.home.verified(token, verdict, turn),
                     Mail::Settled(_) if planted!(SettledDropped) => {}
                     Mail::Settled(_) | Mail::Late(_) | Mail::Fetch { .. } => self.home.mail(mail),
-                    Mail::Control(Control::Tables(tables)) => self.home.set_tables(tables),
+                    Mail::Control(Control::Tables(tables)) => {
+                        self.deliverer.set_tables(Arc::clone(&tables));
+                        self.home.set_tables(tables);
+                    }
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
                 }
@@ -254,7 +266,10 @@ impl Shard for ShardCore {
             Event::Accepted { conn, listener, peer } => self.home.accepted(*conn, *listener, *peer, turn),
             Event::Worked { .. } => {
                 if let Event::Worked { token, result } = event {
-                    self.home.worked(token, result, turn);
+                    match token & deliver::WORK {
+                        0 => self.home.worked(token, result, turn),
+                        _ => self.deliverer.worked(token, result, turn),
+                    }
                 }
             }
             Event::Connected { conn }

@@ -5,7 +5,9 @@
 //! settled once its notification is on stable storage, so that no crash keeps a failure from its sender. Lives on the
 //! home shard of the messages. It refuses to notify the null sender, and to hold a record longer than it is needed.
 
+use super::names::{self, Named};
 use crate::limits;
+use crate::local::LocalTable;
 use crate::message::dsn::{self, Cause, DsnFacts, Form, RecipientReport, Reply};
 use crate::message::params::{BodyType, Notify, Ret};
 use crate::message::{Envelope, MessageId};
@@ -46,6 +48,8 @@ pub(super) enum What {
     Expired,
     /// Passed on to a next hop that will not report.
     Relayed,
+    /// In the mailbox.
+    Stored,
     /// They wait, and will be tried for so long. They have no outcome yet.
     Late { retry_until: Wall },
 }
@@ -57,10 +61,17 @@ impl What {
         match self {
             What::Refused | What::Expired => notify.wants_failure(),
             // The owner has picked those.
-            What::Relayed => true,
+            What::Relayed | What::Stored => true,
             What::Late { .. } => notify.wants_delay() || (by && notify.is_default()),
         }
     }
+}
+
+/// What a notification needs of this host.
+pub(super) struct Here<'a> {
+    pub(super) hostname: &'a str,
+    /// Senders may be local, and aliases.
+    pub(super) local: &'a LocalTable,
 }
 
 /// See the module. Lives on its shard.
@@ -117,7 +128,7 @@ impl Notifier {
         &mut self,
         notice: Notice,
         record: &Result<Slice, ReadError>,
-        hostname: &str,
+        here: &Here<'_>,
         log: &mut Log,
         now: Now,
     ) {
@@ -136,7 +147,7 @@ impl Notifier {
             tracing::error!(shard = self.me, %id, "its record is damaged: the sender cannot be told");
             return settle(&notice, log);
         };
-        if !dsn::may_notify(view.sender()) && !planted!(BounceOfBounce) {
+        if !dsn::may_notify(sender(&notice, &view)) && !planted!(BounceOfBounce) {
             return settle(&notice, log);
         }
         let told = told(&notice, &view, log);
@@ -144,7 +155,7 @@ impl Notifier {
             return settle(&notice, log);
         }
         let key = self.written.vacant_key();
-        match accept(&notice, &view, &told, hostname, NOTICE | key as u64, log, now) {
+        match accept(&notice, &view, &told, here, NOTICE | key as u64, log, now) {
             Ok(()) => {
                 self.written.insert(notice);
             }
@@ -180,12 +191,19 @@ fn settle(notice: &Notice, log: &mut Log) {
     let outcome = match notice.what {
         What::Refused => Outcome::Bounced,
         What::Expired => Outcome::Expired,
-        What::Relayed => Outcome::Delivered,
+        What::Relayed | What::Stored => Outcome::Delivered,
         What::Late { .. } => return,
     };
     for &index in notice.recipients.as_slice() {
         log.settle(notice.id, index, outcome);
     }
+}
+
+/// Who is told: the sender, or who keeps the list that the recipients have the message by. They are of one job, and so of one
+/// reverse-path.
+fn sender<'a>(notice: &Notice, view: &RecordView<'a>) -> &'a [u8] {
+    let first = notice.recipients.as_slice().first();
+    first.and_then(|index| view.params().reverse_path(*index)).unwrap_or(view.sender())
 }
 
 /// The recipients whose fate the sender wants to know.
@@ -203,12 +221,18 @@ fn accept(
     notice: &Notice,
     view: &RecordView<'_>,
     told: &[u16],
-    hostname: &str,
+    here: &Here<'_>,
     waiter: u64,
     log: &mut Log,
     now: Now,
 ) -> Result<(), spool::Refusal> {
-    let (params, options) = (view.params(), view.params().options());
+    let (params, mut options) = (view.params(), view.params().options());
+    let sender = sender(notice, view);
+    let mut envid = params.envid();
+    if sender != view.sender() {
+        // RFC 3461 §5.2.7: what the sender asked for ends at the list.
+        (options.ret, envid) = (None, b"");
+    }
     let reply = Reply { code: notice.reply.code, status: notice.reply.status, text: &notice.reply.text };
     let reports: Vec<_> = view
         .recipients()
@@ -222,6 +246,7 @@ fn accept(
                 What::Refused => Cause::Refused(reply),
                 What::Expired => Cause::Expired(Some(reply)),
                 What::Relayed => Cause::Relayed(reply),
+                What::Stored => Cause::Delivered,
                 What::Late { .. } => Cause::Delayed(Some(reply)),
             },
         })
@@ -238,18 +263,18 @@ fn accept(
     let mut body = Vec::new();
     let form = dsn::build(
         &DsnFacts {
-            host: hostname,
+            host: here.hostname,
             id,
             original: notice.id,
             arrived: view.accepted(),
             now: now.wall,
             retry_until: if let What::Late { retry_until } = notice.what { retry_until } else { now.wall },
-            sender: view.sender(),
+            sender,
             recipients: &reports,
             message: view.data(),
             whole,
             utf8: options.smtputf8,
-            envid: params.envid(),
+            envid,
             deliver_by: options.deliver_by.map(|by| by.until),
         },
         &mut body,
@@ -262,8 +287,15 @@ fn accept(
     }
     // RFC 8689 §5.
     envelope.options.require_tls = options.require_tls;
-    let at = memchr::memrchr(b'@', view.sender()).map_or(view.sender().len(), |at| at + 1);
-    envelope.add_recipient(view.sender(), at);
+    let at = memchr::memrchr(b'@', sender).map_or(sender.len(), |at| at + 1);
+    envelope.add_recipient(sender, at);
+    // Mail to a local alias goes to what it stands for, as at RCPT.
+    if let Named::Members(members) = names::named(here.local, sender, &sender[at..]) {
+        let fit: Vec<_> = members.iter().filter(|m| names::fits(m)).map(names::member).collect();
+        if !fit.is_empty() {
+            envelope.expand_last_recipient(&fit);
+        }
+    }
     let mut params = Vec::new();
     envelope.write_params(&mut params);
     let message = NewMessage {

@@ -7,6 +7,7 @@ mod bounces;
 mod bounds;
 mod delivery;
 mod edge;
+mod local;
 mod parameters;
 mod peers;
 mod quota;

@@ -200,13 +200,16 @@ impl World {
     }
 
     fn routes(&self) -> Routes {
-        match &self.config.delivery.smart_host {
+        let local = self.config.local.iter();
+        let local = local.flat_map(|block| block.domains.iter().map(|domain| (domain.as_str(), &block.deliver)));
+        let others = match &self.config.delivery.smart_host {
             Some(smart) => {
                 let HostName::Name(name) = &smart.host else { unreachable!("the world's smart host has a name") };
                 Routes::SmartHost(format!("{name}:{}", smart.port).parse().expect("a name and a port"))
             }
             None => Routes::Mx,
-        }
+        };
+        others.with_local(local)
     }
 
     /// Ends the process where it stands.

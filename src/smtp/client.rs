@@ -1,5 +1,5 @@
 //! PURE. The client machine: one connection to a mail exchanger, on which transactions follow one another (RFC 5321,
-//! RFC 2920).
+//! RFC 2920); or to an LMTP server, which answers for each recipient by itself (RFC 2033).
 //!
 //! In: the bytes the peer sent, the time, the driver's orders (`start`, `quit`). Out: what to send, in wire order, and
 //! events: the outcome of each recipient and each transaction, and why the connection ended. Lives on the shard that
@@ -10,7 +10,9 @@
 
 mod envelope;
 mod event;
+mod lmtp;
 mod settings;
+mod tls;
 
 pub use envelope::{By, MailParams, Rcpt};
 pub use event::{Awaited, ClientEvent, CloseReason, Outcome, RefusedAt, Transmit};
@@ -22,6 +24,7 @@ use crate::limits;
 use crate::message::params::BodyType;
 use crate::time::Moment;
 use event::{Events, Stored, StoredReason};
+use lmtp::Lmtp;
 use memchr::memchr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -105,6 +108,8 @@ pub struct Client {
     phase: Phase,
     tls_wish: TlsWish,
     tls: Option<TlsFacts>,
+    /// The peer speaks LMTP.
+    lmtp: Option<Lmtp>,
     capabilities: Capabilities,
     /// Transactions so far, for the peer's limit.
     mails: u32,
@@ -135,6 +140,7 @@ impl Client {
             phase: Phase::Greeting,
             tls_wish: TlsWish::Never,
             tls: None,
+            lmtp: None,
             capabilities: Capabilities::default(),
             mails: 0,
             current: None,
@@ -266,36 +272,6 @@ impl Client {
     }
 
     // --- commands -------------------------------------------------------------------------------------------------
-
-    /// Whether this connection is to go on under TLS. To be called before the greeting comes.
-    pub fn wish_tls(&mut self, wish: TlsWish) {
-        self.tls_wish = wish;
-    }
-
-    /// The connection is under TLS from its beginning (RFC 8314 §3). To be called before the greeting comes.
-    pub fn set_tls(&mut self, facts: TlsFacts) {
-        self.tls = Some(facts);
-    }
-
-    /// The handshake after [`ClientEvent::StartTls`] is done: what the peer announced before is forgotten, and asked for
-    /// again (RFC 3207 §4.2).
-    ///
-    /// # Panics
-    /// If no handshake was due.
-    pub fn tls_established(&mut self, facts: TlsFacts, now: Moment) {
-        assert!(self.phase == Phase::Handshake, "the machine asks for a handshake first");
-        self.tls = Some(facts);
-        self.capabilities = Capabilities::default();
-        self.say_ehlo();
-        self.watch(now);
-    }
-
-    /// The handshake came to nothing: the connection cannot be used, not even in the clear.
-    pub fn tls_failed(&mut self) {
-        if self.phase == Phase::Handshake {
-            self.close(StoredReason::TlsFailed);
-        }
-    }
 
     /// Begins a transaction. `sender` is empty for the null reverse-path; `recipients` are one at least, no more than the
     /// peer's limits allow, and all are addresses as the server machine accepted them. `token` names it in transmits and
@@ -473,8 +449,8 @@ impl Client {
             }
             // RFC 3207 §4.1: the client decides whether to go on.
             (Phase::StartTls, 4 | 5) => self.ready(),
-            // RFC 5321 §3.2: an old server does not know EHLO.
-            (Phase::Ehlo, 5) => {
+            // RFC 5321 §3.2: an old server does not know EHLO. RFC 2033 has nothing but LHLO.
+            (Phase::Ehlo, 5) if self.lmtp.is_none() => {
                 self.out.extend_from_slice(b"HELO ");
                 self.say_name();
                 self.phase = Phase::Helo;
@@ -514,6 +490,9 @@ impl Client {
             (Stage::Rcpt, 2 | 4 | 5) => {
                 if !refused {
                     t.accepted += 1;
+                    if let Some(lmtp) = &mut self.lmtp {
+                        lmtp.accepted(t.answered);
+                    }
                 } else if !t.finished {
                     let stored = self.events.store(reply);
                     self.events.push(Stored::Recipient(t.token, t.answered, stored));
@@ -532,6 +511,11 @@ impl Client {
                     }
                 }
             }
+            // Who answers the final dot if there is no recipient? RFC 2033 §4.2 has 503 here.
+            (Stage::Data, 3) if t.finished && self.lmtp.is_some() => {
+                self.current = Some(t);
+                return self.unexpected(reply);
+            }
             (Stage::Data, 3) => {
                 t.stage = Stage::Final;
                 if t.finished {
@@ -546,6 +530,7 @@ impl Client {
                 self.refuse(&mut t, RefusedAt::Data, reply);
                 return self.end(t);
             }
+            (Stage::Final, 2 | 4 | 5) if t.body_sent && self.lmtp.is_some() => return self.recipient_settled(t, reply),
             (Stage::Final, 2) if t.body_sent => {
                 if !t.finished {
                     let stored = self.events.store(reply);
@@ -597,6 +582,9 @@ impl Client {
         self.held.clear();
         self.held.shrink_to(limits::CLIENT_OUT_BYTES);
         self.held_at = 0;
+        if let Some(lmtp) = &mut self.lmtp {
+            lmtp.clear();
+        }
         self.current = self.next.take();
         if self.current.is_none() && self.quit_wanted {
             self.send_quit();
@@ -666,7 +654,7 @@ impl Client {
     }
 
     fn say_ehlo(&mut self) {
-        self.out.extend_from_slice(b"EHLO ");
+        self.out.extend_from_slice(if self.lmtp.is_some() { b"LHLO " } else { b"EHLO " });
         self.say_name();
         self.phase = Phase::Ehlo;
     }

@@ -86,6 +86,7 @@ impl Driver {
             assert!(!self.closed, "Closed is the last event");
             match event {
                 ClientEvent::Ready | ClientEvent::StartTls => {}
+                ClientEvent::Settled { .. } => panic!("this is no LMTP"),
                 ClientEvent::Recipient { token, index, reply } => {
                     let seen = self.seen.get_mut(&token).unwrap();
                     assert!(!seen.finished && index < seen.recipients, "{event:?}");

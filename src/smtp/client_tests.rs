@@ -22,6 +22,7 @@ fn event_text(event: ClientEvent<'_>) -> String {
         ClientEvent::Ready => "ready".into(),
         ClientEvent::StartTls => "starttls".into(),
         ClientEvent::Recipient { token, index, reply } => format!("{token} rcpt {index} {}", reply.code),
+        ClientEvent::Settled { token, index, reply } => format!("{token} settled {index} {}", reply.code),
         ClientEvent::Finished { token, outcome } => match outcome {
             Outcome::Accepted(r) => format!("{token} accepted {}", r.code),
             Outcome::Refused { stage, reply } => format!("{token} refused {stage:?} {}", reply.code),
@@ -79,7 +80,7 @@ impl Driver {
         self.sent()
     }
 
-    fn start(&mut self, token: u64, recipients: &[&str]) -> String {
+    pub(super) fn start(&mut self, token: u64, recipients: &[&str]) -> String {
         self.start_with(token, recipients, MailParams::default())
     }
 

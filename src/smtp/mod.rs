@@ -32,6 +32,8 @@ mod end_of_data_tests;
 #[cfg(test)]
 mod extension_tests;
 #[cfg(test)]
+mod lmtp_tests;
+#[cfg(test)]
 mod pair_tests;
 #[cfg(test)]
 mod property_tests;

@@ -206,7 +206,7 @@ impl Pair {
         while let Some(event) = self.client.poll_event() {
             assert!(self.closed.is_none(), "Closed is the last event");
             match event {
-                ClientEvent::Ready | ClientEvent::StartTls => {}
+                ClientEvent::Ready | ClientEvent::StartTls | ClientEvent::Settled { .. } => {}
                 ClientEvent::Recipient { token, index, .. } => self.refused.entry(token).or_default().push(index),
                 ClientEvent::Finished { token, outcome } => {
                     let text = match outcome {

@@ -134,6 +134,16 @@ pub mod text {
         NOT_FOR_YOU = "550 5.7.1 Not allowed for you";
         /// VRFY and EXPN: nobody.
         NO_SUCH_USER = "550 5.1.1 No such mailbox or list here";
+        /// RCPT: a local domain has no such mailbox or alias.
+        NO_MAILBOX = "550 5.1.1 No such mailbox here";
+        /// RCPT: an alias that leads to an address too long for a path.
+        BAD_MEMBER = "550 5.1.3 This alias leads to an address that cannot be written to";
+        /// VRFY, EXPN: several (RFC 5321 section 3.5.1).
+        AMBIGUOUS = "553 5.1.4 Several domains here have that name: write name@domain";
+        /// EXPN of a mailbox (RFC 5321 section 3.5.1).
+        NO_LIST = "550 5.1.0 That is a user name, not a mailing list";
+        /// EXPN of what is elsewhere.
+        LIST_ELSEWHERE = "550 5.1.0 That list is not here";
         /// XCLIENT and XFORWARD of those who may not.
         NOT_TRUSTED = "550 5.7.0 Your address is not among those that may send this command";
         /// XCLIENT or XFORWARD in a transaction.

@@ -436,6 +436,11 @@ impl Server {
                 self.state = State::Envelope;
                 out.extend_from_slice(text::RECIPIENT_OK);
             }
+            (Asked::Recipient, Answer::Recipients(members)) => {
+                self.state = State::Envelope;
+                self.envelope.expand_last_recipient(members);
+                out.extend_from_slice(text::RECIPIENT_OK);
+            }
             (Asked::Recipient, Answer::Reply(reply)) => {
                 self.state = State::Envelope;
                 self.envelope.remove_last_recipient();

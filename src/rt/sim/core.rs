@@ -183,6 +183,8 @@ pub struct Core {
     pub(super) kill_in_write: Option<u64>,
     pub(super) dead: bool,
     pub(super) spins: Option<usize>,
+    /// Whose port stands behind the path of a UNIX socket.
+    pub unix: BTreeMap<PathBuf, SocketAddr>,
     /// The window of new connections, octets: from, and so much more at most.
     pub window: (usize, usize),
     /// A turn keeps its shard busy for so long, microseconds: from, and so much more at most.
@@ -214,6 +216,7 @@ impl Core {
             kill_in_write: None,
             dead: false,
             spins: None,
+            unix: BTreeMap::new(),
             window: (4096, 60_000),
             turn_us: (1, 20),
         }

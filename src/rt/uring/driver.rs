@@ -308,6 +308,9 @@ impl Io for Backend {
     fn connect(&mut self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<ConnId> {
         self.sockets.connect(&mut self.ring, to, from)
     }
+    fn connect_unix(&mut self, path: &Path) -> io::Result<ConnId> {
+        self.sockets.connect_unix(&mut self.ring, path)
+    }
     fn datagram(&mut self, to: SocketAddr) -> io::Result<ConnId> {
         self.sockets.datagram(&mut self.ring, to)
     }

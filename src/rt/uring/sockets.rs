@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 /// What a ring entry was for, in the top byte of its user data; below it 24 bits of generation and 32 of number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -190,17 +191,27 @@ impl Sockets {
         if let Some(from) = from {
             socket.bind(&SocketAddr::new(from, 0).into())?;
         }
+        Ok(self.begin_connect(ring, socket, to.into()))
+    }
+
+    pub(super) fn connect_unix(&mut self, ring: &mut Ring, path: &Path) -> io::Result<ConnId> {
+        let target = SockAddr::unix(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+        Ok(self.begin_connect(ring, socket, target))
+    }
+
+    fn begin_connect(&mut self, ring: &mut Ring, socket: Socket, to: SockAddr) -> ConnId {
         let fd = socket.as_raw_fd();
         let conn = self.insert(socket.into(), true);
         let slot = &mut self.slots[conn.slot as usize];
-        let target = slot.target.insert(Box::new(to.into()));
+        let target = slot.target.insert(Box::new(to));
         slot.in_kernel += 1;
         let entry = opcode::Connect::new(types::Fd(fd), target.as_ptr().cast(), target.len())
             .build()
             .user_data(user_data(Kind::Connect, conn.generation, conn.slot));
         // SAFETY: the address is boxed in the slot, which is not reused before this entry's completion.
         unsafe { ring.push(entry) };
-        Ok(conn)
+        conn
     }
 
     pub(super) fn datagram(&mut self, ring: &mut Ring, to: SocketAddr) -> io::Result<ConnId> {

@@ -29,12 +29,13 @@ impl Home {
         // Twice: the list is looked through when it is longer than that.
         report("home.paused", self.paused.len(), 2 * sessions + 65);
         report("home.due", self.due.capacity(), 2 * sessions.max(4));
-        let [checks, guarded, verifying, guesses, networks, leases] = self.gate.sizes();
+        let [waiting, checking, guarded, asked, guesses, networks, leases] = self.gate.sizes();
+        report("home.passwords waiting", waiting, limits::AUTH_CHECKS_WAITING);
+        report("home.passwords being checked", checking, limits::AUTH_CHECKS);
+        report("home.domains asked for", asked, sessions);
         report("home.gate.leases", leases, sessions);
         report("home.gate.networks", networks, limits::CLIENT_NETWORKS);
-        report("home.gate.checks", checks, limits::AUTH_CHECKS_WAITING + limits::AUTH_CHECKS);
         report("home.gate.guarded", guarded, limits::AUTHS_WAITING);
-        report("home.gate.verifying", verifying, sessions);
         report("home.gate.guesses", guesses, limits::GUARD_KEYS);
         report("home.out", self.out.len(), 0);
         let [waiting, read, written] = self.notifier.sizes();

@@ -56,7 +56,7 @@ pub fn accounts() -> Accounts {
 }
 
 pub fn tables() -> Tables {
-    Tables { accounts: accounts(), tls: Some(Acceptor::simulated()) }
+    Tables { accounts: accounts(), tls: Some(Acceptor::simulated()), ..Tables::default() }
 }
 
 pub fn edge(seed: u64, config: Config) -> World {
@@ -92,6 +92,11 @@ fn secure(world: &mut World, listener: usize, host: IpAddr, piece: usize) -> Lin
     client
 }
 
+/// The data of a letter that a submission listener takes.
+pub fn mail(letter: &Letter) -> Vec<u8> {
+    [b"From: joe@sender.test\r\n", &letter.wire()[..]].concat()
+}
+
 /// A letter from joe by DATA, command by command; the reply that decides.
 pub fn send(world: &mut World, client: LinkId, letter: &Letter) -> Option<String> {
     for command in [format!("MAIL FROM:<{}>\r\n", letter.sender), format!("RCPT TO:<{}>\r\n", letter.recipients[0])] {
@@ -101,7 +106,7 @@ pub fn send(world: &mut World, client: LinkId, letter: &Letter) -> Option<String
         }
     }
     let reply = world.ask(client, b"DATA\r\n", 1)?;
-    if reply.starts_with("354") { world.ask(client, &letter.wire(), 1) } else { Some(reply) }
+    if reply.starts_with("354") { world.ask(client, &mail(letter), 1) } else { Some(reply) }
 }
 
 fn starts(reply: &Option<String>, with: &str) -> bool {
@@ -318,7 +323,7 @@ fn what_is_pipelined_behind_auth_waits_for_it() {
     let mut all = plain("joe", "pencil");
     all.extend_from_slice(b"MAIL FROM:<joe@sender.test>\r\nRCPT TO:<x@a.test>\r\nDATA\r\n");
     assert!(starts(&world.ask(client, &all, 4), "354"));
-    assert!(starts(&world.ask(client, &letter.wire(), 1), "250 2.0.0 "));
+    assert!(starts(&world.ask(client, &mail(&letter), 1), "250 2.0.0 "));
     assert!(world.run_until(secs(5), |w| marks(w, "x@a.test") == [1]));
 }
 

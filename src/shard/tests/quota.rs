@@ -16,7 +16,7 @@ fn limited(limits: &str) -> Tables {
     let secret = crate::accounts::Secret::Scram(keys).encode();
     let text = format!("[[account]]\nname = \"joe\"\nsecret = \"{secret}\"\nfrom = [\"joe@sender.test\"]\n{limits}\n");
     let accounts = Accounts::parse("accounts.toml", &text, [7; 32]).unwrap();
-    Tables { accounts, tls: Some(Acceptor::simulated()) }
+    Tables { accounts, tls: Some(Acceptor::simulated()), ..Tables::default() }
 }
 
 /// joe, on this shard.
@@ -78,7 +78,7 @@ fn recipients_count_for_themselves_and_the_rest_of_the_message_goes() {
         .collect();
     assert_eq!(replies, ["250", "250", "250", "452", "452"]);
     assert!(world.ask(client, b"DATA\r\n", 1).unwrap().starts_with("354"));
-    assert!(world.ask(client, &Letter::new(1, &[]).wire(), 1).unwrap().starts_with("250"));
+    assert!(world.ask(client, &edge::mail(&Letter::new(1, &[])), 1).unwrap().starts_with("250"));
     // A day later they are free again, to the second.
     world.ask(client, b"QUIT\r\n", 1);
     world.run(Duration::from_secs(86_400 - 600));

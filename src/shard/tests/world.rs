@@ -5,12 +5,15 @@
 //! Refuses: chance of its own.
 
 mod client;
+mod lmtp;
 
 pub use crate::sim::client::Letter;
 pub use crate::sim::hop::{Act, At, Hop, Mood, Received};
 pub use crate::sim::world::config;
+pub use lmtp::Lmtp;
 
 use crate::config::Config;
+use crate::local::{Block, LocalTable, Target, TextFile};
 use crate::message::Envelope;
 use crate::rt::sim::{End, HostSide, LinkId, Reading, Step};
 use crate::shard::Tables;
@@ -124,6 +127,29 @@ impl World {
 
     pub fn with(seed: u64, shards: u16, config: Config, max_connections: usize) -> World {
         World::guarded(seed, shards, config, max_connections, Tables::default())
+    }
+
+    /// One whose configuration has this `[[local]]`, with these mailboxes and aliases.
+    pub fn with_local(
+        seed: u64,
+        mut config: Config,
+        deliver: &str,
+        mailboxes: Option<&str>,
+        aliases: Option<&str>,
+    ) -> World {
+        let (domains, deliver) =
+            (vec!["here.test".to_owned(), "also.test".to_owned()], Target::parse(deliver).unwrap());
+        let block = Block {
+            domains: &domains,
+            deliver: deliver.clone(),
+            mailboxes: mailboxes.map(|text| TextFile { name: "mailboxes", text }),
+            aliases: aliases.map(|text| TextFile { name: "aliases", text }),
+            subaddress: "+",
+        };
+        let tables = Tables { local: LocalTable::build(&[block]).unwrap().table, ..Tables::default() };
+        let subaddress = "+".to_owned();
+        config.local = vec![crate::config::Local { domains, deliver, mailboxes: None, aliases: None, subaddress }];
+        World::guarded(seed, 1, config, 1000, tables)
     }
 
     /// With accounts and certificates.
@@ -260,6 +286,13 @@ impl World {
     /// What a recipient got, notifications included.
     pub fn got(&self, recipient: &str) -> Vec<&Received> {
         self.received().filter(|r| r.recipients.iter().any(|to| to == recipient)).collect()
+    }
+
+    /// An LMTP server at `address`, port 24.
+    pub fn lmtp(&mut self, address: &str) -> Lmtp {
+        let server = Lmtp::default();
+        self.sim.hosts.insert(address.parse().unwrap(), Machine::Other(Box::new(server.clone())));
+        server
     }
 
     // --- clients ----------------------------------------------------------------------------------------------------

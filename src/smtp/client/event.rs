@@ -27,7 +27,8 @@ pub enum ClientEvent<'a> {
     /// The peer has answered STARTTLS with 220: what comes next on the wire is the TLS handshake (RFC 3207 §4). Then
     /// `Client::tls_established` or `Client::tls_failed`.
     StartTls,
-    /// One recipient was refused. Those of a transaction that have no such event share its outcome.
+    /// One recipient was refused. Those of a transaction that have no such event, nor [`ClientEvent::Settled`], share its
+    /// outcome.
     Recipient {
         /// As given to `Client::start`.
         token: u64,
@@ -36,11 +37,20 @@ pub enum ClientEvent<'a> {
         /// The reply to its RCPT.
         reply: Reply<'a>,
     },
+    /// LMTP: the reply to the message for one recipient, whose outcome that is: 2yz, 4yz or 5yz.
+    Settled {
+        /// As given to `Client::start`.
+        token: u64,
+        /// Its place, as in [`ClientEvent::Recipient`].
+        index: u32,
+        /// That reply.
+        reply: Reply<'a>,
+    },
     /// A transaction is over; each one started has exactly one such event.
     Finished {
         /// As given to `Client::start`.
         token: u64,
-        /// For every recipient that was not refused by itself.
+        /// For every recipient that had no event of its own.
         outcome: Outcome<'a>,
     },
     /// The connection cannot be used any more; always the last event. Flush what there is to send, and close.
@@ -136,6 +146,7 @@ pub(super) enum Stored {
     Ready,
     StartTls,
     Recipient(u64, u32, StoredReply),
+    Settled(u64, u32, StoredReply),
     Accepted(u64, StoredReply),
     Refused(u64, RefusedAt, StoredReply),
     Lost(u64, bool),
@@ -209,6 +220,7 @@ impl Events {
             Stored::Ready => ClientEvent::Ready,
             Stored::StartTls => ClientEvent::StartTls,
             Stored::Recipient(token, index, r) => ClientEvent::Recipient { token, index, reply: reply(r) },
+            Stored::Settled(token, index, r) => ClientEvent::Settled { token, index, reply: reply(r) },
             Stored::Accepted(token, r) => ClientEvent::Finished { token, outcome: Outcome::Accepted(reply(r)) },
             Stored::Refused(token, stage, r) => {
                 ClientEvent::Finished { token, outcome: Outcome::Refused { stage, reply: reply(r) } }

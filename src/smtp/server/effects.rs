@@ -1,6 +1,6 @@
 //! PURE. What the server machine asks of its driver, and what the driver answers.
 
-use crate::message::MessageId;
+use crate::message::{Member, MessageId};
 use crate::smtp::data::Fault;
 use crate::smtp::forwarded::Attributes;
 use crate::smtp::policy::PeerFacts;
@@ -60,7 +60,7 @@ pub enum Verdict {
 pub enum Question {
     /// May the envelope's sender send? [`Answer::Yes`] or [`Answer::Reply`].
     Sender,
-    /// May the envelope's last recipient be sent to? [`Answer::Yes`] or [`Answer::Reply`].
+    /// May the envelope's last recipient be sent to? [`Answer::Yes`], [`Answer::Recipients`] or [`Answer::Reply`].
     Recipient,
     /// VRFY of this: [`Answer::Reply`].
     Verify(Vec<u8>),
@@ -79,6 +79,8 @@ pub enum Question {
 pub enum Answer<'a> {
     /// Yes.
     Yes,
+    /// Yes, and it stands for these, which are so few that the envelope stays within `limits::RECIPIENTS`.
+    Recipients(&'a [Member<'a>]),
     /// This reply, whole, with its CRLF; for a sender or recipient a refusal.
     Reply(&'a [u8]),
     /// For AUTH.

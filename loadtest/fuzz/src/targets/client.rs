@@ -148,6 +148,7 @@ impl Session {
                 let asked: Vec<_> = asked.collect();
                 match event {
                     ClientEvent::Ready | ClientEvent::StartTls => {}
+                    ClientEvent::Settled { .. } => panic!("this is no LMTP"),
                     ClientEvent::Recipient { token, index, reply } => {
                         *self.refused_rcpts.entry(token).or_default() += 1;
                         assert!(asked.contains(&(Asked::Rcpt(token, index), reply.code)), "{event:?} by {asked:?}");
