@@ -520,7 +520,8 @@ pub const QUOTA_AHEAD: u32 = 1 << 20;
 pub const QUOTA_WAITING: usize = 65_536;
 /// Keys that one sweep of an owner looks at, to forget those with nothing that counts: some 20 µs.
 pub const QUOTA_SWEEP_KEYS: usize = 256;
-/// Difference between both clocks' advance above which the wall clock was set, and a snapshot says so.
+/// Difference between the clocks' advance above which the wall clock was set, and a snapshot says so; after a restart each
+/// unit counts so much longer, for a step below it.
 pub const QUOTA_CLOCK_STEP: Duration = Duration::from_secs(2);
 /// The largest snapshot that is read. One account's keys take some hundred octets, 16 KiB at the very most.
 pub const QUOTA_SNAPSHOT_BYTES: u32 = 1 << 31;

@@ -17,7 +17,7 @@
 //! The price: a unit comes back when the last use of its lease is a window ago. A shard that asks seldom gets leases of one,
 //! used at once, and its units come back to the nanosecond; a busy one gets more at a time, all used within a second
 //! or so. A key with more than [`limits::QUOTA_MARKS`] such moments has them rounded up to
-//! (window + 40 s) / [`limits::QUOTA_SLOTS`], about a second of a minute and a quarter of an hour of a day.
+//! (window + 42 s) / [`limits::QUOTA_SLOTS`], about a second of a minute and a quarter of an hour of a day.
 //!
 //! Nobody is refused while a unit is free anywhere: the owner first recalls what lies unused in other purses. What it says
 //! then is exact: when as many units as were asked for will be free, if nobody else takes them.
@@ -26,7 +26,9 @@
 //!
 //! In a run only the monotonic clock counts, which all shards share; the wall clock may be set as anybody likes. Snapshots
 //! say how long each unit still counts, and the wall clock of that moment; a restart takes off the time since, which is
-//! none if the clock was set back. (A clock set forward while no process runs looks like time that has passed.) What was
+//! none if the clock was set back. A step of more than [`limits::QUOTA_CLOCK_STEP`] while a process runs makes it write
+//! another; for a smaller one each unit counts so much longer after a restart. (A clock set forward while no process runs
+//! looks like time that has passed, and frees what that much time would.) What was
 //! leased when a process died counts as used, to the end its lease could have had. No lease is handed out before a
 //! snapshot with it is on stable storage.
 //!

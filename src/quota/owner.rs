@@ -137,6 +137,8 @@ impl Owner {
         }
         let book =
             |saved: Saved| Book { run: saved.run, tracks: saved.tracks, leases: Vec::new(), waiting: VecDeque::new() };
+        // A start is a new reckoning of the clocks.
+        owner.save = !latest.is_empty();
         owner.books = latest.into_iter().map(|(key, saved)| (key, book(saved))).collect();
         (owner, refused)
     }

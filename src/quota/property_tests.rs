@@ -68,7 +68,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (shard(), prop::bool::weighted(0.85)).prop_map(|(shard, ok)| Step::Write { shard, ok }),
         8 => prop_oneof![3 => 0..300u32, 3 => 300..4000u32, 1 => 4000..40_000u32].prop_map(|millis| Step::Pass { millis }),
         4 => shard().prop_map(|shard| Step::Sweep { shard }),
-        1 => prop_oneof![-4000..4000i32, -20..20i32].prop_map(|seconds| Step::SetClock { seconds }),
+        1 => prop_oneof![-4000..4000i32, -20..20i32, 0..3i32].prop_map(|seconds| Step::SetClock { seconds }),
         2 => (1..5u8, 0..=1000u16, 0..20_000u16).prop_map(|(shards, torn, down)| Step::Crash { shards, torn, down }),
     ]
 }
@@ -186,7 +186,9 @@ impl World {
                 self.answers.push((self.next, Answer::Taken(receipt)));
                 self.used(receipt, shard, key);
             }
-            Take::Waiting => drop(self.waiting.insert(self.next, (shard, key, units))),
+            Take::Waiting => {
+                self.waiting.insert(self.next, (shard, key, units));
+            }
             Take::Unavailable => panic!("few wait"),
         }
         self.next
@@ -247,6 +249,10 @@ impl World {
         true
     }
 
+    fn write_all(&mut self) -> bool {
+        (0..self.shards).fold(false, |any, shard| self.write(shard, true) | any)
+    }
+
     /// One way of all mail, then all writes. Whether there was any.
     fn half_trip(&mut self) -> bool {
         self.collect();
@@ -255,10 +261,7 @@ impl World {
         for ((from, to), count) in links {
             any |= self.deliver(from, to, count);
         }
-        for shard in 0..self.shards {
-            any |= self.write(shard, true);
-        }
-        any
+        self.write_all() | any
     }
 
     fn settle(&mut self) {
@@ -279,7 +282,9 @@ impl World {
     fn run(&mut self, step: &Step) {
         let of = |shard: u8, shards: u16| u16::from(shard) % shards;
         match *step {
-            Step::Take { shard, key, units } => drop(self.take(of(shard, self.shards), usize::from(key), units)),
+            Step::Take { shard, key, units } => {
+                self.take(of(shard, self.shards), usize::from(key), units);
+            }
             Step::Prefetch { shard, key, units } => {
                 let (now, at) = (self.now().mono, usize::from(of(shard, self.shards)));
                 let (name, limits) = &self.keys[usize::from(key)];
@@ -296,8 +301,11 @@ impl World {
                 self.deliver(of(from, self.shards), of(to, self.shards), usize::from(count));
             }
             Step::Settle => self.settle(),
-            Step::Write { shard, ok } => drop(self.write(of(shard, self.shards), ok)),
-            Step::Pass { millis } => self.time += Duration::from_millis(millis.into()),
+            Step::Write { shard, ok } => {
+                self.write(of(shard, self.shards), ok);
+            }
+            // Not whole milliseconds, as the wall clock has them.
+            Step::Pass { millis } => self.time += Duration::from_millis(millis.into()) + Duration::from_nanos(345_678),
             Step::Sweep { shard } => {
                 let (now, at) = (self.now(), usize::from(of(shard, self.shards)));
                 self.purses[at].sweep(now.mono);
@@ -311,14 +319,10 @@ impl World {
                 if self.unsafe_to_crash {
                     // The owners see it with their next sweep, once no write of before is under way.
                     for _ in 0..2 {
-                        (0..self.shards).for_each(|shard| {
-                            self.write(shard, true);
-                        });
+                        self.write_all();
                         self.sweep();
                     }
-                    (0..self.shards).for_each(|shard| {
-                        self.write(shard, true);
-                    });
+                    self.write_all();
                     self.unsafe_to_crash = false;
                 }
                 self.time += Duration::from_millis(down.into());
@@ -381,8 +385,8 @@ proptest! {
         }
         prop_assert!(world.waiting.is_empty(), "{:?}", world.waiting);
         world.time += LONG + QUOTA_WRITE_TIMEOUT + QUOTA_LEASE_TIME + Duration::from_secs(5);
-        for key in 0..world.keys.len() {
-            for n in 0..amounts[key] {
+        for (key, amount) in amounts.into_iter().enumerate() {
+            for n in 0..amount {
                 let token = world.take(u16::try_from(n).unwrap() % world.shards, key, 1);
                 world.settle();
                 let (last, answer) = *world.answers.last().unwrap();

@@ -24,7 +24,7 @@
 
 use super::track::{Track, longest};
 use super::{Key, Limit, Limits};
-use crate::limits::{QUOTA_LIMITS, QUOTA_MARKS, QUOTA_SNAPSHOT_BYTES};
+use crate::limits::{QUOTA_CLOCK_STEP, QUOTA_LIMITS, QUOTA_MARKS, QUOTA_SNAPSHOT_BYTES};
 use crate::time::{Moment, Now, Wall};
 use std::time::Duration;
 use thiserror::Error;
@@ -277,7 +277,9 @@ impl<'a> Reader<'a> {
             if units == 0 || total > u64::MAX >> 8 {
                 return None;
             }
-            let left = Duration::from_millis(left).saturating_sub(since).min(longest(window));
+            // The clock may have been set forward by a step that nobody noticed.
+            let left = (Duration::from_millis(left).saturating_add(QUOTA_CLOCK_STEP)).saturating_sub(since);
+            let left = left.min(longest(window));
             track.add(now + left, units, now);
         }
         Some(track)
