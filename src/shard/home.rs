@@ -5,6 +5,7 @@
 //! replies, file operations, `Handoff` and `Fetched` to owners, facts to the notifier of senders. It refuses to deliver
 //! anything.
 
+mod answers;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 #[cfg(test)]
@@ -12,8 +13,7 @@ mod inject;
 
 use super::event::{self, Event, NoticeKind};
 use super::gate::{Gate, Tables};
-use super::guard::GuardMail;
-use super::mailbox::{self, DomainVerdict, FinalOutcome, Handoff, Late, Mail, Settled};
+use super::mailbox::{self, FinalOutcome, Handoff, Late, Mail, Settled};
 use super::notify::{self, Here, Notice, Notifier, What};
 use super::quota::{self, QuotaFiles};
 use super::session::{self, Context, Fate, Session};
@@ -26,10 +26,9 @@ use crate::message::MessageId;
 use crate::message::params::Params;
 use crate::message::trace::DateCache;
 use crate::queue::RecipientSet;
-use crate::quota::{ToOwner, ToPurse};
 use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
-use crate::rt::{ConnId, Event as RtEvent, WorkResult};
+use crate::rt::{ConnId, Event as RtEvent};
 use crate::smtp::server::Verdict;
 use crate::spool::{self, Effect, FileError, FileNo, Log, Outcome, ReadError, RecipientView, RecordView};
 use crate::time::{Moment, Now, Wall};
@@ -305,70 +304,6 @@ impl Home {
             self.end_event(conn, if lingered { Fate::Over } else { fate }, turn);
         }
         self.due = due;
-    }
-
-    /// Work on another thread has ended: a password was checked.
-    pub(super) fn worked(&mut self, token: u64, result: WorkResult, turn: &mut Turn<'_>) {
-        let Some((conn, reply)) = self.gate.worked(token, result, turn) else { return };
-        let fate = self.with_session(conn, turn, |session, turn, context, out| {
-            session.answered(reply, turn, out);
-            session.proceed(turn, context, out)
-        });
-        self.end_event(conn, fate, turn);
-    }
-
-    /// Guessed passwords: another shard asks, tells or answers.
-    pub(super) fn guard(&mut self, mail: GuardMail, turn: &mut Turn<'_>) {
-        self.gate.guard(mail, turn);
-        self.auth_answers(turn);
-    }
-
-    /// Sending limits: a purse asks, or gives back.
-    pub(super) fn quota_owner(&mut self, mail: ToOwner, now: Now) {
-        self.gate.quotas.to_owner(mail, now.mono);
-    }
-
-    /// Sending limits: an owner has answered.
-    pub(super) fn quota_purse(&mut self, mail: ToPurse, turn: &mut Turn<'_>) {
-        self.gate.quotas.to_purse(mail, turn.now.mono);
-        self.quota_answers(turn);
-    }
-
-    /// Sessions whose wait for a lease is over.
-    fn quota_answers(&mut self, turn: &mut Turn<'_>) {
-        while let Some((conn, reply)) = self.gate.charged(turn.now) {
-            let fate = self.with_session(conn, turn, |session, turn, context, out| {
-                session.answered(reply, turn, out);
-                session.proceed(turn, context, out)
-            });
-            self.end_event(conn, fate, turn);
-        }
-    }
-
-    /// Answers to AUTH that have waited long enough.
-    fn auth_answers(&mut self, turn: &mut Turn<'_>) {
-        while let Some((conn, question)) = self.gate.due(turn.now.mono) {
-            let mut answer = None;
-            if let Some(session) = self.sessions.get_mut(conn) {
-                answer = self.gate.check(conn, question, session.server.tls(), turn);
-            }
-            let Some(reply) = answer else { continue };
-            let fate = self.with_session(conn, turn, |session, turn, context, out| {
-                session.answered(reply, turn, out);
-                session.proceed(turn, context, out)
-            });
-            self.end_event(conn, fate, turn);
-        }
-    }
-
-    /// DNS has told of a domain that a session asked for.
-    pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict, turn: &mut Turn<'_>) {
-        let Some((conn, reply)) = self.gate.verified(token, verdict, turn.now) else { return };
-        let fate = self.with_session(conn, turn, |session, turn, context, out| {
-            session.answered(reply, turn, out);
-            session.proceed(turn, context, out)
-        });
-        self.end_event(conn, fate, turn);
     }
 
     /// New accounts, certificates, local names.
