@@ -274,8 +274,10 @@ impl Owner {
     }
 
     /// Wants a snapshot of how things are now: at the end of a run, so that what was given back does not count in the next.
+    ///
+    /// With nothing to say it wants none: what earlier ones say has lapsed by itself.
     pub fn save(&mut self) {
-        self.save = true;
+        self.save = !(self.books.is_empty() && self.kept.is_empty());
     }
 
     /// Whether nothing is to be written and nothing is being written.
@@ -309,7 +311,7 @@ impl Owner {
         if self.writing.is_none()
             && wall.abs_diff(i128::try_from(mono).unwrap_or(i128::MAX)) > QUOTA_CLOCK_STEP.as_millis()
         {
-            self.save = true;
+            self.save();
         }
     }
 }
