@@ -340,7 +340,17 @@ impl Gate {
             // Everybody may write to who is here.
             Named::Mailbox => return self.charge(conn, server.account(), Unit::Recipient, turn.now),
             Named::Nobody => return Some(Reply::Text(text::NO_MAILBOX.to_vec())),
-            Named::Members(members) => return Some(expansion(members, server)),
+            Named::Members(members) => {
+                // It counts as the one that the client has named.
+                let reply = expansion(members, server);
+                if matches!(reply, Reply::Text(_)) {
+                    return Some(reply);
+                }
+                return match self.charge(conn, server.account(), Unit::Recipient, turn.now) {
+                    Some(Reply::Yes) => Some(reply),
+                    other => other,
+                };
+            }
         }
         if !server.peer().may_relay && server.account().is_none() {
             return Some(Reply::Text(text::NO_RELAY.to_vec()));
@@ -352,6 +362,15 @@ impl Gate {
             return self.charge(conn, server.account(), Unit::Recipient, turn.now);
         }
         self.verify(conn, Whose::Recipient, recipient.domain, server.account(), turn)
+    }
+
+    /// An answer that came later says yes to the session's last recipient: what it stands for takes its place.
+    pub(super) fn expanded(&self, reply: Reply, server: &Server) -> Reply {
+        let (Reply::Yes, Some(recipient)) = (&reply, server.envelope().recipients().last()) else { return reply };
+        match names::named(&self.tables.local, recipient.address, recipient.domain) {
+            Named::Members(members) => expansion(members, server),
+            Named::Elsewhere | Named::Nobody | Named::Mailbox => reply,
+        }
     }
 
     /// Who has a mailbox or an alias here.

@@ -8,12 +8,13 @@
 mod answers;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
+mod hand_off;
 #[cfg(test)]
 mod inject;
 
 use super::event::{self, Event, NoticeKind};
 use super::gate::{Gate, Tables};
-use super::mailbox::{self, FinalOutcome, Handoff, Late, Mail, Settled};
+use super::mailbox::{FinalOutcome, Late, Mail, Settled};
 use super::notify::{self, Here, Notice, Notifier, What};
 use super::quota::{self, QuotaFiles};
 use super::session::{self, Context, Fate, Session};
@@ -23,21 +24,21 @@ use super::{Turn, micros};
 use crate::config::{Config, ListenerKind};
 use crate::limits;
 use crate::message::MessageId;
-use crate::message::params::Params;
 use crate::message::trace::DateCache;
-use crate::queue::RecipientSet;
 use crate::route::{Routes, Splitter};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::smtp::server::Verdict;
-use crate::spool::{self, Effect, FileError, FileNo, Log, Outcome, ReadError, RecipientView, RecordView};
-use crate::time::{Moment, Now, Wall};
+use crate::spool::{self, Effect, FileError, FileNo, Log, Outcome, ReadError, RecordView};
+use crate::time::{Moment, Now};
 use slab::Slab;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub(super) use hand_off::Message;
 
 /// See the module. Lives on its shard.
 pub(super) struct Home {
@@ -72,18 +73,6 @@ pub(super) struct Home {
     about_to_finish: usize,
     /// When the first message came that the next commit will hold.
     first_waiting: Option<Moment>,
-}
-
-/// What an owner must know of a message beside its recipients.
-pub(super) struct Message<'a> {
-    pub(super) id: MessageId,
-    pub(super) accepted: Wall,
-    /// Since it was accepted, or released if it was held.
-    pub(super) age: Duration,
-    /// Octets.
-    pub(super) size: u32,
-    pub(super) record: Option<&'a Slice>,
-    pub(super) params: Params<'a>,
 }
 
 /// Whom a read of the log is for.
@@ -466,49 +455,6 @@ impl Home {
             session.proceed(turn, context, out)
         });
         self.end_event(conn, fate, turn);
-    }
-
-    /// Gives the recipients of a message that have no outcome yet to the owners of their destinations.
-    pub(super) fn hand_off<'r, R: Iterator<Item = RecipientView<'r>>>(
-        &mut self,
-        facts: &Message<'_>,
-        recipients: impl Fn() -> R,
-        turn: &mut Turn<'_>,
-    ) {
-        let (me, shards, routes) = (self.me, self.shards, &self.routes);
-        let connections = self.config.delivery.connections_per_destination;
-        let terms = mailbox::terms(facts.params, facts.accepted, turn.now);
-        // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
-        let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
-        let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
-        let lists: BTreeMap<u16, &[u8]> = facts.params.reverse_paths().collect();
-        routes.split(&mut self.splitter, recipients().map(|r| r.domain), |destination, group| {
-            let owner = routes.owner(destination, me, shards, connections);
-            let mut hand = |group: &[u16]| {
-                for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
-                    let handoff = Handoff {
-                        id: facts.id,
-                        home: me,
-                        age: facts.age,
-                        handed: turn.now.mono,
-                        size: facts.size,
-                        domain: destination.into(),
-                        recipients: RecipientSet::from_slice(part),
-                        record: facts.record.cloned(),
-                        terms: terms.clone(),
-                    };
-                    turn.post.send(usize::from(owner), Mail::Handoff(handoff));
-                }
-            };
-            if !gaps && lists.is_empty() {
-                return hand(group);
-            }
-            let group = group.iter().map(|i| if gaps { indices[usize::from(*i)] } else { *i });
-            // A transaction has one reverse-path.
-            let mut by_path: BTreeMap<Option<&[u8]>, Vec<u16>> = BTreeMap::new();
-            group.for_each(|index| by_path.entry(lists.get(&index).copied()).or_default().push(index));
-            by_path.values().for_each(|group| hand(group));
-        });
     }
 
     /// What an owner has to say.

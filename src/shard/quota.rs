@@ -157,11 +157,11 @@ impl Quotas {
         }
     }
 
-    pub(super) fn to_owner(&mut self, mail: ToOwner, now: Moment) {
+    pub(super) fn owner_mail(&mut self, mail: ToOwner, now: Moment) {
         self.owner.handle(mail, now);
     }
 
-    pub(super) fn to_purse(&mut self, mail: ToPurse, now: Moment) {
+    pub(super) fn purse_mail(&mut self, mail: ToPurse, now: Moment) {
         self.purse.handle(mail, now);
     }
 

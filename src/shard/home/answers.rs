@@ -27,12 +27,12 @@ impl Home {
 
     /// Sending limits: a purse asks, or gives back.
     pub(in crate::shard) fn quota_owner(&mut self, mail: ToOwner, now: Now) {
-        self.gate.quotas.to_owner(mail, now.mono);
+        self.gate.quotas.owner_mail(mail, now.mono);
     }
 
     /// Sending limits: an owner has answered.
     pub(in crate::shard) fn quota_purse(&mut self, mail: ToPurse, turn: &mut Turn<'_>) {
-        self.gate.quotas.to_purse(mail, turn.now.mono);
+        self.gate.quotas.purse_mail(mail, turn.now.mono);
         self.quota_answers(turn);
     }
 
@@ -40,6 +40,7 @@ impl Home {
     pub(super) fn quota_answers(&mut self, turn: &mut Turn<'_>) {
         while let Some((conn, reply)) = self.gate.charged(turn.now) {
             let fate = self.with_session(conn, turn, |session, turn, context, out| {
+                let reply = context.gate.expanded(reply, &session.server);
                 session.answered(reply, turn, out);
                 session.proceed(turn, context, out)
             });

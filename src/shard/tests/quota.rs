@@ -104,3 +104,28 @@ fn a_session_that_goes_while_it_waits_leaves_nothing() {
     assert_eq!(world.held("home.gate.leases"), 0);
     assert_eq!(world.held("home.sessions"), 0);
 }
+
+#[test]
+fn an_alias_counts_as_the_one_that_was_named_and_is_expanded_also_where_the_lease_comes_late() {
+    for shard in 0..2 {
+        let (mut config, mut tables) = (edge_config(), limited("recipients_per_day = 2"));
+        let aliases = Some("team: alice, bob\n");
+        World::make_local(&mut config, &mut tables, "lmtp:10.0.0.24:24", Some("alice\nbob\n"), aliases);
+        let mut world = World::guarded(3300, 2, config, 1000, tables);
+        let server = world.lmtp("10.0.0.24");
+        let client = joe(&mut world, shard).unwrap();
+        world.ask(client, b"MAIL FROM:<joe@sender.test>\r\n", 1);
+        let mut rcpt = |to: &str| world.ask(client, format!("RCPT TO:<{to}>\r\n").as_bytes(), 1).unwrap();
+        assert!(rcpt("team@here.test").starts_with("250"), "by shard {shard}");
+        assert!(rcpt("nobody@here.test").starts_with("550 5.1.1"), "who is not there does not count");
+        assert!(rcpt("alice@also.test").starts_with("250"));
+        assert!(rcpt("team@here.test").starts_with("452 4.7.1"));
+        assert!(rcpt("bob@here.test").starts_with("452 4.7.1"));
+        world.ask(client, b"DATA\r\n", 1);
+        assert!(world.ask(client, &edge::mail(&Letter::new(1, &[])), 1).unwrap().starts_with("250"));
+        let count = |to: &str| server.mailbox(to).len();
+        let got = || (count("alice@here.test"), count("bob@here.test"), count("alice@also.test"));
+        assert!(world.run_until(secs(20), |_| got() == (1, 1, 1)), "{:?}", got());
+        assert_eq!(count("team@here.test"), 0, "not as it was named");
+    }
+}

@@ -137,6 +137,19 @@ impl World {
         mailboxes: Option<&str>,
         aliases: Option<&str>,
     ) -> World {
+        let mut tables = Tables::default();
+        World::make_local(&mut config, &mut tables, deliver, mailboxes, aliases);
+        World::guarded(seed, 1, config, 1000, tables)
+    }
+
+    /// here.test and also.test are local domains.
+    pub fn make_local(
+        config: &mut Config,
+        tables: &mut Tables,
+        deliver: &str,
+        mailboxes: Option<&str>,
+        aliases: Option<&str>,
+    ) {
         let (domains, deliver) =
             (vec!["here.test".to_owned(), "also.test".to_owned()], Target::parse(deliver).unwrap());
         let block = Block {
@@ -146,10 +159,9 @@ impl World {
             aliases: aliases.map(|text| TextFile { name: "aliases", text }),
             subaddress: "+",
         };
-        let tables = Tables { local: LocalTable::build(&[block]).unwrap().table, ..Tables::default() };
+        tables.local = LocalTable::build(&[block]).unwrap().table;
         let subaddress = "+".to_owned();
         config.local = vec![crate::config::Local { domains, deliver, mailboxes: None, aliases: None, subaddress }];
-        World::guarded(seed, 1, config, 1000, tables)
     }
 
     /// With accounts and certificates.
