@@ -35,7 +35,10 @@ fn commands(c: &mut Criterion) {
     for (name, line) in LINES {
         group.bench_function(format!("{name}/ringpost"), |b| {
             b.iter(|| {
-                let Line::Whole(line) = command::find_line(black_box(line)) else { panic!("a whole line") };
+                let Line::Whole(line) = command::find_line(black_box(line), ringpost::limits::COMMAND_LINE_BYTES)
+                else {
+                    panic!("a whole line")
+                };
                 black_box(command::parse(line)).is_ok()
             });
         });
@@ -47,7 +50,7 @@ fn commands(c: &mut Criterion) {
     group.bench_function("pipelined/ringpost", |b| {
         b.iter(|| {
             let (mut rest, mut good) = (black_box(pipelined.as_slice()), 0);
-            while let Line::Whole(line) = command::find_line(rest) {
+            while let Line::Whole(line) = command::find_line(rest, ringpost::limits::COMMAND_LINE_BYTES) {
                 good += u32::from(black_box(command::parse(line)).is_ok());
                 rest = &rest[line.len() + 2..];
             }
