@@ -477,8 +477,10 @@ proptest! {
                 changed[whole - 4..].copy_from_slice(&crc.to_le_bytes());
                 let (mut owner, _) = Owner::restore(0, 1, [&changed[..]], now);
                 owner.save();
-                let written = owner.poll_write(now).unwrap();
-                prop_assert!(Owner::restore(0, 1, [&written.bytes[..]], now).1.is_empty());
+                // Nothing is written where nothing counts any more.
+                if let Some(written) = owner.poll_write(now) {
+                    prop_assert!(Owner::restore(0, 1, [&written.bytes[..]], now).1.is_empty());
+                }
             } else if !same {
                 prop_assert!(Owner::restore(0, 1, [&changed[..]], now).1.len() == 1, "changed");
             }
