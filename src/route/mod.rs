@@ -13,7 +13,7 @@
 //! share hand their mail to those that have one. A configuration is not refused for it: the limit is the smart host's
 //! wish, the number of shards that of the machine, and neither knows of the other.
 //!
-//! **Local domains** go to their LMTP server, or into their Maildirs, whatever is done with all others: [`local`].
+//! **Local domains** go to their LMTP server, or into their Maildirs, whatever is done with all others: `local`.
 
 mod hash;
 mod local;

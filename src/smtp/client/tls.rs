@@ -18,7 +18,7 @@ impl Client {
         self.tls = Some(facts);
     }
 
-    /// The handshake after [`ClientEvent::StartTls`] is done: what the peer announced before is forgotten, and asked for
+    /// The handshake after [`super::ClientEvent::StartTls`] is done: what the peer announced before is forgotten, and asked for
     /// again (RFC 3207 §4.2).
     ///
     /// # Panics
