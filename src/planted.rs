@@ -156,6 +156,44 @@ mod switches {
         HoleAccepted,
         /// a commit that failed is not disowned if nothing else is to be written
         RefusedNotDisowned,
+        /// what came in plain text behind STARTTLS is read as if it had come in TLS
+        InjectedKept,
+        /// a listener that requires AUTH takes MAIL without it
+        AuthNotRequired,
+        /// an account may send as anybody
+        SenderNotChecked,
+        /// a wrong password is right
+        PasswordUnchecked,
+        /// nobody is told what DNS does not know
+        QuestionForgotten,
+        /// a dot that begins a line of a chunk is not doubled
+        ChunkDotNotDoubled,
+        /// a chunk ends an octet early
+        ChunkCountedOneOff,
+        /// a message in chunks that is given up keeps its place in the log
+        ChunksNotDropped,
+        /// a handshake that failed counts for ever
+        HandshakeNotCountedBack,
+        /// Received does not say that mail came in TLS
+        TlsUntold,
+        /// mail that requires TLS goes in the clear
+        RequireTlsIgnored,
+        /// nobody remembers by when mail is to be delivered
+        DeadlineForgotten,
+        /// what is late is tried on, and sent
+        DeadlineUnchecked,
+        /// mail that is to be held goes at once
+        HoldIgnored,
+        /// the next hop is not told of whom the sender wants to hear
+        NotifyUnsaid,
+        /// nobody says that mail went where nobody reports
+        RelayingUntold,
+        /// who wants to hear of no failure hears of it
+        NotifyIgnored,
+        /// a restart forgets what accounts have sent
+        QuotaForgotten,
+        /// what other shards were leased of a limit counts when they have settled it
+        LeaseUncounted,
     }
 
     thread_local! {

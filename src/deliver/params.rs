@@ -126,6 +126,6 @@ pub(super) fn reported(view: &RecordView<'_>, indices: &[u16], peer: &Capabiliti
     }
     let by = params.options().deliver_by;
     let by = by.is_some_and(|by| by.trace || (!by.return_late && peer.deliver_by.is_none()));
-    let told = |n: Notify| (n.success && !peer.dsn) || (by && !n.never);
+    let told = |n: Notify| !planted!(RelayingUntold) && ((n.success && !peer.dsn) || (by && !n.never));
     indices.iter().copied().zip(recipients(view, indices)).filter(|(_, r)| told(r.notify)).map(|(at, _)| at).collect()
 }

@@ -122,7 +122,7 @@ impl Owner {
         let mut latest: BTreeMap<Key, Saved> = BTreeMap::new();
         for found in newest.into_values() {
             for (key, mut saved) in found.keys {
-                if !saved.counts(now.mono) {
+                if !saved.counts(now.mono) || planted!(QuotaForgotten) {
                     continue;
                 }
                 if key.owner(shards) == me {
@@ -381,7 +381,7 @@ impl Book {
 
     /// Units that can be leased.
     fn free(&mut self, limits: &Limits, now: Moment) -> u64 {
-        let leased = self.leased();
+        let leased = if planted!(LeaseUncounted) { 0 } else { self.leased() };
         let free = |limit: &super::Limit| {
             let track = self.tracks.iter_mut().find(|track| track.window == limit.window);
             u64::from(limit.amount).saturating_sub(leased + track.map_or(0, |track| track.used(now)))

@@ -10,7 +10,7 @@ use super::mailbox::{DomainVerdict, Mail};
 use super::names::{self, Named};
 use super::quota::{self, QuotaFiles, Quotas, Unit};
 use super::rates::{Later, Rates};
-use crate::accounts::{self, Accounts, check};
+use crate::accounts::{Accounts, check};
 use crate::config::{Config, Demand, Listener, ListenerKind};
 use crate::limits;
 use crate::local::{self, LocalTable};
@@ -88,8 +88,6 @@ pub(super) struct Gate {
     rates: Rates,
     /// Sending limits of accounts.
     pub(super) quotas: Quotas,
-    /// Some account has some.
-    has_limits: bool,
     me: u16,
     shards: u16,
 }
@@ -168,7 +166,6 @@ impl Gate {
     ) -> Self {
         let mut gate = Gate {
             quotas: Quotas::new(me, shards, config.spool.path.clone(), quotas, now),
-            has_limits: false,
             rates: Rates::new(&config.clients, shards),
             config,
             policies: Vec::new(),
@@ -194,7 +191,6 @@ impl Gate {
 
     fn make_policies(&mut self) {
         let (config, tables) = (&self.config, &self.tables);
-        self.has_limits = tables.accounts.iter().any(|account| account.rates() != accounts::Rates::default());
         self.policies = config.listeners.iter().map(|l| Arc::new(server_policy(config, l, tables))).collect();
     }
 
@@ -250,16 +246,14 @@ impl Gate {
         let rules = self.listener(listener);
         let address = peer.to_canonical();
         let trusted = self.config.relay.allows(address);
+        // XCLIENT may name one. Whether any of them has limits a reload may change while the session is there.
+        let accounts = rules.auth != Demand::Off || !rules.xclient_networks.0.is_empty();
         PeerFacts {
             may_relay: trusted && rules.kind == ListenerKind::Relay,
-            // XCLIENT may name an account.
-            ask_sender: rules.auth != Demand::Off
-                || !rules.xclient_networks.0.is_empty()
+            ask_sender: accounts
                 || self.verifies(rules.verify_sender_domain)
                 || !trusted && self.rates.counts_messages(),
-            ask_recipient: self.verifies(rules.verify_recipient_domain)
-                || !self.tables.local.is_empty()
-                || self.has_limits && rules.auth != Demand::Off,
+            ask_recipient: accounts || self.verifies(rules.verify_recipient_domain) || !self.tables.local.is_empty(),
             trusted,
             xclient: rules.xclient_networks.contain(address),
             xforward: rules.xforward_networks.contain(address),
@@ -318,6 +312,7 @@ impl Gate {
         }
         if let Some(account) = server.account()
             && !self.tables.accounts.may_send_as(account, sender)
+            && !planted!(SenderNotChecked)
         {
             return Some(Reply::Text(
                 [b"550 5.7.1 Your account may not send as <".as_slice(), sender, b">\r\n"].concat(),
@@ -397,7 +392,7 @@ impl Gate {
             return Some(Reply::Text(later.to_vec()));
         }
         let domain = Domain::new(domain);
-        let account = account.filter(|_| self.has_limits).map(Box::from);
+        let account = account.map(Box::from);
         let token = self.verifying.insert(Verifying { conn, whose, account }) as u64;
         let owner = route::shard_of(route::hash(domain.as_str().as_bytes()), self.shards);
         turn.post.send(usize::from(owner), Mail::Verify { domain: domain.as_str().into(), asker: self.me, token });
@@ -406,6 +401,9 @@ impl Gate {
 
     /// DNS has answered: whom, and what.
     pub(super) fn verified(&mut self, token: u64, verdict: DomainVerdict, now: Now) -> Option<(ConnId, Reply)> {
+        if planted!(QuestionForgotten) && verdict == DomainVerdict::Unknown {
+            return None;
+        }
         let Verifying { conn, whose, account } = self.verifying.try_remove(usize::try_from(token).ok()?)?;
         let refusal = match (whose, verdict) {
             (_, DomainVerdict::TakesMail) => {
@@ -514,8 +512,12 @@ impl Gate {
 
     /// The last question about a sender or a recipient: has the account sent too much?
     fn charge(&mut self, conn: ConnId, account: Option<&str>, unit: Unit, now: Now) -> Option<Reply> {
+        let Some(name) = account else { return Some(Reply::Yes) };
         let tables = Arc::clone(&self.tables);
-        let Some(account) = account.and_then(|name| tables.accounts.get(name)) else { return Some(Reply::Yes) };
+        let Some(account) = tables.accounts.get(name) else {
+            // It was removed since: what it may send nobody knows.
+            return Some(Reply::Text(b"550 5.7.1 Your account is gone, nothing more is taken from it\r\n".to_vec()));
+        };
         self.quotas.take(conn, account, unit, now.mono).map(|verdict| charged(unit, verdict, now))
     }
 
@@ -523,6 +525,11 @@ impl Gate {
     pub(super) fn charged(&mut self, now: Now) -> Option<(ConnId, Reply)> {
         let (conn, unit, verdict) = self.quotas.poll_answer(now.mono)?;
         Some((conn, charged(unit, verdict, now)))
+    }
+
+    /// The session is gone: its password is not worth a hash any more.
+    pub(super) fn forget(&mut self, conn: ConnId) {
+        self.waiting.retain(|(waiting, _)| *waiting != conn);
     }
 
     fn start_checks(&mut self, turn: &mut Turn<'_>) {
@@ -538,7 +545,10 @@ impl Gate {
     pub(super) fn worked(&mut self, token: u64, result: WorkResult, turn: &mut Turn<'_>) -> Option<(ConnId, Reply)> {
         let conn = self.checking.try_remove(usize::try_from(token).ok()?)?;
         self.start_checks(turn);
-        let answer = result.downcast::<sasl::Answer>().ok()?;
+        let mut answer = result.downcast::<sasl::Answer>().ok()?;
+        if planted!(PasswordUnchecked) {
+            *answer = sasl::Answer::Password(true);
+        }
         Some((conn, Reply::Sasl(*answer)))
     }
 }

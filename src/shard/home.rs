@@ -270,13 +270,14 @@ impl Home {
             }
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
-                    self.handshakes -= usize::from(session.is_handshaking());
+                    self.handshakes -= usize::from(session.is_handshaking() && !planted!(HandshakeNotCountedBack));
                     self.gate.quotas.gone(conn);
                     if let Some(peer) = session.admitted {
                         self.gate.left(peer);
                     }
                     self.about_to_finish -= usize::from(session.counted);
                     session.abandon(&mut self.log);
+                    self.gate.forget(conn);
                 }
                 turn.io.close(conn);
             }

@@ -153,8 +153,8 @@ pub fn terms(params: Params<'_>, accepted: Wall, now: Now) -> Option<Box<Terms>>
         _ => None,
     };
     let terms = Terms {
-        hold_until: options.hold_until.filter(|at| *at > now.wall).map(moment),
-        by: options.deliver_by.map(|by| moment(by.until)),
+        hold_until: options.hold_until.filter(|at| *at > now.wall && !planted!(HoldIgnored)).map(moment),
+        by: options.deliver_by.map(|by| moment(by.until)).filter(|_| !planted!(DeadlineForgotten)),
         return_late: options.deliver_by.is_some_and(|by| by.return_late),
         tell_late,
         priority: options.priority,

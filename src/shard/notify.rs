@@ -59,7 +59,7 @@ impl What {
     /// (RFC 2852 §4.1.4).
     fn is_told(self, notify: Notify, by: bool) -> bool {
         match self {
-            What::Refused | What::Expired => notify.wants_failure(),
+            What::Refused | What::Expired => notify.wants_failure() || planted!(NotifyIgnored),
             // The owner has picked those.
             What::Relayed | What::Stored => true,
             What::Late { .. } => notify.wants_delay() || (by && notify.is_default()),

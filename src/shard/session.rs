@@ -430,7 +430,7 @@ impl Session {
                 }
                 Step::StartTls => {
                     // What came behind the command was not encrypted: it is dropped (RFC 3207 §4.2). The reply goes out as it is.
-                    at = input.len();
+                    at = if planted!(InjectedKept) { at } else { input.len() };
                     self.send(turn, out);
                     out.clear();
                     self.begin_tls(turn, context, out);
@@ -438,7 +438,9 @@ impl Session {
                 }
                 Step::Dropped => {
                     whole = None;
-                    self.abandon(context.log);
+                    if !planted!(ChunksNotDropped) {
+                        self.abandon(context.log);
+                    }
                     self.body = Vec::new();
                     self.expect_header();
                 }
@@ -588,7 +590,12 @@ impl Session {
     fn protocol(&self) -> &'static str {
         let server = &self.server;
         let utf8 = server.envelope().options.smtputf8;
-        protocol_word(server.is_esmtp(), utf8, server.tls().is_some(), server.account().is_some())
+        protocol_word(
+            server.is_esmtp(),
+            utf8,
+            server.tls().is_some() && !planted!(TlsUntold),
+            server.account().is_some(),
+        )
     }
 
     fn accept(

@@ -4,7 +4,10 @@
 //! Inputs: plans from the world, replies from the relay. Outputs: SMTP, and a [`Sent`] for each letter, which is what the
 //! oracle holds the relay to. It refuses to send a letter again: each has its mark once.
 
+use super::guise::{Door, Guise, Login, SUBMISSIONS, chunked};
+use crate::rt::sim::tls::SimTls;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
+use crate::rt::tls::Progress;
 use crate::time::{Moment, Wall};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,14 +21,23 @@ pub struct Letter {
     pub sender: String,
     /// Forward-paths.
     pub recipients: Vec<String>,
+    /// Fields of its header beside the one with its number, each with CRLF.
+    pub header: String,
     /// What stands behind the empty line, in wire form: dots doubled, CRLF at its end, without the final dot.
     pub body: Vec<u8>,
 }
 
 impl Letter {
+    /// The data as it goes by BDAT: no dots doubled, none at the end.
+    pub fn bare(&self) -> Vec<u8> {
+        let wire = self.wire();
+        let lines = wire[..wire.len() - 3].split_inclusive(|b| *b == b'\n');
+        lines.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect()
+    }
+
     /// The data as the client sends it, with the final dot.
     pub fn wire(&self) -> Vec<u8> {
-        let mut wire = format!("X-Test: {}\r\n\r\n", self.mark).into_bytes();
+        let mut wire = format!("{}X-Test: {}\r\n\r\n", self.header, self.mark).into_bytes();
         wire.extend_from_slice(&self.body);
         wire.extend_from_slice(b".\r\n");
         wire
@@ -68,6 +80,8 @@ pub struct Style {
     pub hasty: Option<Leave>,
     /// Commands follow each message without waiting for its answer.
     pub trailing: bool,
+    /// Where it comes in, and as whom.
+    pub guise: Guise,
 }
 
 /// One who pipelines, sends all at once, reads what comes and says QUIT.
@@ -83,6 +97,7 @@ impl Default for Style {
             noise: 0,
             hasty: None,
             trailing: false,
+            guise: Guise::default(),
         }
     }
 }
@@ -102,6 +117,14 @@ pub struct Sent {
     pub verdict: Option<(String, Moment, Wall)>,
     /// The replies to its commands that were no.
     pub declined: Vec<String>,
+    /// Those of them to MAIL (an empty path) and RCPT: the path, the reply and when it came.
+    pub denied: Vec<(String, String, Moment)>,
+    /// When MAIL was sent.
+    pub begun: Moment,
+    /// When MAIL was granted, and each of `taken`.
+    pub granted: (Option<Moment>, Vec<Moment>),
+    /// By which way it came.
+    pub door: Door,
 }
 
 impl Sent {
@@ -120,6 +143,9 @@ impl Sent {
 enum Expect {
     Greeting,
     Ehlo,
+    StartTls,
+    Auth,
+    Chunk,
     Noise,
     Mail,
     Rcpt(usize),
@@ -140,6 +166,14 @@ struct Session {
     writes: u32,
     /// Left, but the relay has not closed its end.
     left: bool,
+    tls: Option<SimTls>,
+    door: Door,
+    /// STARTTLS and AUTH were said, or need not be.
+    proven: (bool, bool),
+    /// A message in chunks was refused: the transaction may be open.
+    failed: bool,
+    /// When a command was sent that is answered by itself.
+    asked: Option<Moment>,
 }
 
 /// See the module. One for each address.
@@ -151,6 +185,12 @@ pub struct Client {
     pub complaints: Vec<String>,
     /// Its network may relay.
     pub may_relay: bool,
+    /// A proxy stands before it, which says this first on every connection.
+    pub proxy: Option<String>,
+    /// When a command was sent and when it was answered, if that took more than a minute.
+    pub slow: Vec<(Moment, Moment)>,
+    /// AUTH with the right password that was refused for good.
+    pub locked_out: u32,
     sessions: BTreeMap<LinkId, Session>,
 }
 
@@ -162,7 +202,25 @@ impl Client {
 
     /// Begins a session.
     pub fn begin(&mut self, letters: Vec<Letter>, style: Style, side: &mut HostSide<'_>) {
-        let link = side.connect(0);
+        let guise = &style.guise;
+        let link = side.connect(guise.listener);
+        if let Some(line) = &self.proxy {
+            side.write(link, line.as_bytes());
+        }
+        let mut tls = None;
+        if guise.is_implicit() {
+            let mut hello = Vec::new();
+            tls = Some(SimTls::client(&mut hello));
+            hello.chunks(style.piece.max(1)).for_each(|piece| side.write(link, piece));
+        }
+        let door = Door {
+            listener: guise.listener,
+            near: self.may_relay,
+            asks: guise.asks,
+            guised: guise.drawn,
+            ..Door::default()
+        };
+        let proven = (!guise.starttls || guise.listener == SUBMISSIONS, guise.login.is_none());
         if style.reading != Reading::All {
             side.read(link, style.reading);
         }
@@ -177,6 +235,11 @@ impl Client {
                 rest: VecDeque::new(),
                 writes: 0,
                 left: false,
+                tls,
+                door,
+                proven,
+                failed: false,
+                asked: None,
             },
         );
     }
@@ -199,8 +262,66 @@ impl Client {
         {
             return Self::leave(link, session, leave, side);
         }
-        side.write(link, bytes);
+        match &mut session.tls {
+            None => side.write(link, bytes),
+            Some(tls) => {
+                let mut records = Vec::new();
+                tls.send(bytes, &mut records);
+                side.write(link, &records);
+            }
+        }
         true
+    }
+
+    /// What the relay said, out of its TLS; none if it is not in TLS where it should be. Whether the handshake ended with it.
+    fn hear(link: LinkId, session: &mut Session, bytes: &[u8], side: &mut HostSide<'_>) -> Option<(Vec<u8>, bool)> {
+        let Some(tls) = &mut session.tls else { return Some((bytes.to_vec(), false)) };
+        let (mut plain, mut answer) = (Vec::new(), Vec::new());
+        let progress = tls.receive(bytes, &mut plain, &mut answer).ok()?;
+        side.write(link, &answer);
+        let established = progress == Progress::Established;
+        session.door.secure |= established;
+        Some((plain, established))
+    }
+
+    /// STARTTLS and AUTH, if they are due: whether the session goes on then.
+    fn prove(&mut self, link: LinkId, session: &mut Session, side: &mut HostSide<'_>) -> Option<bool> {
+        if !std::mem::replace(&mut session.proven.0, true) {
+            session.expect.push_back(Expect::StartTls);
+            let injected: &[u8] = if session.style.guise.injects { b"INJECTED\r\n" } else { b"" };
+            return Some(self.write(link, session, &[b"STARTTLS\r\n", injected].concat(), side));
+        }
+        let login = session.style.guise.login?;
+        if std::mem::replace(&mut session.proven.1, true) {
+            return None;
+        }
+        session.expect.push_back(Expect::Auth);
+        Some(self.write(link, session, login.command().as_bytes(), side))
+    }
+
+    /// A transaction that got nowhere is given up, so that the next letter is not taken for a part of it.
+    fn give_up(&mut self, link: LinkId, session: &mut Session, side: &mut HostSide<'_>) -> bool {
+        session.expect.push_back(Expect::Noise);
+        self.write(link, session, b"RSET\r\n", side)
+    }
+
+    /// The letter under way goes in chunks, behind what else is to be sent first.
+    fn send_chunks(&mut self, link: LinkId, session: &mut Session, first: &str, side: &mut HostSide<'_>) -> bool {
+        let Some(current) = session.current else { return true };
+        let Guise { chunk, gives_up, .. } = session.style.guise;
+        let gives_up = gives_up && !session.style.pipelines;
+        let (chunks, count) = chunked(&self.sent[current].letter, chunk.unwrap_or(1), !gives_up);
+        let all = [first.as_bytes(), &chunks].concat();
+        session.expect.extend((1..count).map(|_| Expect::Chunk));
+        if gives_up {
+            // The last chunk never comes.
+            session.expect.push_back(Expect::Chunk);
+            (session.current, session.failed) = (None, true);
+        } else {
+            session.expect.push_back(Expect::Dot);
+        }
+        session.rest = all.chunks(session.style.piece.max(1)).map(<[u8]>::to_vec).collect();
+        self.send_piece(link, session, side)
     }
 
     fn leave(link: LinkId, session: &mut Session, leave: Leave, side: &mut HostSide<'_>) -> bool {
@@ -220,6 +341,9 @@ impl Client {
 
     /// All that was sent is answered: the next.
     fn go_on(&mut self, link: LinkId, session: &mut Session, side: &mut HostSide<'_>) -> bool {
+        if let Some(open) = self.prove(link, session, side) {
+            return open;
+        }
         let Some(letter) = session.letters.pop_front() else {
             let leave = session.style.leave;
             if leave == Leave::Quit {
@@ -240,10 +364,12 @@ impl Client {
                 return false;
             }
         }
-        let eight_bit = if letter.body.is_ascii() { "" } else { " BODY=8BITMIME" };
-        let mut commands = vec![(Expect::Mail, format!("MAIL FROM:<{}>{eight_bit}\r\n", letter.sender))];
+        let asks = session.style.guise.asks;
+        let eight_bit = if letter.body.is_ascii() || asks.binary { "" } else { " BODY=8BITMIME" };
+        let (mail, rcpt) = (asks.mail(), asks.rcpt());
+        let mut commands = vec![(Expect::Mail, format!("MAIL FROM:<{}>{eight_bit}{mail}\r\n", letter.sender))];
         for (index, to) in letter.recipients.iter().enumerate() {
-            commands.push((Expect::Rcpt(index), format!("RCPT TO:<{to}>\r\n")));
+            commands.push((Expect::Rcpt(index), format!("RCPT TO:<{to}>{rcpt}\r\n")));
         }
         session.current = Some(self.sent.len());
         self.sent.push(Sent {
@@ -253,7 +379,17 @@ impl Client {
             left: false,
             verdict: None,
             declined: Vec::new(),
+            denied: Vec::new(),
+            begun: side.now().mono,
+            granted: (None, Vec::new()),
+            door: session.door,
         });
+        if session.style.pipelines && session.style.guise.chunk.is_some() {
+            // It trusts that somebody will be taken: what is not wanted must be dropped.
+            let text: String = commands.iter().map(|(_, text)| text.as_str()).collect();
+            session.expect.extend(commands.iter().map(|(expect, _)| *expect));
+            return self.send_chunks(link, session, &text, side);
+        }
         if session.style.pipelines {
             commands.push((Expect::Data, "DATA\r\n".to_owned()));
             let text: String = commands.iter().map(|(_, text)| text.as_str()).collect();
@@ -261,6 +397,7 @@ impl Client {
             return self.write(link, session, text.as_bytes(), side);
         }
         session.expect.push_back(Expect::Mail);
+        session.asked = Some(side.now().mono);
         let text = commands.swap_remove(0).1;
         self.write(link, session, text.as_bytes(), side)
     }
@@ -272,7 +409,9 @@ impl Client {
                 && let Some(current) = session.current
             {
                 self.sent[current].ended = Some(side.now().mono);
-                session.expect.push_back(Expect::Dot);
+                if session.style.guise.chunk.is_none() {
+                    session.expect.push_back(Expect::Dot);
+                }
                 if session.style.trailing {
                     piece.extend_from_slice(b"RSET\r\nNOOP\r\n");
                     session.expect.extend([Expect::Noise, Expect::Noise]);
@@ -302,10 +441,22 @@ impl Client {
             }
             if !session.style.pause.is_zero() && !session.rest.is_empty() {
                 side.timer(session.style.pause, link.0);
-                break;
+                return true;
             }
         }
-        true
+        // Chunks may all be answered before the last is out: they were not wanted.
+        self.after_answer(link, session, side)
+    }
+
+    /// Goes on if nothing is under way, either way.
+    fn after_answer(&mut self, link: LinkId, session: &mut Session, side: &mut HostSide<'_>) -> bool {
+        if !session.expect.is_empty() || !session.rest.is_empty() {
+            return true;
+        }
+        if std::mem::take(&mut session.failed) {
+            return self.give_up(link, session, side);
+        }
+        self.go_on(link, session, side)
     }
 
     fn reply(&mut self, link: LinkId, session: &mut Session, reply: String, side: &mut HostSide<'_>) -> bool {
@@ -313,6 +464,14 @@ impl Client {
         let (code, enhanced) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let enhanced = if enhanced.contains('.') && code.starts_with(['2', '4', '5']) { enhanced } else { "" };
         side.mark(format!("relay says {code} {enhanced}"));
+        if let (true, Some(current)) = (reply.starts_with("421 4.7.0"), session.current) {
+            // Too many errors: whatever else was sent, the relay did not read it.
+            self.sent[current].ended = None;
+        }
+        if code == "421" {
+            // The relay closes: it reads nothing more (RFC 5321 §3.8).
+            session.letters.clear();
+        }
         let Some(expect) = session.expect.pop_front() else {
             // RFC 5321 §3.8: a server may say 421 at any time.
             if !reply.starts_with("421") {
@@ -320,6 +479,7 @@ impl Client {
             }
             return true;
         };
+        self.remember(session, expect, &reply, side.now().mono);
         if session.left {
             if let (Expect::Dot, Some(current)) = (expect, session.current) {
                 let now = side.now();
@@ -332,10 +492,11 @@ impl Client {
         if reply.starts_with("421 4.4.2") && reads && session.rest.is_empty() && !matches!(expect, Expect::Dot) {
             self.complaints.push(format!("{expect:?} was sent, and not answered in time: {reply}"));
         }
-        if let (false, Expect::Mail | Expect::Rcpt(_) | Expect::Data, Some(current)) =
-            (reply.starts_with(['2', '3']), expect, session.current)
-        {
-            self.sent[current].declined.push(reply.clone());
+        if let Some(asked) = session.asked.take() {
+            let now = side.now().mono;
+            if now.since(asked) > Duration::from_secs(60) {
+                self.slow.push((asked, now));
+            }
         }
         let lockstep = !session.style.pipelines;
         match expect {
@@ -347,23 +508,58 @@ impl Client {
                 session.expect.push_back(Expect::Ehlo);
                 return self.write(link, session, b"EHLO client.test\r\n", side);
             }
-            Expect::Ehlo | Expect::Noise => {}
+            Expect::Ehlo => {
+                if !positive && !reply.starts_with("421") {
+                    self.complaints.push(format!("EHLO was answered {reply}"));
+                }
+            }
+            Expect::Noise | Expect::Chunk => {}
+            Expect::StartTls => {
+                if positive {
+                    let mut hello = Vec::new();
+                    let tls = SimTls::client(&mut hello);
+                    let open = self.write(link, session, &hello, side);
+                    session.tls = Some(tls);
+                    return open;
+                }
+            }
+            Expect::Auth => {
+                let login = session.style.guise.login;
+                if positive {
+                    session.door.account = login;
+                    if !session.door.secure || !login.is_some_and(Login::is_right) {
+                        self.complaints.push(format!("{login:?} was let in, {:?}", session.door));
+                    }
+                } else if session.door.secure && login.is_some_and(Login::is_right) {
+                    self.locked_out += u32::from(reply.starts_with('5'));
+                }
+            }
             Expect::Mail => {
+                let current = session.current.unwrap_or_default();
+                let (door, sender) = (session.door, &self.sent[current].letter.sender);
+                let may = door.account.is_none_or(|login| login.may_send_as(sender));
+                if positive && (door.is_shut() || !may) {
+                    self.complaints.push(format!("MAIL FROM:<{sender}> was taken, {door:?}"));
+                }
                 if lockstep && positive {
                     let command = self.rcpt_command(session, 0);
                     session.expect.push_back(Expect::Rcpt(0));
+                    session.asked = Some(side.now().mono);
                     return self.write(link, session, command.as_bytes(), side);
                 }
             }
             Expect::Rcpt(index) => {
                 let current = session.current.unwrap_or_default();
-                if positive {
-                    let to = self.sent[current].letter.recipients[index].clone();
-                    self.sent[current].taken.push(to);
-                }
                 if lockstep {
                     let more = index + 1 < self.sent[current].letter.recipients.len();
+                    if !more && session.style.guise.chunk.is_some() {
+                        if self.sent[current].taken.is_empty() {
+                            return self.give_up(link, session, side);
+                        }
+                        return self.send_chunks(link, session, "", side);
+                    }
                     let command = if more {
+                        session.asked = Some(side.now().mono);
                         session.expect.push_back(Expect::Rcpt(index + 1));
                         self.rcpt_command(session, index + 1)
                     } else {
@@ -384,24 +580,54 @@ impl Client {
                     return self.send_piece(link, session, side);
                 }
                 session.current = None;
+                if session.door.guised && !reply.starts_with("421") {
+                    return self.give_up(link, session, side);
+                }
             }
             Expect::Dot => {
                 let now = side.now();
+                let failed = !positive && !reply.starts_with("421");
                 if let Some(current) = session.current.take() {
                     self.sent[current].verdict = Some((reply, now.mono, now.wall));
                 }
+                session.failed = failed && session.style.guise.chunk.is_some();
             }
             Expect::Quit => {
                 side.close(link);
                 return false;
             }
         }
-        if session.expect.is_empty() { self.go_on(link, session, side) } else { true }
+        self.after_answer(link, session, side)
+    }
+
+    /// Who was taken and who was not. Also of one who left and still hears: behind a message in chunks that was sent in one go,
+    /// the replies to its RCPT may come last.
+    fn remember(&mut self, session: &Session, expect: Expect, reply: &str, now: Moment) {
+        let (Expect::Mail | Expect::Rcpt(_) | Expect::Data, Some(current)) = (expect, session.current) else { return };
+        let sent = &mut self.sent[current];
+        let path = match expect {
+            Expect::Rcpt(index) => sent.letter.recipients[index].clone(),
+            _ => String::new(),
+        };
+        match (expect, reply.starts_with(['2', '3'])) {
+            (Expect::Rcpt(_), true) => {
+                sent.taken.push(path);
+                sent.granted.1.push(now);
+            }
+            (Expect::Mail, true) => sent.granted.0 = Some(now),
+            (_, true) => {}
+            (_, false) => {
+                if !matches!(expect, Expect::Data) {
+                    sent.denied.push((path, reply.to_owned(), now));
+                }
+                sent.declined.push(reply.to_owned());
+            }
+        }
     }
 
     fn rcpt_command(&self, session: &Session, index: usize) -> String {
         let letter = &self.sent[session.current.unwrap_or_default()].letter;
-        format!("RCPT TO:<{}>\r\n", letter.recipients[index])
+        format!("RCPT TO:<{}>{}\r\n", letter.recipients[index], session.style.guise.asks.rcpt())
     }
 }
 
@@ -414,8 +640,17 @@ impl Host for Client {
         match event {
             HostEvent::Received { link, bytes } => {
                 let Some(mut session) = self.sessions.remove(&link) else { return };
+                let Some((plain, established)) = Self::hear(link, &mut session, bytes, side) else {
+                    self.complaints.push("the relay does not speak TLS where it must".to_owned());
+                    return side.reset(link);
+                };
                 let mut open = true;
-                for &byte in bytes {
+                if established && !session.style.guise.is_implicit() && !session.left {
+                    // RFC 3207 §4.2: nothing is known of each other any more.
+                    session.expect.push_back(Expect::Ehlo);
+                    open = self.write(link, &mut session, b"EHLO client.test\r\n", side);
+                }
+                for byte in plain {
                     session.line.push(byte);
                     if open && session.line.ends_with(b"\r\n") {
                         let line = std::mem::take(&mut session.line);

@@ -34,8 +34,14 @@ pub struct Received {
     pub recipients: Vec<String>,
     /// MAIL and each RCPT, as they came.
     pub said: Vec<String>,
+    /// When MAIL came.
+    pub mail_at: Moment,
+    /// What was announced to it.
+    pub announced: Announced,
     /// In wire form, with the final dot; or as it came by BDAT.
     pub data: Vec<u8>,
+    /// It came by BDAT.
+    pub chunked: bool,
     /// What stands behind `X-Test:`.
     pub mark: Option<u32>,
     /// Octets written on the connection, the 250 included: the relay knows once it was handed so many. `None`: the hop
@@ -85,6 +91,7 @@ struct Call {
     scanned: usize,
     in_data: bool,
     in_mail: bool,
+    mail_at: Moment,
     /// What MAIL declared: octets, 8BITMIME.
     size: Option<u64>,
     eight_bit: bool,
@@ -115,6 +122,7 @@ impl Call {
             scanned: 0,
             in_data: false,
             in_mail: false,
+            mail_at: opened,
             size: None,
             eight_bit: false,
             ended_at: None,
@@ -150,6 +158,10 @@ impl Call {
 pub struct Hop {
     /// How it behaves now.
     pub mood: Mood,
+    /// It speaks LMTP (RFC 2033), at port 24.
+    pub lmtp: bool,
+    /// What it announces in every mood, beside what that says: each with what stands behind it.
+    pub extensions: Vec<String>,
     /// Everything it took.
     pub received: Vec<Received>,
     /// Everything it refused for good, and what it put off.
@@ -179,7 +191,7 @@ pub fn name_number(name: &str) -> u64 {
 
 impl Host for Hop {
     fn listens(&self, port: u16) -> bool {
-        port == 25 && !self.mood.refuses
+        port == if self.lmtp { 24 } else { 25 } && !self.mood.refuses
     }
 
     fn handle(&mut self, event: HostEvent<'_>, side: &mut HostSide<'_>) {
@@ -257,7 +269,7 @@ impl Hop {
                 }
                 call.chunk = None;
                 let data: Vec<u8> = call.input.drain(..octets).collect();
-                if !self.complete(link, call, data, side) {
+                if !self.complete(link, call, (data, true), side) {
                     return false;
                 }
             } else if call.in_data {
@@ -278,7 +290,7 @@ impl Hop {
                 call.scanned = 0;
                 call.in_data = false;
                 let data: Vec<u8> = call.input.drain(..end).collect();
-                if !self.complete(link, call, data, side) {
+                if !self.complete(link, call, (data, false), side) {
                     return false;
                 }
             } else {
@@ -293,11 +305,53 @@ impl Hop {
         true
     }
 
-    fn complete(&mut self, link: LinkId, call: &mut Call, data: Vec<u8>, side: &mut HostSide<'_>) -> bool {
+    /// A message is here: its data, and whether it came by BDAT.
+    fn complete(
+        &mut self,
+        link: LinkId,
+        call: &mut Call,
+        (data, chunked): (Vec<u8>, bool),
+        side: &mut HostSide<'_>,
+    ) -> bool {
         call.in_mail = false;
         self.check_declared(call, &data);
-        let said = std::mem::take(&mut call.said);
-        let (sender, recipients) = (std::mem::take(&mut call.sender), std::mem::take(&mut call.recipients));
+        let (now, mark) = (side.now(), mark_of(&data));
+        let recipients = std::mem::take(&mut call.recipients);
+        let received = Received {
+            at: now.mono,
+            wall: now.wall,
+            link,
+            opened: call.opened,
+            from: call.from,
+            sender: std::mem::take(&mut call.sender),
+            recipients: Vec::new(),
+            said: std::mem::take(&mut call.said),
+            mail_at: call.mail_at,
+            announced: call.announced.clone(),
+            data,
+            chunked,
+            mark,
+            told: None,
+            told_at: now.mono,
+        };
+        if !self.lmtp {
+            return self.answer(link, call, Received { recipients, ..received }, side);
+        }
+        // RFC 2033 §4.2: a reply for each.
+        for to in recipients {
+            let one = Received { recipients: vec![to], ..received.clone() };
+            if !self.answer(link, call, one, side) {
+                return false;
+            }
+            if call.mute {
+                break;
+            }
+        }
+        true
+    }
+
+    /// Takes a message or refuses it.
+    fn answer(&mut self, link: LinkId, call: &mut Call, received: Received, side: &mut HostSide<'_>) -> bool {
         let act = self.choose(At::Final, side);
         // One who says nothing more may have taken the message all the same.
         let takes = match &act {
@@ -307,21 +361,7 @@ impl Hop {
         };
         let index = self.received.len();
         if takes {
-            let (now, mark) = (side.now(), mark_of(&data));
-            self.received.push(Received {
-                at: now.mono,
-                wall: now.wall,
-                link,
-                opened: call.opened,
-                from: call.from,
-                sender,
-                recipients,
-                said,
-                data,
-                mark,
-                told: None,
-                told_at: now.mono,
-            });
+            self.received.push(received);
             if let None | Some(Act::Say(_)) = &act {
                 let text = match act {
                     Some(Act::Say(text)) => text,
@@ -331,7 +371,7 @@ impl Hop {
                 return self.flush(link, call, side);
             }
         } else if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-            for to in recipients {
+            for to in received.recipients {
                 self.refuse(link, call, Some(to), text, side);
             }
         }
@@ -340,9 +380,10 @@ impl Hop {
 
     fn command(&mut self, link: LinkId, call: &mut Call, line: &str, side: &mut HostSide<'_>) -> bool {
         let upper = line.get(..10).unwrap_or(line).to_ascii_uppercase();
-        if upper.starts_with("EHLO") && self.mood.old {
+        let hello = if self.lmtp { "LHLO" } else { "EHLO" };
+        if upper.starts_with(hello) && self.mood.old {
             self.say(link, call, b"502 5.5.1 what?\r\n".to_vec(), side)
-        } else if upper.starts_with("EHLO") {
+        } else if upper.starts_with(hello) {
             let mut text = "250-hop\r\n".to_owned();
             if let Some(size) = self.mood.size {
                 text += &format!("250-SIZE {size}\r\n");
@@ -353,15 +394,16 @@ impl Hop {
             if self.mood.pipelining {
                 text += "250-PIPELINING\r\n";
             }
-            for line in &self.mood.extensions {
+            for line in self.extensions.iter().chain(&self.mood.extensions) {
                 text += &format!("250-{line}\r\n");
             }
-            call.announced = Announced(text.lines().skip(1).map(|line| line[4..].to_owned()).collect());
+            let announced = Announced(text.lines().skip(1).map(|line| line[4..].to_owned()).collect());
             text += "250 ENHANCEDSTATUSCODES\r\n";
             let (positive, open) = self.act(At::Ehlo, link, call, &text, side);
+            call.announced = if positive { announced } else { Announced::default() };
             call.ready = positive;
             open
-        } else if upper.starts_with("HELO") {
+        } else if upper.starts_with("HELO") && !self.lmtp {
             self.say(link, call, b"250 hop\r\n".to_vec(), side)
         } else if upper.starts_with("MAIL FROM:") {
             if call.in_mail {
@@ -373,6 +415,7 @@ impl Hop {
                 self.complaints.push(format!("421 was said long ago: {line}"));
             }
             self.check_parameters(call, line);
+            call.mail_at = side.now().mono;
             call.said = vec![line.to_owned()];
             if call.announced.limit("MAILMAX").is_some_and(|most| call.mails as usize >= most) {
                 self.complaints.push(format!("more than MAILMAX: {line}"));

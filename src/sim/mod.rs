@@ -4,7 +4,9 @@
 //! Input: seeds. Output: [`run::Outcome`]s. `rt::sim` is the backend below; `loadtest simulate` is the command in front.
 //! Refuses: whatever would make a run differ from its repetition.
 
+pub mod asks;
 pub mod client;
+pub mod guise;
 pub mod hop;
 pub mod oracle;
 pub mod run;

@@ -4,7 +4,9 @@
 //! knows, it knows from the clients and the next hops, not from the relay. It excuses only what it can name: a lost reply
 //! or a crash for a delivery that was repeated, a scar of the disk for a record that is gone.
 
+mod asked;
 mod attempts;
+mod edge;
 
 use super::client::Sent;
 use super::hop::{At, Mood, Received, Refusal};
@@ -51,8 +53,8 @@ pub struct Oracle<'a> {
     records: Records,
     /// What was violated so far.
     pub violations: Vec<Violation>,
-    /// The wall clock was set: ages mean nothing.
-    pub wall_jumps: bool,
+    /// When the wall clock was set: ages mean nothing over these.
+    pub wall_jumps: Vec<Moment>,
     /// From when until when something stood still.
     stalls: Vec<(Moment, Moment)>,
     /// Ends of lives that were not asked for, and what a shard had not been told of yet.
@@ -85,23 +87,40 @@ pub struct Oracle<'a> {
 /// The account of one run, put together from what the other machines saw.
 struct Account<'a> {
     copies: BTreeMap<(u32, String), Vec<(IpAddr, &'a Received)>>,
-    /// By the id of the original and the recipient in lower case.
+    /// Notifications of failure, by the id of the original and the recipient in lower case.
     notes: BTreeMap<(String, String), Vec<&'a Received>>,
+    /// Those of anything else, each with its word for it.
+    tidings: BTreeMap<(String, String), Vec<(String, &'a Received)>>,
     refusals: BTreeMap<String, Vec<(IpAddr, &'a Refusal)>>,
 }
 
 impl<'a> Account<'a> {
     fn of(world: &'a World) -> Self {
-        let mut account = Account { copies: BTreeMap::new(), notes: BTreeMap::new(), refusals: BTreeMap::new() };
+        let mut account = Account {
+            copies: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            tidings: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+        };
         for (ip, hop) in world.hops() {
             for received in &hop.received {
                 if received.is_dsn() {
                     let text = String::from_utf8_lossy(&received.data);
                     let original = text.lines().find_map(|line| line.strip_prefix("X-Ringpost-Id: "));
                     let original = original.unwrap_or_default().trim().to_owned();
-                    for about in text.lines().filter_map(|line| line.strip_prefix("Final-Recipient: rfc822;")) {
-                        let about = about.trim().to_ascii_lowercase();
-                        account.notes.entry((original.clone(), about)).or_default().push(received);
+                    let mut about = String::new();
+                    for line in text.lines() {
+                        if let Some(whom) = line.strip_prefix("Final-Recipient: rfc822;") {
+                            about = whom.trim().to_ascii_lowercase();
+                        }
+                        let key = || (original.clone(), about.clone());
+                        match line.strip_prefix("Action: ") {
+                            Some("failed") => account.notes.entry(key()).or_default().push(received),
+                            Some(word) => {
+                                account.tidings.entry(key()).or_default().push((word.to_owned(), received));
+                            }
+                            None => {}
+                        }
                     }
                 } else if let Some(mark) = received.mark {
                     for to in &received.recipients {
@@ -135,7 +154,7 @@ impl<'a> Oracle<'a> {
             scenario,
             records,
             violations: Vec::new(),
-            wall_jumps: false,
+            wall_jumps: Vec::new(),
             stalls: Vec::new(),
             crashes: Vec::new(),
             ends: Vec::new(),
@@ -205,7 +224,9 @@ impl<'a> Oracle<'a> {
             row = if at.since(last) > ROW_TIME { 0 } else { row + 1 };
             last = at;
             // The log's pause doubles from a second, the second failure in a row being the first that it pauses for.
-            troubles.push((at, at + limits::SPOOL_RETRY.saturating_mul(1 << row.min(6)).min(limits::SPOOL_RETRY_MAX)));
+            let pause = limits::SPOOL_RETRY.saturating_mul(1 << row.min(6)).min(limits::SPOOL_RETRY_MAX);
+            // An outcome stands behind the notification of it, which has a pause of its own.
+            troubles.push((at, at + if self.scenario.edge { pause.max(limits::BOUNCE_RETRY) } else { pause }));
         }
         troubles.sort_unstable();
         let mut by = known + SETTLE_TIME;
@@ -298,8 +319,13 @@ impl<'a> Oracle<'a> {
         excused
     }
 
-    /// Whether there is a reason why this recipient cannot be reached.
+    /// Whether there is a reason why this recipient cannot be reached, or not in the way that was asked for.
     fn failed_for_good(&self, at: Now, account: &Account<'_>, sent: &Sent, to: &str) -> Option<&'static str> {
+        self.out_of_reach(at, account, sent, to).or_else(|| self.asked_too_much(sent, to, at))
+    }
+
+    /// Whether there is a reason why nothing reaches this address.
+    fn out_of_reach(&self, at: Now, account: &Account<'_>, sent: &Sent, to: &str) -> Option<&'static str> {
         let domain = domain_of(to);
         let hosts = self.scenario.exchangers(&domain);
         let (_, since, wall) = sent.verdict.as_ref()?;
@@ -332,7 +358,7 @@ impl<'a> Oracle<'a> {
         let restarted = self.ends.iter().any(|end| *end >= since && *end <= at.mono);
         let age = if restarted { at.wall.since(wall) } else { at.mono.since(since) };
         // An attempt is not begun for mail that would be too old at the next.
-        self.wall_jumps && restarted || age + max * 2 >= give_up
+        !self.wall_jumps.is_empty() && restarted || age + max * 2 >= give_up
     }
 
     // --- at the end -----------------------------------------------------------------------------------------------
@@ -345,8 +371,10 @@ impl<'a> Oracle<'a> {
             for complaint in &client.complaints {
                 self.violate("protocol", complaint.clone());
             }
+            self.check_answers(client);
             for sent in &client.sent {
-                self.check_limits(sent, client.may_relay);
+                self.check_limits(sent, client.may_relay && !sent.door.guised);
+                self.check_door(sent, client.may_relay);
                 letters.insert(sent.letter.mark, sent);
             }
         }
@@ -357,6 +385,7 @@ impl<'a> Oracle<'a> {
         }
         self.check_copies(world, &account, &letters);
         self.check_attempts(world, &account, &letters);
+        self.check_quotas(world);
         for sent in letters.values() {
             self.check_promise(world, &account, sent);
         }
@@ -405,6 +434,7 @@ impl<'a> Oracle<'a> {
                     self.violate("envelope", format!("#{mark} came from <{}>", received.sender));
                 }
                 self.check_body(sent, received);
+                self.check_asked(sent, *ip, received);
                 self.check_preference(&domain_of(to), *ip);
             }
             self.check_repeats(world, sent, to, copies);
@@ -429,7 +459,7 @@ impl<'a> Oracle<'a> {
     }
 
     fn check_body(&mut self, sent: &Sent, received: &Received) {
-        let wire = sent.letter.wire();
+        let wire = if received.chunked { sent.letter.bare() } else { sent.letter.wire() };
         let mark = sent.letter.mark;
         let Some(front) = received.data.len().checked_sub(wire.len()) else {
             self.violate("body", format!("#{mark} is shorter than it was: {} of {}", received.data.len(), wire.len()));
@@ -441,6 +471,7 @@ impl<'a> Oracle<'a> {
         }
         let ours = &received.data[..front];
         let fields = String::from_utf8_lossy(ours);
+        self.check_protocol(sent, &fields);
         let well = ours.ends_with(b"\r\n")
             && ours.starts_with(b"Received: from ")
             && fields.split("\r\n").skip(1).all(|line| line.is_empty() || line.starts_with([' ', '\t']));
@@ -498,11 +529,13 @@ impl<'a> Oracle<'a> {
             let reason = self.failed_for_good(told, account, sent, &key.1);
             let mark = key.0;
             self.bounced += notes.len().min(1) as u64;
+            self.check_told(world, account, sent, &key);
             if copies.is_empty() && notes.is_empty() {
                 // Nobody is told if there is nobody to tell, or nobody who can be told.
                 let sender = sent.letter.sender.to_ascii_lowercase();
-                let nobody =
-                    sender.is_empty() || self.failed_for_good(world.sim.now(), account, sent, &sender).is_some();
+                let nobody = sender.is_empty()
+                    || !sent.door.asks.is_told_of("FAILURE")
+                    || self.out_of_reach(world.sim.now(), account, sent, &sender).is_some();
                 // Or the disk spoiled the record of the notification, whose number only the relay knew.
                 let known = reason.is_some() && (nobody || self.headless || !self.excused.is_empty());
                 if !known && !number.is_some_and(|id| self.excuse(id)) {
@@ -570,7 +603,8 @@ impl<'a> Oracle<'a> {
 
 /// The number under which the relay took it, from our Received header.
 fn id_of(copy: &Received) -> Option<MessageId> {
-    let at = memchr::memmem::find(&copy.data, b" with ESMTP id ")? + 15;
+    let with = memchr::memmem::find(&copy.data, b" with ")?;
+    let at = with + memchr::memmem::find(&copy.data[with..], b" id ")? + 4;
     std::str::from_utf8(copy.data.get(at..at + 13)?).ok()?.parse().ok()
 }
 
@@ -592,6 +626,10 @@ const AT_REST: &[&str] = &[
     "queue.destinations",
     "queue.retry timers",
     "home.sessions",
+    "home.handshakes",
+    "home.passwords waiting",
+    "home.passwords being checked",
+    "home.domains asked for",
     "home.paused",
     "home.bounces",
     "home.notices",

@@ -7,7 +7,8 @@
 mod probe;
 
 use super::client::Client;
-use super::hop::Mood;
+use super::guise;
+use super::hop::{Hop, Mood};
 use super::oracle::{Oracle, Violation};
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
 use super::world::{Found, Machine, World, config};
@@ -19,6 +20,7 @@ use crate::rt::sim::{End, Step};
 use crate::shard::mailbox::Control;
 use crate::time::Moment;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Steps between two looks at everything that has a bound.
@@ -109,7 +111,14 @@ impl<'a> Run<'a> {
         if scenario.smart_host {
             config.delivery.smart_host = Some(SmartHost { host: Host::Name("smart.test".to_owned()), port: 25 });
         }
+        if scenario.edge {
+            config.listeners = guise::listeners(scenario);
+            config.local = guise::local(scenario);
+        }
         let mut world = World::new(scenario.seed, config, scenario.max_connections, scenario.geometry);
+        if scenario.edge {
+            world.tables = Arc::new(guise::tables(scenario, true));
+        }
         if let Some(lines) = lines {
             world.sim.core.trace.print(lines);
         }
@@ -160,12 +169,19 @@ impl<'a> Run<'a> {
             hosts.insert(server.into(), Machine::Zone(Box::new(Zone::new(records.clone()))));
         }
         for hop in &self.hops {
-            hosts.insert(*hop, Machine::Hop(Box::default()));
+            let mut machine = Hop::default();
+            machine.extensions = self.scenario.announced_by(*hop);
+            machine.lmtp = self.scenario.mailboxes() == Some(*hop);
+            hosts.insert(*hop, Machine::Hop(Box::new(machine)));
         }
         hosts.insert(EVIL_V4.into(), Machine::Hop(Box::default()));
         for n in 0..self.scenario.clients {
-            let client = Client::new(n + 1 < self.scenario.clients);
-            hosts.insert(client_address(n, self.scenario.clients), Machine::Client(Box::new(client)));
+            let mut client = Client::new(n + 1 < self.scenario.clients);
+            let address = client_address(n, self.scenario.clients);
+            if self.scenario.proxied && client.may_relay {
+                client.proxy = Some(format!("PROXY TCP4 {address} 127.0.0.1 50000 25\r\n"));
+            }
+            hosts.insert(address, Machine::Client(Box::new(client)));
         }
         let limit = self.scenario.connections as usize;
         let core = &mut self.world.sim.core;
@@ -411,7 +427,7 @@ impl<'a> Run<'a> {
                 }
             }
             Deed::WallJump { milliseconds } => {
-                self.oracle.wall_jumps = true;
+                self.oracle.wall_jumps.push(now);
                 self.world.sim.core.set_wall(*milliseconds);
             }
             Deed::Crash(crash) => {
@@ -425,6 +441,11 @@ impl<'a> Run<'a> {
                 }
             }
             Deed::Drain { now, shards } => self.drain(*now, *shards),
+            Deed::Reload { known } => {
+                let tables = Arc::new(guise::tables(self.scenario, *known));
+                self.world.tables = Arc::clone(&tables);
+                self.world.control(Control::Tables(tables));
+            }
         }
     }
 
@@ -455,7 +476,7 @@ impl<'a> Run<'a> {
         let (first, _, give_up) = self.scenario.retry;
         // The longest silence of a peer that is waited for (10 minutes for the reply to a final dot), then the age at
         // which mail is given up.
-        let limit = give_up + first + Duration::from_secs(20 * 60);
+        let limit = give_up + first + Duration::from_secs(20 * 60) + self.held_longest();
         let end = self.world.sim.now().mono + limit;
         self.until(end, |world| world.queued() == 0 && world.stats.iter().all(|stats| stats.sessions.get() == 0));
         // The gauge may be half a second old, and a notification may follow; a drain's last words are said in a minute.
@@ -480,6 +501,16 @@ impl<'a> Run<'a> {
         if self.oracle.violations.is_empty() && self.world.queued() == 0 {
             self.last_drain();
         }
+    }
+
+    /// How long mail may be held: a clock that is set back makes it longer, by what it was set back.
+    fn held_longest(&self) -> Duration {
+        let hold = self.scenario.longest_hold();
+        let back = |deed: &Deed| match deed {
+            Deed::WallJump { milliseconds } => Duration::from_millis(milliseconds.min(&0).unsigned_abs()),
+            _ => Duration::ZERO,
+        };
+        if hold.is_zero() { hold } else { hold + self.scenario.deeds.iter().map(|(_, deed)| back(deed)).sum() }
     }
 
     /// A relay at rest stops at once and leaves nothing open.

@@ -59,7 +59,7 @@ pub fn shrink(scenario: &Scenario, most: u32, mut fails: impl FnMut(&Scenario) -
 
 type Change = fn(&mut Scenario);
 
-fn plainer() -> [Change; 7] {
+fn plainer() -> [Change; 11] {
     [
         |s| s.shards = 1,
         |s| s.shards = 2,
@@ -67,6 +67,10 @@ fn plainer() -> [Change; 7] {
         |s| s.disk_us = (100, 100),
         |s| s.window = (1 << 20, 0),
         |s| s.idle = Duration::from_secs(5),
+        |s| s.verifies = false,
+        |s| s.limited = false,
+        |s| s.proxied = false,
+        |s| s.local = None,
         |s| {
             for (_, deed) in &mut s.deeds {
                 if let Deed::Submit { style, .. } = deed {

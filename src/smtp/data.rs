@@ -111,7 +111,7 @@ impl DataScanner {
             self.scan(input);
             return Piece { bytes: input, is_dot: false };
         }
-        if self.place == Place::LineStart && input[0] == b'.' && !self.doubled {
+        if self.place == Place::LineStart && input[0] == b'.' && !self.doubled && !planted!(ChunkDotNotDoubled) {
             self.doubled = true;
             self.scan(b".");
             return Piece { bytes: b".", is_dot: true };

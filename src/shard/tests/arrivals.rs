@@ -359,6 +359,28 @@ fn who_leaves_while_a_question_is_open_leaves_nothing_and_answers_nobody_else() 
     assert_at_rest(&mut world);
 }
 
+/// Whoever came, asked and left again left a question for as long as DNS takes to give up.
+#[test]
+fn questions_of_sessions_that_left_are_bounded() {
+    let mut config = only(Listener { verify_sender_domain: true, ..listener(ListenerKind::Relay) });
+    config.smtp.max_sessions_per_shard = 10;
+    let mut world = World::guarded(445, 1, config, 1000, edge::tables());
+    world.zone().set_mood(DnsMood::Silent);
+    let mut told = 0;
+    for n in 0..100 {
+        let link = world.connect(0);
+        world.send(link, format!("EHLO c.test\r\nMAIL FROM:<s@d{n}.test>\r\n").as_bytes());
+        world.run(millis(10));
+        told += usize::from(world.client(link).replies.last().is_some_and(|reply| reply.starts_with("451 4.1.8")));
+        world.reset(link);
+    }
+    assert_eq!((told, world.held("home.domains asked for")), (100 - 10, 10));
+    world.run(minutes(3));
+    assert_eq!(world.held("home.domains asked for"), 0);
+    world.zone().calm();
+    assert_at_rest(&mut world);
+}
+
 /// 421 was said, and the connection kept until the end of the drain's time, if the client did not leave.
 #[test]
 fn a_drain_ends_a_session_whose_sender_is_refused_meanwhile() {

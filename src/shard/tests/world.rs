@@ -64,6 +64,7 @@ impl Letter {
             mark,
             sender: "joe@sender.test".to_owned(),
             recipients: recipients.iter().map(|r| (*r).to_owned()).collect(),
+            header: String::new(),
             body: format!("This is number {mark}.\r\n").into_bytes(),
         }
     }

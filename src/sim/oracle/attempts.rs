@@ -29,7 +29,8 @@ impl Oracle<'_> {
                 for pair in refusals.windows(2) {
                     let (earlier, later) = (pair[0].at, pair[1].at);
                     // The last attempt comes at the age of giving up.
-                    let last = later + Duration::from_secs(60) >= *since + give_up;
+                    let held = sent.door.asks.hold.unwrap_or_default();
+                    let last = later + Duration::from_secs(60) >= *since + held + give_up;
                     let restarted = self.ended_between(*since, later);
                     let early = later + Duration::from_millis(10) < earlier + first;
                     if pair[0].transient && early && !last && !restarted {
@@ -49,7 +50,7 @@ impl Oracle<'_> {
     /// The exchanger of a lower preference goes first (RFC 5321 §5.1), unless something was the matter with it.
     pub(super) fn check_preference(&mut self, domain: &str, ip: IpAddr) {
         let Some(destination) = self.scenario.destinations.iter().find(|d| d.name == domain) else { return };
-        if self.any_troubled || self.scenario.smart_host {
+        if self.any_troubled || self.scenario.smart_host || self.scenario.is_local(domain) {
             return;
         }
         let addresses = self.scenario.addresses(destination);

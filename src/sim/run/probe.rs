@@ -44,7 +44,9 @@ impl Run<'_> {
 
     fn moves(&self, n: usize) -> bool {
         let destination = &self.scenario.destinations[n];
-        !self.scenario.smart_host && (n.is_multiple_of(2) || destination.exchangers.is_empty())
+        !self.scenario.smart_host
+            && !self.scenario.is_local(&destination.name)
+            && (n.is_multiple_of(2) || destination.exchangers.is_empty())
     }
 
     /// The hosts that may get the probe of the destination `n`.
@@ -65,6 +67,7 @@ impl Run<'_> {
             mark: MARKS + *n as u32,
             sender: "s0@sender.test".to_owned(),
             recipients: vec![format!("probe@{}", self.scenario.destinations[*n].name)],
+            header: String::new(),
             body: b"still there?\r\n".to_vec(),
         });
         let letters = letters.collect();

@@ -29,6 +29,13 @@ impl fmt::Display for Scenario {
             self.disk_us,
             self.geometry.segment_bytes >> 10
         )?;
+        if self.edge {
+            let said =
+                [(self.verifies, "DNS is asked"), (self.limited, "accounts have limits"), (self.proxied, "a proxy")];
+            let said =
+                said.iter().filter(|(is_so, _)| *is_so).map(|(_, words)| format!(", {words}")).collect::<String>();
+            writeln!(f, "  all listeners{said}, LMTP to {:?}", self.mailboxes())?;
+        }
         for d in &self.destinations {
             let implicit = if d.implicit { " (no MX)" } else { "" };
             writeln!(f, "  {}{implicit} {:?}", d.name, d.exchangers)?;
@@ -42,7 +49,7 @@ impl fmt::Display for Scenario {
                 Deed::Submit { client, letters, style } => {
                     write!(f, "client {client} submits")?;
                     for letter in letters {
-                        let Letter { mark, sender, recipients, body } = letter;
+                        let Letter { mark, sender, recipients, body, .. } = letter;
                         write!(f, " #{mark} <{sender}> to {} [{}]", recipients.join(","), body.len())?;
                     }
                     writeln!(f, " {style:?}")?;

@@ -92,7 +92,7 @@ pub(super) fn refusal(
 ) -> Option<Reply<'static>> {
     let reply = |code, enhanced, text| Some(Reply { code, enhanced: Some(enhanced), text });
     // RFC 8689 §4.2.1; a notification is sent as well as can be rather than lost (§5).
-    if params.require_tls && !sender.is_empty() {
+    if params.require_tls && !sender.is_empty() && !planted!(RequireTlsIgnored) {
         if !tls.is_some_and(|t| t.verified) {
             return reply(
                 550,
@@ -140,11 +140,15 @@ pub(super) fn refusal(
             EnhancedCode(5, 3, 3),
             "5.3.3 The message is to be returned if it is late, the receiving server lacks DELIVERBY",
         ),
-        (Some(By { return_late: true, seconds, .. }), Some(least)) if seconds < i64::from(least.max(1)) => reply(
-            554,
-            EnhancedCode(5, 4, 7),
-            "5.4.7 Delivery time expired, or too little is left of it for the receiving server",
-        ),
+        (Some(By { return_late: true, seconds, .. }), Some(least))
+            if seconds < i64::from(least.max(1)) && !planted!(DeadlineUnchecked) =>
+        {
+            reply(
+                554,
+                EnhancedCode(5, 4, 7),
+                "5.4.7 Delivery time expired, or too little is left of it for the receiving server",
+            )
+        }
         _ => None,
     }
 }
@@ -225,7 +229,7 @@ pub(super) fn write_rcpt(out: &mut Vec<u8>, rcpt: &Rcpt<'_>, peer: &Capabilities
     out.push(b'>');
     if peer.dsn {
         // RFC 3461 §5.2.1 (c), (d). An ORCPT that did not come is not added.
-        let n = rcpt.notify;
+        let n = if planted!(NotifyUnsaid) { Notify::default() } else { rcpt.notify };
         let mut separator: &[u8] = b" NOTIFY=";
         let words: [(bool, &[u8]); 4] =
             [(n.never, b"NEVER"), (n.success, b"SUCCESS"), (n.failure, b"FAILURE"), (n.delay, b"DELAY")];
