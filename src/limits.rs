@@ -39,9 +39,14 @@ pub const SERVER_DATA_GRACE: Duration = Duration::from_secs(600);
 /// Least average rate of message data after the grace, octets per second: a 50 MiB message may take 29 hours, an
 /// attacker who sends an octet every few minutes has ten.
 pub const SERVER_DATA_BYTES_PER_SECOND: u64 = 512;
-/// Commands in a row that are no SMTP (unknown, malformed, out of order) before the client is hung up on with 421: it
-/// speaks another protocol or guesses, and each costs a reply. One command that works starts the count again.
+/// Commands that are no SMTP (unknown, malformed, out of order) before the client is hung up on with 421: it speaks another
+/// protocol or guesses, and each costs a reply. In a row, one command that works starts the count again; of a stranger (neither
+/// of a network that may relay nor with an account) all since its last message, and refused recipients too: who has none of
+/// the right ones looks for some.
 pub const SESSION_ERRORS: u8 = 50;
+/// Commands of a stranger that bring no mail forward (EHLO, RSET, NOOP, HELP, VRFY, EXPN), since its last message, before
+/// each counts as an error.
+pub const SESSION_JUNK: u8 = 100;
 /// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
 pub const SESSION_ENVELOPE_BYTES: usize = 2048;
 

@@ -144,7 +144,12 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
                 | Command::Xforward(_))
     );
     let blank = matches!(result, Err(CommandError::Path(..) | CommandError::Arguments(_))) && is_international(line);
-    if free_text && !blank && !is_printable(line) { Err(CommandError::NotPrintable) } else { result }
+    // RFC 6531 §3.7.4.2.
+    let utf8 = match result {
+        Ok(Command::Vrfy(name) | Command::Expn(name)) => strip_utf8(name).is_some() && is_international(line),
+        _ => false,
+    };
+    if free_text && !blank && !utf8 && !is_printable(line) { Err(CommandError::NotPrintable) } else { result }
 }
 
 #[inline]
@@ -247,6 +252,12 @@ fn trim_end(mut line: &[u8]) -> &[u8] {
         line = rest;
     }
     line
+}
+
+/// The argument of VRFY or EXPN without the keyword that says that it is in UTF-8 (RFC 6531 §3.7.4.2).
+pub fn strip_utf8(argument: &[u8]) -> Option<&[u8]> {
+    let (name, keyword) = argument.split_at_checked(argument.len().checked_sub(9)?)?;
+    keyword.eq_ignore_ascii_case(b" SMTPUTF8").then_some(name)
 }
 
 /// Whether every byte is in 32..=126.

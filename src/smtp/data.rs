@@ -100,6 +100,11 @@ impl DataScanner {
         }
     }
 
+    /// Octets that belong to the data and are not looked at: it is refused already.
+    pub fn skip(&mut self, octets: usize) {
+        self.bytes = self.bytes.saturating_add(octets as u64);
+    }
+
     /// A scanner of a message that comes as `BODY=BINARYMIME` (RFC 3030 §3): nothing in it ends it.
     pub fn raw(max_bytes: u64) -> Self {
         DataScanner { raw: true, ..DataScanner::new(max_bytes) }

@@ -558,3 +558,135 @@ fn errors_cost_time() {
     assert_eq!(d.say(b""), "250 2.0.0 OK\r\n");
     assert_eq!(d.codes(&["JUNK", "NOOP"]), ["500 5.5.1", "250 2.0.0"], "what works starts the count again");
 }
+
+fn stranger() -> PeerFacts {
+    PeerFacts::new(IpAddr::from([198, 51, 100, 9]), false)
+}
+
+#[test]
+fn a_stranger_who_looks_for_recipients_is_slowed_down_and_sent_away() {
+    let mut d = Driver::with(policy(|_| {}), PeerFacts { ask_recipient: true, ..stranger() });
+    d.say(b"EHLO a\r\nMAIL FROM:<a@b>\r\n");
+    d.verdict = Some(b"550 5.1.1 No such user here\r\n");
+    // Neither what is right in between nor RSET makes it forgotten; 4yz is no guess.
+    for _ in 0..limits::SESSION_ERRORS - 1 {
+        assert_eq!(d.codes(&["RCPT TO:<x@d>", "RSET", "MAIL FROM:<a@b>"])[0], "550 5.1.1");
+    }
+    d.verdict = Some(b"451 4.4.3 Try again later\r\n");
+    assert_eq!(d.codes(&["RCPT TO:<x@d>", "RCPT TO:<y@d>"]), ["451 4.4.3"; 2]);
+    d.verdict = Some(b"550 5.1.1 No such user here\r\n");
+    assert_eq!(d.codes(&["RCPT TO:<x@d>"]), ["421 4.7.0"]);
+    assert!(d.closed);
+
+    let mut d = Driver::with(policy(|p| p.error_delay = Duration::from_secs(1)), stranger());
+    d.say(b"EHLO a\r\nMAIL FROM:<a@b>\r\n");
+    let free = usize::from(limits::SESSION_FREE_ERRORS);
+    assert_eq!(d.codes(&vec!["RCPT TO:<x@d>"; free + 1]), vec!["550 5.7.1"; free + 1]);
+    assert_eq!(d.codes(&["RCPT TO:<x@d>"]), ["nothing"], "later");
+
+    // Who is known may have a list with many that are gone.
+    let mut d = Driver::with(policy(|_| {}), PeerFacts { ask_recipient: true, ..peer() });
+    d.say(b"EHLO a\r\nMAIL FROM:<a@b>\r\n");
+    d.verdict = Some(b"550 5.1.1 No such user here\r\n");
+    assert_eq!(d.codes(&["RCPT TO:<x@d>"; 200]), ["550 5.1.1"; 200]);
+}
+
+#[test]
+fn a_stranger_who_brings_no_mail_is_sent_away() {
+    for idle in ["NOOP", "RSET", "HELP", "VRFY x", "EHLO a"] {
+        let mut d = Driver::with(policy(|_| {}), stranger());
+        let most = usize::from(limits::SESSION_JUNK) + usize::from(limits::SESSION_ERRORS);
+        let codes = d.codes(&vec![idle; most]);
+        assert!(d.closed && codes[most - 1] == "421 4.7.0" && !codes[..most - 1].contains(&codes[most - 1]), "{idle}");
+        let mut d = Driver::new();
+        d.codes(&vec![idle; 2 * most]);
+        assert!(!d.closed, "{idle}");
+    }
+    // A message is what it is here for: then all is forgotten.
+    let mut d = Driver::with(policy(|_| {}), PeerFacts { ask_recipient: true, ..stranger() });
+    for _ in 0..5 {
+        d.codes(&vec!["NOOP"; usize::from(limits::SESSION_JUNK) - 10]);
+        d.say(b"EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n");
+        d.say(b"DATA\r\nx\r\n.\r\n");
+    }
+    assert_eq!((d.messages.len(), d.closed), (5, false));
+}
+
+#[test]
+fn who_it_was_in_the_clear_is_forgotten_in_tls() {
+    // RFC 3207 §4.2: somebody on the way may have said it.
+    let mut d = Driver::with(policy(|p| p.auth_without_tls = true), PeerFacts { xforward: true, ..stranger() });
+    d.say(b"EHLO a\r\n");
+    assert_eq!(
+        d.codes(&[&format!("AUTH PLAIN {}", plain("me", "secret")), "XFORWARD ADDR=192.0.2.1"]),
+        ["235 2.7.0", "250 2.0.0"]
+    );
+    assert_eq!(d.server.account(), Some("me"));
+    d.start_tls(TlsFacts::default());
+    assert_eq!((d.server.account(), d.server.origin()), (None, stranger().address));
+    assert!(d.say(b"EHLO a\r\n").contains("AUTH "));
+    assert_eq!(d.codes(&["MAIL FROM:<a@b>", "RCPT TO:<c@d>"]), ["250 2.1.0", "550 5.7.1"]);
+}
+
+#[test]
+fn another_client_by_xclient_is_not_the_account_of_the_one_before() {
+    let proxy = PeerFacts { xclient: true, ..peer() };
+    for login in [format!("AUTH PLAIN {}", plain("me", "secret")), "XCLIENT ADDR=192.0.2.1 LOGIN=me".to_owned()] {
+        let mut d = Driver::with(policy(|p| p.auth_without_tls = true), proxy);
+        d.say(b"EHLO a\r\n");
+        d.codes(&[&login]);
+        assert_eq!(d.server.account(), Some("me"));
+        assert_eq!(d.codes(&["XCLIENT ADDR=192.0.2.7"]), ["220"]);
+        assert_eq!(d.server.account(), None);
+        assert_eq!(d.codes(&["EHLO a", "MAIL FROM:<a@b>", "RCPT TO:<c@d>"])[2], "550 5.7.1");
+    }
+}
+
+#[test]
+fn an_auth_line_that_is_too_long_is_the_end_of_that_auth() {
+    // RFC 4954 §4: 500 5.5.6.
+    let mut d = Driver::with(policy(|p| p.auth_without_tls = true), peer());
+    d.say(b"EHLO a\r\n");
+    let long = "A".repeat(limits::AUTH_LINE_BYTES + 10);
+    assert_eq!(d.codes(&["AUTH PLAIN", &long, "NOOP"]), ["334", "500 5.5.6", "250 2.0.0"]);
+    assert_eq!(d.codes(&[&format!("AUTH PLAIN {long}"), "NOOP"]), ["500 5.5.6", "250 2.0.0"]);
+    assert_eq!(d.codes(&[&format!("AUTH PLAIN {}", plain("me", "secret"))]), ["235 2.7.0"]);
+}
+
+#[test]
+fn a_chunk_that_is_not_wanted_has_as_much_time_as_one_that_is() {
+    let minute = Duration::from_secs(60);
+    for (before, chunk) in [("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n", "BDAT 200000 LAST\r\n"), ("", "BDAT 200000\r\n")] {
+        let mut d = Driver::new();
+        d.say(format!("EHLO a\r\n{before}{chunk}").as_bytes());
+        let patience = d.server.policy().data_timeout;
+        // Some of it each minute: no timeout; nothing for too long: one.
+        for _ in 0..10 {
+            d.now = d.now + minute;
+            d.feed(&[b'x'; 15_000]);
+            assert!(!d.server.handle_timeout(d.now, &mut Vec::new()));
+        }
+        d.now = d.now + patience;
+        assert!(d.server.handle_timeout(d.now, &mut Vec::new()));
+        // An octet now and then is not enough for ever.
+        let mut d = Driver::new();
+        d.say(format!("EHLO a\r\n{before}{chunk}").as_bytes());
+        let ended = (0..60).find(|_| {
+            d.now = d.now + minute;
+            d.feed(b"x");
+            d.server.handle_timeout(d.now, &mut Vec::new())
+        });
+        assert!(ended.is_some());
+    }
+}
+
+#[test]
+fn vrfy_of_a_name_in_utf_8() {
+    // RFC 6531 §3.7.4.2.
+    let mut d = Driver::with(policy(|p| p.vrfy = true), peer());
+    d.verdict = Some(b"252 2.1.5 Perhaps\r\n");
+    assert_eq!(
+        d.codes(&["EHLO a", "VRFY \u{e4}@any.test SMTPUTF8", "VRFY \u{e4}@any.test"])[1..],
+        ["252 2.1.5", "500 5.5.2"]
+    );
+}

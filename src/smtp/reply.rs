@@ -78,6 +78,8 @@ pub mod text {
         NOT_IMPLEMENTED = "502 5.5.1 Command not implemented";
         /// MAIL before EHLO or HELO.
         HELLO_FIRST = "503 5.5.1 Send EHLO or HELO first";
+        /// AUTH before EHLO (RFC 4954 §4).
+        EHLO_FIRST = "503 5.5.1 Send EHLO first";
         /// MAIL in a transaction.
         NESTED_MAIL = "503 5.5.1 A transaction is open already, send RSET first";
         /// RCPT or DATA outside a transaction.

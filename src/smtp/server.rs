@@ -14,6 +14,7 @@ mod commands;
 mod effects;
 mod envelope;
 mod identity;
+mod patience;
 mod replies;
 
 pub use effects::{Answer, Question, Refusal, Step, Verdict};
@@ -22,7 +23,7 @@ use super::command::{self, Line};
 use super::data::{DataScanner, Fault};
 pub use super::policy::{PeerFacts, ServerPolicy, TlsFacts};
 use super::reply::text;
-use super::sasl::{Exchange, Mechanism};
+use super::sasl::{self, Exchange, Failure, Mechanism};
 use crate::limits;
 use crate::message::Envelope;
 use crate::message::params::BodyType;
@@ -138,6 +139,8 @@ pub struct Server {
     /// MAIL was refused: what a client has pipelined behind it is no misbehaviour.
     mail_refused: bool,
     errors: u8,
+    /// Commands of a stranger that brought no mail forward, since its last message.
+    junk: u8,
     /// Transactions begun.
     mails: u32,
     /// Before this, no command of a client that makes errors is read.
@@ -171,6 +174,7 @@ impl Server {
             swallowing: false,
             mail_refused: false,
             errors: 0,
+            junk: 0,
             mails: 0,
             patience: Moment(0),
             now,
@@ -310,7 +314,7 @@ impl Server {
                 }
                 State::ChunksEnd => return (at, self.chunks_end()),
                 State::RefusingChunk { left, fault } => {
-                    let taken = drop_some(&input[at..], left);
+                    let taken = self.skip(&input[at..], left, now);
                     at += taken;
                     if (taken as u64) < left {
                         self.state = State::RefusingChunk { left: left - taken as u64, fault };
@@ -319,7 +323,7 @@ impl Server {
                     self.state = State::Refused(fault);
                 }
                 State::Dropping { left, in_envelope } => {
-                    let taken = drop_some(&input[at..], left);
+                    let taken = self.skip(&input[at..], left, now);
                     at += taken;
                     if (taken as u64) < left {
                         self.state = State::Dropping { left: left - taken as u64, in_envelope };
@@ -348,7 +352,13 @@ impl Server {
                         Line::TooLong => {
                             self.swallowing = true;
                             self.deadline = now + self.policy.command_timeout;
-                            self.failed(text::LINE_TOO_LONG, out);
+                            if self.state == State::Auth {
+                                self.auth_step(sasl::Step::Refused(Failure::TooLong), now, out);
+                            } else if is_auth(rest) {
+                                self.failed(Failure::TooLong.reply(), out);
+                            } else {
+                                self.failed(text::LINE_TOO_LONG, out);
+                            }
                             continue;
                         }
                     };
@@ -388,6 +398,7 @@ impl Server {
                 out.extend_from_slice(b"250 2.0.0 ");
                 out.extend_from_slice(&id.text());
                 out.extend_from_slice(b" queued\r\n");
+                (self.errors, self.junk) = (0, 0);
             }
             Verdict::Busy => out.extend_from_slice(text::BUSY),
             Verdict::Full => out.extend_from_slice(text::FULL),
@@ -444,7 +455,11 @@ impl Server {
             (Asked::Recipient, Answer::Reply(reply)) => {
                 self.state = State::Envelope;
                 self.envelope.remove_last_recipient();
-                out.extend_from_slice(reply);
+                if reply.starts_with(b"5") && self.is_stranger() {
+                    self.failed(reply, out);
+                } else {
+                    out.extend_from_slice(reply);
+                }
             }
             (Asked::Text, Answer::Reply(reply)) => {
                 self.state = if self.more().was_fresh { State::Fresh } else { State::Idle };
@@ -480,7 +495,10 @@ impl Server {
     pub fn tls_established(&mut self, facts: TlsFacts, now: Moment) {
         let mut out = Vec::new();
         self.reset_session(now, &mut out);
-        self.more().tls = Some(facts);
+        // Who it was said in the clear, where anybody on the way may have said it.
+        let more = self.more();
+        (more.account, more.forwarded) = (None, None);
+        more.tls = Some(facts);
     }
 
     /// The time of [`poll_timeout`](Self::poll_timeout) has come. After a timeout: 421 and the end, and `true`. After the
@@ -551,11 +569,11 @@ impl Server {
 
     /// EHLO and HELO end a transaction like RSET (RFC 5321 §4.1.4); the reply stands in `out`.
     fn hello(&mut self, name: &[u8], esmtp: bool, now: Moment, out: &mut Vec<u8>) {
-        self.errors = 0;
         self.esmtp = esmtp;
         self.helo[..name.len()].copy_from_slice(name);
         self.helo_len = u8::try_from(name.len()).expect("a host name has at most 255 octets");
         self.end_transaction(now, out);
+        self.idled(out);
     }
 
     /// As a connection that has just begun.
@@ -586,13 +604,21 @@ impl Server {
     /// The line at the front. Those of AUTH may be longer (RFC 4954 §4).
     fn find_line<'a>(&self, input: &'a [u8]) -> Line<'a> {
         match command::find_line(input, limits::COMMAND_LINE_BYTES) {
-            Line::TooLong
-                if self.state == State::Auth || input[..5].eq_ignore_ascii_case(b"AUTH ") && !self.swallowing =>
-            {
+            Line::TooLong if self.state == State::Auth || is_auth(input) && !self.swallowing => {
                 command::find_line(input, limits::AUTH_LINE_BYTES)
             }
             line => line,
         }
+    }
+
+    /// Octets of a chunk that nobody wants: dropped, and timed as any message data. How many there are.
+    fn skip(&mut self, input: &[u8], left: u64, now: Moment) -> usize {
+        let taken = drop_some(input, left);
+        if taken > 0 {
+            self.data.skip(taken);
+            self.watch_data(now);
+        }
+        taken
     }
 
     /// Message data: hands on what is valid, drops what is refused, until the end.
@@ -624,7 +650,7 @@ impl Server {
     /// The transaction is over and answered.
     fn end_transaction(&mut self, now: Moment, out: &mut Vec<u8>) {
         self.state = State::Idle;
-        self.errors = 0;
+        self.forgive();
         self.deadline = now + self.policy.command_timeout;
         self.envelope.clear();
         if self.envelope.capacity() > 2 * limits::SESSION_ENVELOPE_BYTES {
@@ -634,39 +660,6 @@ impl Server {
             out.extend_from_slice(&self.policy.shutting_down);
             self.close();
         }
-    }
-
-    fn refused<'a>(&mut self, line: &'a [u8], reply: &'static [u8], out: &mut Vec<u8>) -> Result<(), Refusal<'a>> {
-        // A refused recipient is no misbehaviour, a command out of order or malformed is.
-        if reply[1] == b'0' && !(reply == text::MAIL_FIRST && self.mail_refused) {
-            self.failed(reply, out)
-        } else {
-            out.extend_from_slice(reply)
-        }
-        Err(Refusal { line, reply })
-    }
-
-    /// A command that is no SMTP here; too many of them end the session.
-    fn failed(&mut self, reply: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(reply);
-        self.errors += 1;
-        // Who guesses has time; a person at a keyboard does not notice (each error is answered at once, the next command
-        // is read later).
-        let counted = u32::from(self.errors.saturating_sub(limits::SESSION_FREE_ERRORS));
-        let wait = (self.policy.error_delay * counted).min(limits::ERROR_DELAY_MAX);
-        if !wait.is_zero() {
-            self.patience = self.now + wait;
-        }
-        if self.errors == limits::SESSION_ERRORS {
-            out.extend_from_slice(text::TOO_MANY_ERRORS);
-            self.close();
-        }
-    }
-
-    fn succeeded(&mut self, reply: &[u8], out: &mut Vec<u8>) {
-        self.errors = 0;
-        self.mail_refused = false;
-        out.extend_from_slice(reply);
     }
 
     /// Drops what belongs to a line that is too long; returns how much.
@@ -685,6 +678,11 @@ impl Server {
         self.state = State::Closed;
         self.deadline = Moment::NEVER;
     }
+}
+
+/// Whether a line begins as AUTH does.
+fn is_auth(line: &[u8]) -> bool {
+    line.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"AUTH "))
 }
 
 /// How many of `left` octets are at the front of `input`.

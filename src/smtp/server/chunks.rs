@@ -28,7 +28,7 @@ impl Server {
         if first {
             self.begin_data(now);
         }
-        self.errors = 0;
+        self.forgive();
         // Told by the figures alone; nothing of it is kept.
         let too_big = self.data.bytes().saturating_add(size) > self.policy.max_message_bytes;
         self.state = if too_big {
@@ -40,6 +40,7 @@ impl Server {
 
     pub(super) fn drop_chunk(&mut self, size: u64) {
         if self.state != State::Closed {
+            self.begin_data(self.now);
             self.state = match self.state {
                 State::Fresh => State::Fresh,
                 state => State::Dropping { left: size, in_envelope: state == State::Envelope },

@@ -82,15 +82,20 @@ impl Server {
                 if self.in_transaction() {
                     self.end_transaction(now, out);
                 }
+                self.idled(out);
             }
             Command::Quit => {
                 out.extend_from_slice(&self.policy.bye);
                 self.close();
             }
-            Command::Noop => self.succeeded(text::OK, out),
+            Command::Noop => {
+                out.extend_from_slice(text::OK);
+                self.mail_refused = false;
+                self.idled(out);
+            }
             Command::Help(topic) => {
                 help::reply(topic, out);
-                self.errors = 0;
+                self.idled(out);
             }
             Command::Vrfy(argument) => self.vrfy(argument, out),
             Command::Expn(argument) => self.expn(argument, out),

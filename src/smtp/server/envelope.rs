@@ -53,7 +53,7 @@ impl Server {
         if self.peer.ask_sender {
             self.more().mail_reply = Some(reply);
             self.ask(Asked::Sender, Question::Sender);
-            self.errors = 0;
+            self.forgive();
             return Ok(());
         }
         self.state = State::Envelope;
@@ -125,7 +125,7 @@ impl Server {
         }
         if self.peer.ask_recipient {
             self.ask(Asked::Recipient, Question::Recipient);
-            self.errors = 0;
+            self.forgive();
             return Ok(());
         }
         self.succeeded(text::RECIPIENT_OK, out);

@@ -3,6 +3,7 @@
 
 use super::{Asked, Question, Server, State};
 use crate::limits;
+use crate::smtp::command;
 use crate::smtp::forwarded;
 use crate::smtp::policy::Demand;
 use crate::smtp::reply::text;
@@ -12,7 +13,8 @@ use crate::time::Moment;
 impl Server {
     pub(super) fn vrfy(&mut self, argument: &[u8], out: &mut Vec<u8>) {
         if !self.policy.vrfy {
-            return self.succeeded(text::CANNOT_VERIFY, out);
+            out.extend_from_slice(text::CANNOT_VERIFY);
+            return self.idled(out);
         }
         self.look_up(argument, Question::Verify, out);
     }
@@ -30,14 +32,14 @@ impl Server {
     fn look_up(&mut self, argument: &[u8], question: impl FnOnce(Vec<u8>) -> Question, out: &mut Vec<u8>) {
         if self.state != State::Idle && self.state != State::Fresh {
             // Allowed at any time (RFC 5321 §4.1.4), but no client does it, and the answer would have to come in between.
-            return self.succeeded(text::CANNOT_VERIFY, out);
+            out.extend_from_slice(text::CANNOT_VERIFY);
+            return self.idled(out);
         }
-        // RFC 6531 §3.7.4.2.
-        let argument = match argument.len().checked_sub(9).map(|at| argument.split_at(at)) {
-            Some((name, utf8)) if utf8.eq_ignore_ascii_case(b" SMTPUTF8") => name,
-            _ => argument,
-        };
-        self.errors = 0;
+        let argument = command::strip_utf8(argument).unwrap_or(argument);
+        self.idled(out);
+        if self.state == State::Closed {
+            return;
+        }
         let fresh = self.state == State::Fresh;
         self.ask(Asked::Text, question(argument.to_vec()));
         self.more().was_fresh = fresh;
@@ -65,7 +67,7 @@ impl Server {
             return self.failed(text::NO_AUTH, out);
         }
         if self.state == State::Fresh || !self.esmtp {
-            return self.failed(text::HELLO_FIRST, out);
+            return self.failed(text::EHLO_FIRST, out);
         }
         if self.account().is_some() || self.in_transaction() {
             return self.failed(text::AUTH_ALREADY, out);
@@ -134,6 +136,12 @@ impl Server {
                 let more = self.more();
                 if let Some(login) = &attributes.login {
                     more.account = login.as_ref().and_then(|name| sasl::prepare_name(name).ok());
+                } else if attributes.address.is_some() {
+                    // Another client: what the one before it has proven does not hold for it.
+                    more.account = None;
+                }
+                if attributes.address.is_some() {
+                    more.forwarded = None;
                 }
                 self.ask(Asked::Client, Question::Client(attributes));
             }
