@@ -434,7 +434,7 @@ fn bounds_of_parameters() {
         d.codes(&["RCPT TO:<x@\u{fc}.example>", "RCPT TO:<x@\u{2000}\u{3000}.example>"]),
         ["250 2.1.5", "501 5.1.3"]
     );
-    // RFC 6710 section 5: strangers do not pass before others.
+    // RFC 6710 section 4.1: strangers do not pass before others.
     let mut d = Driver::with(policy(|_| {}), PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), false));
     assert_eq!(d.codes(&["EHLO a", "MAIL FROM:<a@b> MT-PRIORITY=1"])[1], "250 2.3.6");
     let mut d = Driver::with(policy(|p| p.max_mails = 1), peer());

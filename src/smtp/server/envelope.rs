@@ -103,7 +103,7 @@ impl Server {
         if self.busy {
             return Err(text::BUSY);
         }
-        // RFC 6710 §5: who is not known does not pass before others.
+        // RFC 6710 §4.1: who is not known does not pass before others.
         let trusted = self.peer.may_relay || authenticated;
         let raised = params.priority.is_some_and(|priority| priority > 0);
         Ok(if raised && !trusted { text::PRIORITY_LOWERED } else { text::SENDER_OK })
