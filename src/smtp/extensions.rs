@@ -88,7 +88,9 @@ impl Capabilities {
                 k if k.eq_ignore_ascii_case("FUTURERELEASE") => &mut all.future_release,
                 k if k.eq_ignore_ascii_case("MT-PRIORITY") => &mut all.mt_priority,
                 k if k.eq_ignore_ascii_case("DELIVERBY") => {
-                    all.deliver_by = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+                    // Further options may stand behind a comma (RFC 2852 §2).
+                    let least = words.next().and_then(|options| options.split(',').next());
+                    all.deliver_by = Some(least.and_then(|n| n.parse().ok()).unwrap_or(0));
                     continue;
                 }
                 k if k.eq_ignore_ascii_case("LIMITS") => {
@@ -139,6 +141,8 @@ mod tests {
         // RFC 2852 §2.
         assert_eq!(Capabilities::parse("x\nDELIVERBY 240").deliver_by, Some(240));
         assert_eq!(Capabilities::parse("x\ndeliverby").deliver_by, Some(0));
+        assert_eq!(Capabilities::parse("x\nDELIVERBY 240,X-FOO").deliver_by, Some(240), "an option of the future");
+        assert_eq!(Capabilities::parse("x\nDELIVERBY ,X-FOO").deliver_by, Some(0));
         assert_eq!(Capabilities::parse("x\nDSN").deliver_by, None);
         // RFC 9422 §3.7 and §4; what is not understood limits nothing.
         let limits = |line: &str| Capabilities::parse(&format!("x\nLIMITS {line}")).limits;
