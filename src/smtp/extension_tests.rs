@@ -436,7 +436,8 @@ fn bounds_of_parameters() {
     );
     // RFC 6710 section 4.1: strangers do not pass before others.
     let mut d = Driver::with(policy(|_| {}), PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), false));
-    assert_eq!(d.codes(&["EHLO a", "MAIL FROM:<a@b> MT-PRIORITY=1"])[1], "250 2.3.6");
+    d.say(b"EHLO a\r\n");
+    assert!(d.say(b"MAIL FROM:<a@b> MT-PRIORITY=1\r\n").starts_with("250 2.3.6 0 "));
     let mut d = Driver::with(policy(|p| p.max_mails = 1), peer());
     assert!(d.say(b"EHLO a\r\n").contains("250-LIMITS RCPTMAX=3 MAILMAX=1\r\n"));
     assert_eq!(d.codes(&["MAIL FROM:<a@b>", "RSET", "MAIL FROM:<a@b>"])[2], "421 4.7.0");

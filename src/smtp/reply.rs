@@ -128,8 +128,8 @@ pub mod text {
         HOLD_TOO_LONG = "501 5.5.4 The message cannot be held so long, see FUTURERELEASE in the reply to EHLO";
         /// MAIL beyond MAILMAX (RFC 9422 section 4.1).
         TOO_MANY_MAILS = "421 4.7.0 As many messages as LIMITS MAILMAX says, connect again for more";
-        /// MT-PRIORITY that this client may not ask for (RFC 6710 section 4.1).
-        PRIORITY_LOWERED = "250 2.3.6 Sender OK, the requested priority was set to 0";
+        /// MT-PRIORITY that this client may not ask for (RFC 6710 section 4.1: the text begins with the new one).
+        PRIORITY_LOWERED = "250 2.3.6 0 is the priority of this message, yours may not be higher";
         /// VRFY, EXPN for those who may not.
         NOT_FOR_YOU = "550 5.7.1 Not allowed for you";
         /// VRFY and EXPN: nobody.
