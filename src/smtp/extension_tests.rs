@@ -425,6 +425,15 @@ fn bounds_of_parameters() {
     assert_eq!(d.codes(&[&format!("MAIL FROM:<a@b> HOLDFOR={most}"), "RSET"])[0], "250 2.1.0");
     assert_eq!(d.codes(&["MAIL FROM:<a@b> HOLDUNTIL=2999-01-01T00:00:00Z"]), ["501 5.5.4"]);
     assert_eq!(d.codes(&["MAIL FROM:<a@b> HOLDUNTIL=1999-01-01T00:00:00Z", "RSET"])[0], "250 2.1.0", "the past is now");
+    // RFC 4865 §5.2.2.
+    for (hold, by, code) in [
+        ("HOLDFOR=60", "60;R", "250 2.1.0"),
+        ("HOLDFOR=61", "60;R", "501 5.5.4"),
+        ("HOLDFOR=1", "-5;N", "501 5.5.4"),
+        ("HOLDUNTIL=1999-01-01T00:00:00Z", "-5;N", "250 2.1.0"),
+    ] {
+        assert_eq!(d.codes(&[&format!("MAIL FROM:<a@b> {hold} BY={by}"), "RSET"])[0], code, "{hold} {by}");
+    }
     assert_eq!(
         d.codes(&["MAIL FROM:<\u{e4}@b>", "MAIL FROM:<a@b>", "RCPT TO:<\u{e4}@b>"]),
         ["550 5.6.7", "250 2.1.0", "553 5.6.7"]

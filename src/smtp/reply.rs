@@ -126,6 +126,8 @@ pub mod text {
         CHUNK_OK = "250 2.0.0 Octets received";
         /// FUTURERELEASE beyond the limit (RFC 4865 section 4.2).
         HOLD_TOO_LONG = "501 5.5.4 The message cannot be held so long, see FUTURERELEASE in the reply to EHLO";
+        /// FUTURERELEASE behind the time of DELIVERBY (RFC 4865 section 5.2.2).
+        HOLD_TOO_LATE = "501 5.5.4 The message is to be held until it is too late for BY";
         /// MAIL beyond MAILMAX (RFC 9422 section 4.1).
         TOO_MANY_MAILS = "421 4.7.0 As many messages as LIMITS MAILMAX says, connect again for more";
         /// MT-PRIORITY that this client may not ask for (RFC 6710 section 4.1: the text begins with the new one).
