@@ -45,13 +45,15 @@ enum Command {
 Signals:
   SIGTERM, SIGINT   drain: no new mail, transactions in progress finish,
                     exit 0; a second one: end at once
-  SIGHUP            open the event log anew, after it was moved away
+  SIGHUP            read accounts, certificates and local files anew (what
+                    is wrong in them is logged, and the old ones stay); open
+                    the event log anew, after it was moved away
 
 Examples:
   ringpost run
   ringpost run --config /etc/ringpost/ringpost.toml")]
     Run(RunArgs),
-    /// Check a configuration: print what it means, exit 0; or what is wrong with it, exit 1.
+    /// Check a configuration and the files it names: print what it means, exit 0; or what is wrong with it, exit 1.
     #[command(after_help = "\
 Example:
   ringpost check --config /etc/ringpost/ringpost.toml && systemctl restart ringpost")]
@@ -138,11 +140,13 @@ fn run(args: &RunArgs) -> Outcome {
 
 fn check(args: &CheckArgs) -> Outcome {
     let loaded = config::load(Some(&args.config), &Machine::this())?;
+    let of_files = crate::server::check(&loaded.config)?;
     print!("{}", summary(&loaded.config));
-    for warning in &loaded.warnings {
+    let warnings: Vec<_> = loaded.warnings.iter().map(ToString::to_string).chain(of_files).collect();
+    for warning in &warnings {
         println!("warning: {warning}");
     }
-    println!("{}: good{}", loaded.origin, if loaded.warnings.is_empty() { "" } else { ", with warnings" });
+    println!("{}: good{}", loaded.origin, if warnings.is_empty() { "" } else { ", with warnings" });
     Ok(())
 }
 
@@ -281,10 +285,64 @@ fn summary(config: &Config) -> String {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn check_reads_every_file_that_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let write = |name: &str, text: &str| {
+            std::fs::write(path(name), text).expect("a file");
+            std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(0o600)).expect("its mode");
+        };
+        let local = format!(
+            "[[local]]\ndomains = [\"here.test\"]\ndeliver = \"lmtp:127.0.0.1:24\"\nmailboxes = {:?}\naliases = {:?}\n",
+            path("mailboxes"),
+            path("aliases")
+        );
+        let more = format!(
+            "[accounts]\nfile = {:?}\n[tls]\nclient_ca = {:?}\ncertificates = [{{ certificate = {:?}, key = {:?} }}, \
+             {{ certificate = {:?}, key = {:?} }}]\n",
+            path("accounts"),
+            path("ca"),
+            path("cert1"),
+            path("key1"),
+            path("cert2"),
+            path("key2")
+        );
+        let exit = |config: &str| {
+            write("config", &format!("hostname = \"relay.test\"\n[dns]\nservers = [\"127.0.0.1\"]\n{config}"));
+            main_from(["ringpost", "check", "--config", &path("config")].map(OsString::from))
+        };
+        let check = || check(&CheckArgs { config: folder.path().join("config") }).map_err(|error| error.to_string());
+        write("mailboxes", "alice\n");
+        write("aliases", "postmaster: alice\nabuse: alice\n");
+        assert_eq!(exit(&local), ExitCode::SUCCESS);
+
+        // Everything at once, though one of the files cannot be read.
+        write("aliases", "postmaster: alice\nteam: |/bin/sh\nabuse: alice, |/bin/false\n");
+        std::fs::remove_file(path("mailboxes")).expect("it is there");
+        write("accounts", "\n[[account]]\nname = 5\n");
+        write("cert1", "no certificate");
+        assert_eq!(exit(&format!("{more}{local}")), ExitCode::FAILURE);
+        let told = check().expect_err("much is wrong");
+        for (file, line) in [
+            ("accounts", ":3:"),
+            ("cert1", ": "),
+            ("cert2", ": "),
+            ("ca", ": "),
+            ("mailboxes", ": "),
+            ("aliases", ":2: "),
+            ("aliases", ":3: "),
+        ] {
+            let place = format!("{}{line}", path(file));
+            assert!(told.lines().any(|line| line.contains(&place)), "{place} in\n{told}");
+        }
     }
 
     #[test]

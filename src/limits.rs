@@ -489,7 +489,7 @@ pub const MAILDIR_NAME_BYTES: usize = 255;
 
 // --- Parameters of MAIL and RCPT, on the way out -------------------------------------------------------------------
 
-/// While a destination has ready mail with a priority, every so many-th job taken is the oldest of all: RFC 6710 §5 lets
+/// While a destination has ready mail with a priority, every so many-th job taken is the oldest of all: RFC 6710 §5.1 lets
 /// urgent mail go first, but nobody's mail may wait for ever behind it.
 pub const QUEUE_RANK_SHARE: u8 = 8;
 /// A sender who asked for it (RFC 3461 §4.1, DELAY) is told of mail that is not delivered after this.

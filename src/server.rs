@@ -4,25 +4,24 @@
 //! says why and what to do, and nothing has been accepted yet. End: the control plane asks every shard to drain; when the
 //! last one has stopped, the remaining events are written.
 
-use crate::accounts::{self, file::LoadError};
+mod tables;
+
+pub use tables::TablesError;
+
 use crate::config::{Config, Host};
 use crate::control::{self, Command};
 use crate::dns::{AddressFamilies, DnsSettings};
 use crate::limits;
-use crate::local::{self, LocalTable};
 use crate::route::Routes;
 use crate::rt::disk::StdDisk;
-use crate::rt::tls::{self, Acceptor, TlsError};
 use crate::rt::uring::{self, Build, Options, StartError, Wakers};
 use crate::rt::{descriptor_limit, random_u64};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
 use crate::shard::{Ending, Parts, QuotaFiles, ShardCore, Tables};
 use crate::spool::{self, RecoveryError};
 use crate::time::{Moment, Now, Wall};
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -38,7 +37,7 @@ pub enum ServerError {
     /// The control plane cannot be started.
     #[error("control plane: {0}")]
     Control(io::Error),
-    /// Accounts or certificates cannot be used.
+    /// Accounts, certificates or local domains cannot be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
     /// The smart host cannot be used.
@@ -52,93 +51,21 @@ pub enum ServerError {
     System(#[from] io::Error),
 }
 
-/// Why accounts, certificates or local domains cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TablesError {
-    /// The accounts file.
-    #[error("accounts.file: {0}")]
-    Accounts(#[from] LoadError),
-    /// Certificates.
-    #[error("tls: {0}")]
-    Tls(#[from] TlsError),
-    /// Local domains: all that is wrong, a line each.
-    #[error("local: {0}")]
-    Local(String),
+/// Loads what the start would load, and says what an operator may have overlooked. Nothing is locked, written or bound, so
+/// it may be asked beside a running relay.
+pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
+    let loaded = tables::load(config)?;
+    routes(config)?;
+    Ok(loaded.warnings)
 }
 
 /// Reads what [`Config`] names: accounts, certificates, mailboxes and aliases.
-pub fn tables(config: &Config) -> Result<Tables, TablesError> {
-    let mut tables = Tables::default();
-    if let Some(path) = &config.accounts {
-        let mut key = [0; 32];
-        key.chunks_exact_mut(8).for_each(|piece| piece.copy_from_slice(&random_u64().to_le_bytes()));
-        tables.accounts = accounts::file::load(path, key)?;
-        for warning in tables.accounts.warnings() {
-            tracing::warn!("accounts.file: {warning}");
-        }
+fn tables(config: &Config) -> Result<Tables, TablesError> {
+    let loaded = tables::load(config)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
     }
-    if !config.tls.certificates.is_empty() {
-        let files =
-            tls::Files { certificates: config.tls.certificates.clone(), client_ca: config.tls.client_ca.clone() };
-        tables.tls = Some(Acceptor::load(&files)?);
-    }
-    tables.local = local_table(config)?;
-    Ok(tables)
-}
-
-/// The table of local domains. Everything that is wrong is told at once.
-fn local_table(config: &Config) -> Result<LocalTable, TablesError> {
-    let mut texts = Vec::new();
-    let mut unread = Vec::new();
-    for block in &config.local {
-        texts.push([&block.mailboxes, &block.aliases].map(|path| {
-            let path = path.as_ref()?;
-            match read_bounded(path) {
-                Ok(text) => return Some((path.display().to_string(), text)),
-                Err(error) => unread.push(format!("{}: {error}", path.display())),
-            }
-            None
-        }));
-    }
-    if !unread.is_empty() {
-        return Err(TablesError::Local(unread.join("\n")));
-    }
-    fn file(read: &Option<(String, String)>) -> Option<local::TextFile<'_>> {
-        read.as_ref().map(|(name, text)| local::TextFile { name, text })
-    }
-    let blocks: Vec<local::Block<'_>> = config
-        .local
-        .iter()
-        .zip(&texts)
-        .map(|(block, [mailboxes, aliases])| local::Block {
-            domains: &block.domains,
-            deliver: block.deliver.clone(),
-            mailboxes: file(mailboxes),
-            aliases: file(aliases),
-            subaddress: &block.subaddress,
-        })
-        .collect();
-    match LocalTable::build(&blocks) {
-        Ok(loaded) => {
-            for warning in &loaded.warnings {
-                tracing::warn!("local: {warning}");
-            }
-            Ok(loaded.table)
-        }
-        Err(problems) => {
-            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Err(TablesError::Local(lines.join("\n")))
-        }
-    }
-}
-
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(limits::LOCAL_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > limits::LOCAL_FILE_BYTES {
-        return Err(io::Error::other(format!("more than {} octets", limits::LOCAL_FILE_BYTES)));
-    }
-    Ok(text)
+    Ok(loaded.tables)
 }
 
 /// Runs the relay until it is told to end.

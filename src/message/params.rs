@@ -87,7 +87,7 @@ pub struct MailOptions {
     pub smtputf8: bool,
     /// `REQUIRETLS` (RFC 8689 §2): never in the clear from here on.
     pub require_tls: bool,
-    /// `TLS-Required: No` in the header section (RFC 8689 §5): delivery goes before TLS policy.
+    /// `TLS-Required: No` in the header section (RFC 8689 §3, §4.2.2): delivery goes before TLS policy.
     pub tls_optional: bool,
     /// `RET=`
     pub ret: Option<Ret>,

@@ -240,7 +240,7 @@ impl<B> Queue<B> {
     }
 
     /// Takes the next ready job: the oldest fresh mail, else the oldest retry; with both ready every eighth is a retry
-    /// ([`limits::QUEUE_RETRY_SHARE`]). Mail with a higher priority goes before (RFC 6710 §5), that with a lower one behind,
+    /// ([`limits::QUEUE_RETRY_SHARE`]). Mail with a higher priority goes before (RFC 6710 §5.1), that with a lower one behind,
     /// and while there is any, every eighth is the oldest of all ([`limits::QUEUE_RANK_SHARE`]). The driver holds it from now on and gives it back by [`finished`](Self::finished),
     /// [`deferred`](Self::deferred) or [`put_back`](Self::put_back). `None`: nothing is ready, or the destination is
     /// suspended or forgotten.

@@ -95,7 +95,7 @@ fn a_sender_is_to_be_told_once_and_the_job_stays() {
 
 #[test]
 fn urgent_mail_goes_first_and_none_waits_for_ever() {
-    // RFC 6710 §5.
+    // RFC 6710 §5.1.
     let mut q = queue();
     for (id, priority) in [(1, 0), (2, -9), (3, 9), (4, 1), (5, 9), (6, -1), (7, 0)] {
         q.enqueue("a", ranked(id, priority), Moment(id));

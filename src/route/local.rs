@@ -114,7 +114,7 @@ pub(super) fn share(shard: u16, shards: u16, connections: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::Splitter;
+    use super::super::tests::groups;
     use super::*;
 
     fn local(others: Routes) -> Routes {
@@ -126,14 +126,6 @@ mod tests {
         ];
         let targets = targets.map(|(domain, target)| (domain, Target::parse(target).unwrap()));
         others.with_local(targets.iter().map(|(domain, target)| (*domain, target)))
-    }
-
-    fn groups(routes: &Routes, domains: &[&str]) -> Vec<(String, Vec<u16>)> {
-        let mut out = Vec::new();
-        routes.split(&mut Splitter::default(), domains.iter().map(|d| d.as_bytes()), |name, indices| {
-            out.push((name.to_owned(), indices.to_vec()));
-        });
-        out
     }
 
     #[test]

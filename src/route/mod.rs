@@ -282,7 +282,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn groups(routes: &Routes, domains: &[&str]) -> Vec<(String, Vec<u16>)> {
+    /// The destinations of these recipients, and which go to each.
+    pub(super) fn groups(routes: &Routes, domains: &[&str]) -> Vec<(String, Vec<u16>)> {
         let mut out = Vec::new();
         routes.split(&mut Splitter::default(), domains.iter().map(|d| d.as_bytes()), |name, indices| {
             out.push((name.to_owned(), indices.to_vec()));

@@ -10,8 +10,10 @@
 
 use crate::limits;
 use aws_lc_rs::digest;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
@@ -100,31 +102,38 @@ enum Kind {
 }
 
 impl Acceptor {
-    /// Loads what `files` names.
-    pub fn load(files: &Files) -> Result<Acceptor, TlsError> {
+    /// Loads what `files` names; or says what is wrong with each of them.
+    pub fn load(files: &Files) -> Result<Acceptor, Vec<TlsError>> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut entries = Vec::new();
+        let mut errors = Vec::new();
         for (certificate, key) in &files.certificates {
-            entries.push(load_pair(certificate, key, &provider)?);
+            load_pair(certificate, key, &provider).map_or_else(|e| errors.push(e), |entry| entries.push(entry));
         }
+        let authorities = files.client_ca.as_deref().map(|path| load_authorities(path, &provider)).transpose();
+        match authorities {
+            Ok(authorities) if errors.is_empty() => Acceptor::new(entries, authorities, provider).map_err(|e| vec![e]),
+            Ok(_) => Err(errors),
+            Err(error) => {
+                errors.push(error);
+                Err(errors)
+            }
+        }
+    }
+
+    fn new(
+        entries: Vec<Entry>,
+        authorities: Option<Arc<dyn ClientCertVerifier>>,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Acceptor, TlsError> {
         let certificates = Arc::new(Certificates(entries));
         let failed = |error: rustls::Error| TlsError::Rustls(error.to_string());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(rustls::DEFAULT_VERSIONS)
             .map_err(failed)?;
-        let builder = match &files.client_ca {
+        let builder = match authorities {
             None => builder.with_no_client_auth(),
-            Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in read_certificates(path)? {
-                    roots.add(certificate).map_err(|e| TlsError::File(path.clone(), e.to_string()))?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|e| TlsError::File(path.clone(), e.to_string()))?;
-                builder.with_client_cert_verifier(verifier)
-            }
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
         };
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Certificates>::clone(&certificates);
         let mut config = builder.with_cert_resolver(resolver);
@@ -327,7 +336,19 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     if found.is_empty() { Err(failed("no certificate in PEM form in it".to_owned())) } else { Ok(found) }
 }
 
-fn load_pair(certificate: &Path, key: &Path, provider: &rustls::crypto::CryptoProvider) -> Result<Entry, TlsError> {
+fn load_authorities(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let failed = |why: String| TlsError::File(path.to_owned(), why);
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|e| failed(e.to_string()))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|e| failed(e.to_string()))
+}
+
+fn load_pair(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<Entry, TlsError> {
     let chain = read_certificates(certificate)?;
     let failed = |why: String| TlsError::File(key.to_owned(), why);
     let mode = std::fs::metadata(key).map_err(|e| failed(e.to_string()))?.mode();

@@ -91,6 +91,24 @@ impl ReadFor {
     }
 }
 
+/// What a session needs that is not in the table. No method: the session is borrowed from the table beside it.
+macro_rules! context {
+    ($home:ident, $turn:ident) => {{
+        let busy = $home.is_busy($turn);
+        Context {
+            gate: &mut $home.gate,
+            plain: &mut $home.plain,
+            tls_busy: $home.handshakes >= limits::TLS_HANDSHAKES,
+            log: &mut $home.log,
+            dates: &mut $home.dates,
+            params: &mut $home.params,
+            trace: &mut $home.trace,
+            hostname: &$home.config.hostname,
+            busy,
+        }
+    }};
+}
+
 impl Home {
     pub(super) fn new(
         me: u16,
@@ -158,8 +176,7 @@ impl Home {
                 }
             };
             let facts = self.gate.facts(listener, peer.ip());
-            let busy = self.is_busy(turn);
-            let mut context = self.context(busy);
+            let mut context = context!(self, turn);
             let mut session = Box::new(Session::begin(conn, listener, facts, turn, &mut context, &mut out));
             session.admitted = admitted;
             let fate = session.flush(turn, &mut out);
@@ -200,41 +217,14 @@ impl Home {
         self.end_event(conn, fate, turn);
     }
 
-    /// What a session needs that is not in the table yet.
-    fn context(&mut self, busy: bool) -> Context<'_> {
-        Context {
-            gate: &mut self.gate,
-            plain: &mut self.plain,
-            tls_busy: self.handshakes >= limits::TLS_HANDSHAKES,
-            log: &mut self.log,
-            dates: &mut self.dates,
-            params: &mut self.params,
-            trace: &mut self.trace,
-            hostname: &self.config.hostname,
-            busy,
-        }
-    }
-
     fn with_session(
         &mut self,
         conn: ConnId,
         turn: &mut Turn<'_>,
         act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Context<'_>, &mut Vec<u8>) -> Fate,
     ) -> Fate {
-        let busy = self.is_busy(turn);
-        let tls_busy = self.handshakes >= limits::TLS_HANDSHAKES;
+        let mut context = context!(self, turn);
         let Some(session) = self.sessions.get_mut(conn) else { return Fate::Open };
-        let mut context = Context {
-            gate: &mut self.gate,
-            plain: &mut self.plain,
-            tls_busy,
-            log: &mut self.log,
-            dates: &mut self.dates,
-            params: &mut self.params,
-            trace: &mut self.trace,
-            hostname: &self.config.hostname,
-            busy,
-        };
         let handshook = session.is_handshaking();
         let fate = act(session, turn, &mut context, &mut self.out);
         self.out.clear();

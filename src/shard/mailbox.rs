@@ -143,7 +143,7 @@ pub fn terms(params: Params<'_>, accepted: Wall, now: Now) -> Option<Box<Terms>>
     let moment = |at: Wall| now.mono + at.since(now.wall) - now.wall.since(at);
     let begins = options.hold_until.unwrap_or_default().max(accepted);
     let tell_late = match options.deliver_by {
-        // RFC 2852 §4.1.4: where it was late when it came, the sender knows. After a restart it may be told once more.
+        // RFC 2852 §4.1.3: where it was late when it came, the sender knows. After a restart it may be told once more.
         Some(by) if !by.return_late => (by.until > accepted).then(|| moment(by.until)),
         // Where it has passed it was told in an earlier life; RFC 3461 §5.2.5 does not insist.
         _ if params.recipients().any(|(_, notify, _)| notify.wants_delay()) => {

@@ -56,7 +56,7 @@ pub(super) enum What {
 
 impl What {
     /// Whether a sender who said this wants to know (RFC 3461 §5.2.5, §5.2.6); `by` is that mail is late for DELIVERBY
-    /// (RFC 2852 §4.1.4).
+    /// (RFC 2852 §4.1.3).
     fn is_told(self, notify: Notify, by: bool) -> bool {
         match self {
             What::Refused | What::Expired => notify.wants_failure() || planted!(NotifyIgnored),

@@ -532,7 +532,7 @@ impl Session {
         }
     }
 
-    /// TLS-Required: No (RFC 8689 §5) stands in the header section, which `data` begins with.
+    /// TLS-Required: No (RFC 8689 §3, §4.1) stands in the header section, which `data` begins with.
     fn look_for_tls_required(&mut self, data: &[u8]) {
         if self.server.may_have_tls_required() && fields::tls_required_no(data) {
             self.server.envelope_mut().options.tls_optional = true;

@@ -170,7 +170,7 @@ impl Client {
         self.tls
     }
 
-    /// Whether the peer takes no further transaction on this connection: its MAILMAX is reached (RFC 9422 §3).
+    /// Whether the peer takes no further transaction on this connection: its MAILMAX is reached (RFC 9422 §4.1).
     pub fn is_spent(&self) -> bool {
         self.capabilities.limits.transactions.is_some_and(|most| self.mails >= most)
     }

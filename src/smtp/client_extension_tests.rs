@@ -109,7 +109,7 @@ fn requiretls_goes_only_over_verified_tls_to_a_peer_that_has_it() {
 
 #[test]
 fn the_time_that_is_left_goes_on_with_the_message() {
-    // RFC 2852 §4.
+    // RFC 2852 §4.1.4, §4.1.4.1 for R, §4.1.4.2 for N.
     let by = |seconds, return_late, trace| {
         let by = Some(By { seconds, return_late, trace });
         MailParams { by, ..plain() }
@@ -130,7 +130,7 @@ fn the_time_that_is_left_goes_on_with_the_message() {
 
 #[test]
 fn priority_goes_on_where_it_is_announced() {
-    // RFC 6710 §4.
+    // RFC 6710 §4.2, §4.3.
     for (priority, words) in [(9, " MT-PRIORITY=9"), (-9, " MT-PRIORITY=-9"), (0, "")] {
         let params = MailParams { priority, ..plain() };
         assert!(said(&["MT-PRIORITY MIXER"], &params, to("b@x")).starts_with(&format!("MAIL FROM:<s@t>{words}\r\n")));
@@ -203,7 +203,7 @@ fn the_next_envelope_goes_behind_a_binary_body() {
 
 #[test]
 fn no_more_transactions_than_the_peer_takes() {
-    // RFC 9422 §3: MAILMAX counts those that failed as well.
+    // RFC 9422 §4.1: MAILMAX counts those that failed as well.
     let mut d = Driver::ready(&ehlo(&["PIPELINING", "SIZE 10", "LIMITS MAILMAX=2"]));
     d.start_with(1, &["a@x"], MailParams::new(11, false));
     d.start_with(2, &["a@x"], plain());

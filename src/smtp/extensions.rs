@@ -35,7 +35,7 @@ pub struct Capabilities {
     pub limits: Limits,
 }
 
-/// What a peer allows within one connection (RFC 9422 §3). `None`: not announced.
+/// What a peer allows within one connection (RFC 9422 §4). `None`: not announced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// MAILMAX: transactions.
@@ -88,7 +88,9 @@ impl Capabilities {
                 k if k.eq_ignore_ascii_case("FUTURERELEASE") => &mut all.future_release,
                 k if k.eq_ignore_ascii_case("MT-PRIORITY") => &mut all.mt_priority,
                 k if k.eq_ignore_ascii_case("DELIVERBY") => {
-                    all.deliver_by = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0));
+                    // Further options may stand behind a comma (RFC 2852 §2).
+                    let least = words.next().and_then(|options| options.split(',').next());
+                    all.deliver_by = Some(least.and_then(|n| n.parse().ok()).unwrap_or(0));
                     continue;
                 }
                 k if k.eq_ignore_ascii_case("LIMITS") => {
@@ -136,11 +138,13 @@ mod tests {
 
     #[test]
     fn reads_what_stands_behind_keywords() {
-        // RFC 2852 §3.
+        // RFC 2852 §2.
         assert_eq!(Capabilities::parse("x\nDELIVERBY 240").deliver_by, Some(240));
         assert_eq!(Capabilities::parse("x\ndeliverby").deliver_by, Some(0));
+        assert_eq!(Capabilities::parse("x\nDELIVERBY 240,X-FOO").deliver_by, Some(240), "an option of the future");
+        assert_eq!(Capabilities::parse("x\nDELIVERBY ,X-FOO").deliver_by, Some(0));
         assert_eq!(Capabilities::parse("x\nDSN").deliver_by, None);
-        // RFC 9422 §3 and §4; what is not understood limits nothing.
+        // RFC 9422 §3.7 and §4; what is not understood limits nothing.
         let limits = |line: &str| Capabilities::parse(&format!("x\nLIMITS {line}")).limits;
         let all = Limits { transactions: Some(5), recipients: Some(20), domains: Some(1) };
         assert_eq!(limits("RCPTMAX=20 mailmax=5 X=1 RCPTDOMAINMAX=1"), all);

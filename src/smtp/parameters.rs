@@ -37,7 +37,7 @@ pub struct MailParams<'a> {
     pub used: Extensions,
 }
 
-/// How long a message is to be held (RFC 4865 §4.1).
+/// How long a message is to be held (RFC 4865 §3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
     /// Seconds from now, 1 to 999,999,999.
@@ -236,11 +236,11 @@ fn by(text: &[u8]) -> Option<By> {
         b'N' => false,
         _ => return None,
     };
-    // With R, a time that has passed cannot be met: "the by-time MUST be greater than zero".
+    // With R, a time that has passed cannot be met: zero and less are a syntax error (501 5.5.4).
     (!return_late || seconds > 0).then_some(By { seconds, return_late, trace })
 }
 
-/// RFC 6710 §3: −9 to 9, `-0` is none.
+/// RFC 6710 §7: −9 to 9, `-0` is none.
 fn priority(text: &[u8]) -> Option<i8> {
     match text {
         [b'0'] => Some(0),
@@ -272,7 +272,7 @@ fn notify(text: &[u8]) -> Option<Notify> {
     Some(notify)
 }
 
-/// RFC 4865 §4.1.2: a date-time of RFC 3339, with seconds and a zone.
+/// RFC 4865 §3: a date-time of RFC 3339, with seconds and a zone. It asks for UTC; any zone says as much.
 fn date_time(text: &[u8]) -> Option<Wall> {
     let text = std::str::from_utf8(text).ok()?;
     // jiff takes more than RFC 3339 does.

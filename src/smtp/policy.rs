@@ -23,7 +23,7 @@ impl Extensions {
     pub const SMTPUTF8: Extensions = Extensions(1 << 3);
     /// RFC 3461.
     pub const DSN: Extensions = Extensions(1 << 4);
-    /// RFC 8689; announced under TLS only (§3).
+    /// RFC 8689; announced under TLS only (§2).
     pub const REQUIRETLS: Extensions = Extensions(1 << 5);
     /// RFC 2852.
     pub const DELIVERBY: Extensions = Extensions(1 << 6);
@@ -214,7 +214,7 @@ impl ServerPolicy {
             }
         }
         if extensions.has(Extensions::FUTURERELEASE) {
-            // RFC 4865 §4: the longest interval in seconds, and the latest time.
+            // RFC 4865 §3: the longest interval in seconds, and the latest time.
             let seconds = limits::HOLD_MAX.as_secs();
             let latest = session.wall_seconds.saturating_add(seconds);
             let latest = jiff::Timestamp::from_second(latest.cast_signed()).unwrap_or(jiff::Timestamp::MAX);
@@ -226,7 +226,7 @@ impl ServerPolicy {
         if session.xforward {
             line(&[b"XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"]);
         }
-        // RFC 9422 §4.
+        // RFC 9422 §4.1, §4.2.
         let (mut first, mut second) = ([0; 20], [0; 20]);
         let recipients = decimal(self.max_recipients as u64, &mut first);
         if self.max_mails == 0 {

@@ -126,12 +126,14 @@ pub mod text {
         IN_CHUNKS = "503 5.5.1 The message has begun: send BDAT or RSET";
         /// A chunk that was taken.
         CHUNK_OK = "250 2.0.0 Octets received";
-        /// FUTURERELEASE beyond the limit (RFC 4865 section 5.2.1).
+        /// FUTURERELEASE beyond the limit (RFC 4865 section 4.2).
         HOLD_TOO_LONG = "501 5.5.4 The message cannot be held so long, see FUTURERELEASE in the reply to EHLO";
-        /// MAIL beyond MAILMAX (RFC 9422).
+        /// FUTURERELEASE behind the time of DELIVERBY (RFC 4865 section 5.2.2).
+        HOLD_TOO_LATE = "501 5.5.4 The message is to be held until it is too late for BY";
+        /// MAIL beyond MAILMAX (RFC 9422 section 4.1).
         TOO_MANY_MAILS = "421 4.7.0 As many messages as LIMITS MAILMAX says, connect again for more";
-        /// MT-PRIORITY that this client may not ask for (RFC 6710 section 5).
-        PRIORITY_LOWERED = "250 2.3.6 Sender OK, the requested priority was set to 0";
+        /// MT-PRIORITY that this client may not ask for (RFC 6710 section 4.1: the text begins with the new one).
+        PRIORITY_LOWERED = "250 2.3.6 0 is the priority of this message, yours may not be higher";
         /// VRFY, EXPN for those who may not.
         NOT_FOR_YOU = "550 5.7.1 Not allowed for you";
         /// VRFY and EXPN: nobody.

@@ -20,6 +20,51 @@ fn peer(may_relay: bool) -> PeerFacts {
     PeerFacts::new(IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay)
 }
 
+/// A driver of the server machine in a test: the loop around the steps, which is the same for all of them.
+pub(super) trait Steps {
+    /// The machine, what it says, and the time.
+    fn machine(&mut self) -> (&mut Server, &mut Vec<u8>, Moment);
+
+    /// What the machine has not consumed yet.
+    fn tail(&mut self) -> &mut Vec<u8>;
+
+    /// Does what a step asks for. Behind StartTls and Close there is none.
+    fn take(&mut self, step: Step<'_>);
+
+    fn feed(&mut self, bytes: &[u8]) {
+        let mut input = std::mem::take(self.tail());
+        input.extend_from_slice(bytes);
+        let mut at = 0;
+        loop {
+            let (server, out, now) = self.machine();
+            let (n, step) = server.step(&input[at..], now, out);
+            at += n;
+            match step {
+                Step::NeedInput | Step::Blocked => break,
+                Step::StartTls => at = input.len(),
+                _ => {}
+            }
+            let ends = matches!(step, Step::StartTls | Step::Close);
+            self.take(step);
+            if ends {
+                break;
+            }
+        }
+        *self.tail() = input[at..].to_vec();
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> String {
+        self.machine().1.clear();
+        self.feed(bytes);
+        String::from_utf8(self.machine().1.clone()).unwrap()
+    }
+
+    /// Each line of `script` alone; the codes of the replies (with the enhanced code, if any).
+    fn codes(&mut self, script: &[&str]) -> Vec<String> {
+        script.iter().map(|line| code(&self.say(format!("{line}\r\n").as_bytes()))).collect()
+    }
+}
+
 /// A driver that accepts every message.
 struct Driver {
     server: Server,
@@ -57,60 +102,44 @@ impl Driver {
             closed: false,
         }
     }
+}
 
-    fn feed(&mut self, bytes: &[u8]) {
-        let mut input = std::mem::take(&mut self.tail);
-        input.extend_from_slice(bytes);
-        let mut at = 0;
-        loop {
-            let (n, step) = self.server.step(&input[at..], NOW, &mut self.out);
-            at += n;
-            match step {
-                Step::Body(piece) => {
-                    assert!(!piece.is_empty());
-                    self.collected.extend_from_slice(piece);
-                }
-                Step::Message => {
-                    self.messages.push(std::mem::take(&mut self.collected));
-                    if let Some(verdict) = self.verdict {
-                        self.server.handle_verdict(verdict, NOW, &mut self.out);
-                    }
-                }
-                Step::Discarded(fault) => {
-                    assert!(self.server.in_transaction() && self.server.envelope().recipient_count() > 0);
-                    self.collected.clear();
-                    self.discarded.push(fault);
-                }
-                Step::Refused(r) => self.refused.push((
-                    String::from_utf8_lossy(r.line).into_owned(),
-                    String::from_utf8_lossy(&r.reply[..3]).into_owned(),
-                )),
-                Step::Dropped => self.collected.clear(),
-                Step::Ask => self.questions.push(self.server.take_question()),
-                Step::StartTls => {
-                    at = input.len();
-                    self.tls_begun = true;
-                    break;
-                }
-                Step::NeedInput | Step::Blocked => break,
-                Step::Close => {
-                    self.closed = true;
-                    break;
+impl Steps for Driver {
+    fn machine(&mut self) -> (&mut Server, &mut Vec<u8>, Moment) {
+        (&mut self.server, &mut self.out, NOW)
+    }
+
+    fn tail(&mut self) -> &mut Vec<u8> {
+        &mut self.tail
+    }
+
+    fn take(&mut self, step: Step<'_>) {
+        match step {
+            Step::Body(piece) => {
+                assert!(!piece.is_empty());
+                self.collected.extend_from_slice(piece);
+            }
+            Step::Message => {
+                self.messages.push(std::mem::take(&mut self.collected));
+                if let Some(verdict) = self.verdict {
+                    self.server.handle_verdict(verdict, NOW, &mut self.out);
                 }
             }
+            Step::Discarded(fault) => {
+                assert!(self.server.in_transaction() && self.server.envelope().recipient_count() > 0);
+                self.collected.clear();
+                self.discarded.push(fault);
+            }
+            Step::Refused(r) => self.refused.push((
+                String::from_utf8_lossy(r.line).into_owned(),
+                String::from_utf8_lossy(&r.reply[..3]).into_owned(),
+            )),
+            Step::Dropped => self.collected.clear(),
+            Step::Ask => self.questions.push(self.server.take_question()),
+            Step::StartTls => self.tls_begun = true,
+            Step::Close => self.closed = true,
+            Step::NeedInput | Step::Blocked => {}
         }
-        self.tail = input[at..].to_vec();
-    }
-
-    fn say(&mut self, bytes: &[u8]) -> String {
-        self.out.clear();
-        self.feed(bytes);
-        String::from_utf8(self.out.clone()).unwrap()
-    }
-
-    /// Each line of `script` alone; the codes of the replies (with the enhanced code, if any).
-    fn codes(&mut self, script: &[&str]) -> Vec<String> {
-        script.iter().map(|line| code(&self.say(format!("{line}\r\n").as_bytes()))).collect()
     }
 }
 

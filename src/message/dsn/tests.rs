@@ -21,22 +21,8 @@ fn one<'a>(address: &'a [u8], cause: Cause<'a>) -> RecipientReport<'a> {
 
 fn wire(recipients: &[RecipientReport<'_>], headers: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    let facts = DsnFacts {
-        host: "mail.here.example",
-        id: MessageId(7 << 10),
-        original: MessageId(5 << 10),
-        arrived: Wall(1_795_304_000_000),
-        now: Wall(1_795_304_400_000),
-        retry_until: Wall(1_795_736_000_000),
-        sender: b"joe@sender.example",
-        recipients,
-        message: headers,
-        whole: false,
-        utf8: false,
-        envid: b"",
-        deliver_by: None,
-    };
-    build(&facts, &mut out);
+    let plain = DsnFacts { whole: false, utf8: false, envid: b"", deliver_by: None, ..full(recipients, headers) };
+    build(&plain, &mut out);
     out
 }
 

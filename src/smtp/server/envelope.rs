@@ -92,10 +92,15 @@ impl Server {
         if params.size > self.policy.max_message_bytes {
             return Err(text::TOO_BIG);
         }
-        if let Some(hold) = params.hold
-            && hold_until(hold, self.wall).since(self.wall) > limits::HOLD_MAX
-        {
-            return Err(text::HOLD_TOO_LONG);
+        if let Some(hold) = params.hold {
+            let until = hold_until(hold, self.wall);
+            if until.since(self.wall) > limits::HOLD_MAX {
+                return Err(text::HOLD_TOO_LONG);
+            }
+            // What is to be held until now or earlier is not held, however late it is.
+            if params.by.is_some_and(|by| until > deliver_by(by, self.wall).until.max(self.wall)) {
+                return Err(text::HOLD_TOO_LATE);
+            }
         }
         if self.policy.max_mails > 0 && self.mails >= self.policy.max_mails {
             return Err(text::TOO_MANY_MAILS);
@@ -103,7 +108,7 @@ impl Server {
         if self.busy {
             return Err(text::BUSY);
         }
-        // RFC 6710 §5: who is not known does not pass before others.
+        // RFC 6710 §4.1: who is not known does not pass before others.
         let trusted = self.peer.may_relay || authenticated;
         let raised = params.priority.is_some_and(|priority| priority > 0);
         Ok(if raised && !trusted { text::PRIORITY_LOWERED } else { text::SENDER_OK })

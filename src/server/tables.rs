@@ -1,0 +1,129 @@
+//! The tables of accounts, certificates and local domains, from the files that the configuration names.
+//!
+//! In: a [`Config`]. Out: the [`Tables`] that all shards share, and what an operator may have overlooked; or everything that
+//! is wrong, of every file. Read by the start, by a reload and by `ringpost check`, all by [`load`]. Any thread that may
+//! block, never a shard's. It refuses to go on with a part of them.
+
+use crate::accounts::file::LoadError;
+use crate::accounts::{self, Accounts};
+use crate::config::Config;
+use crate::limits;
+use crate::local::{self, LocalTable};
+use crate::rt::random_u64;
+use crate::rt::tls::{self, Acceptor};
+use crate::shard::Tables;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// Everything that is wrong with accounts, certificates and local domains, a line each, with its file and line; never
+/// empty.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct TablesError(pub Vec<String>);
+
+/// What was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The tables.
+    pub tables: Tables,
+    /// For the operator's eyes; none of them stops the start.
+    pub warnings: Vec<String>,
+}
+
+/// Reads all that `config` names.
+pub fn load(config: &Config) -> Result<Loaded, TablesError> {
+    let mut found = Found::default();
+    let accounts = found.accounts(config);
+    let tls = found.certificates(config);
+    let local = found.local(config);
+    if found.errors.is_empty() {
+        Ok(Loaded { tables: Tables { accounts, tls, local }, warnings: found.warnings })
+    } else {
+        Err(TablesError(found.errors))
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    errors: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Found {
+    fn accounts(&mut self, config: &Config) -> Accounts {
+        let Some(path) = &config.accounts else { return Accounts::default() };
+        let mut key = [0; 32];
+        key.chunks_exact_mut(8).for_each(|piece| piece.copy_from_slice(&random_u64().to_le_bytes()));
+        match accounts::file::load(path, key) {
+            Ok(accounts) => {
+                self.warnings.extend(accounts.warnings().iter().map(|warning| format!("accounts.file: {warning}")));
+                return accounts;
+            }
+            // They begin with the file and its line.
+            Err(LoadError::Wrong(problems)) => self.errors.extend(problems.iter().map(ToString::to_string)),
+            Err(error) => self.errors.push(format!("accounts.file: {error}")),
+        }
+        Accounts::default()
+    }
+
+    fn certificates(&mut self, config: &Config) -> Option<Acceptor> {
+        if config.tls.certificates.is_empty() {
+            return None;
+        }
+        let files =
+            tls::Files { certificates: config.tls.certificates.clone(), client_ca: config.tls.client_ca.clone() };
+        let loaded = Acceptor::load(&files);
+        loaded.map_err(|errors| self.errors.extend(errors.iter().map(|error| format!("tls: {error}")))).ok()
+    }
+
+    fn local(&mut self, config: &Config) -> LocalTable {
+        let mut read = |path: Option<&Path>| {
+            let name = path?.display().to_string();
+            let text = read_bounded(path?).map_err(|error| self.errors.push(format!("{name}: {error}")));
+            Some((name, text.ok()?))
+        };
+        let texts: Vec<_> = config
+            .local
+            .iter()
+            .map(|block| [read(block.mailboxes.as_deref()), read(block.aliases.as_deref())])
+            .collect();
+        fn file(read: &Option<(String, String)>) -> Option<local::TextFile<'_>> {
+            read.as_ref().map(|(name, text)| local::TextFile { name, text })
+        }
+        let blocks: Vec<local::Block<'_>> = config
+            .local
+            .iter()
+            .zip(&texts)
+            .map(|(block, [mailboxes, aliases])| local::Block {
+                domains: &block.domains,
+                deliver: block.deliver.clone(),
+                mailboxes: file(mailboxes),
+                aliases: file(aliases),
+                subaddress: &block.subaddress,
+            })
+            .collect();
+        // Also without the files that cannot be read, for the errors of the others.
+        let in_words = |problem: &local::Problem| match problem.file.as_str() {
+            "" => format!("local: {problem}"),
+            _ => problem.to_string(),
+        };
+        match LocalTable::build(&blocks) {
+            Ok(loaded) => {
+                self.warnings.extend(loaded.warnings.iter().map(in_words));
+                return loaded.table;
+            }
+            Err(problems) => self.errors.extend(problems.iter().map(in_words)),
+        }
+        LocalTable::default()
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(limits::LOCAL_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > limits::LOCAL_FILE_BYTES {
+        return Err(io::Error::other(format!("more than {} octets", limits::LOCAL_FILE_BYTES)));
+    }
+    Ok(text)
+}
