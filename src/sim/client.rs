@@ -309,7 +309,8 @@ impl Client {
     fn send_chunks(&mut self, link: LinkId, session: &mut Session, first: &str, side: &mut HostSide<'_>) -> bool {
         let Some(current) = session.current else { return true };
         let Guise { chunk, gives_up, .. } = session.style.guise;
-        let gives_up = gives_up && !session.style.pipelines;
+        // Not every one: the next must not have a part of it.
+        let gives_up = gives_up && !session.style.pipelines && self.sent[current].letter.mark % 2 == 0;
         let (chunks, count) = chunked(&self.sent[current].letter, chunk.unwrap_or(1), !gives_up);
         let all = [first.as_bytes(), &chunks].concat();
         session.expect.extend((1..count).map(|_| Expect::Chunk));

@@ -80,7 +80,7 @@ pub struct Guise {
     pub login: Option<Login>,
     /// Its letters go by BDAT, in chunks of that many octets at the most.
     pub chunk: Option<usize>,
-    /// It does not say that a chunk is the last, but RSET, if it does not pipeline.
+    /// Of every other letter it does not say that a chunk is the last, but RSET, if it does not pipeline.
     pub gives_up: bool,
     /// What its letters ask for.
     pub asks: Asks,
