@@ -187,7 +187,8 @@ fn known_seed(bug: Bug) -> Option<u64> {
 }
 
 /// A fourth of the planted bugs, so that four tests run beside each other. `RINGPOST_SEEDS=200 cargo test -p ringpost --lib
-/// planted_bugs -- --nocapture` prints the table of docs/testing.md; `RINGPOST_BUG` names one of them.
+/// planted_bugs -- --nocapture` counts for the table of docs/testing.md; `RINGPOST_BUG` names one of them, and
+/// `RINGPOST_FIRST` stops at the first seed that shows it.
 fn planted(fourth: usize) {
     let table = std::env::var("RINGPOST_SEEDS").is_ok() && std::env::var("RINGPOST_FIRST").is_err();
     let most = seeds(200);
