@@ -49,7 +49,7 @@ pub(super) fn sender<'a>(view: &RecordView<'a>, indices: &[u16]) -> &'a [u8] {
 
 /// What does not hold of the way into a mailbox of our own, by an LMTP server at `remote` (`None`: a UNIX socket).
 pub(super) fn to_local(params: &mut MailParams<'_>, peer: &Capabilities, remote: Option<SocketAddr>) {
-    // It is on time now (RFC 2852 §4 is about passing on).
+    // It is on time now (RFC 2852 §4.1.4 is about passing on).
     if peer.deliver_by.is_none() {
         params.by = None;
     }
@@ -86,7 +86,7 @@ pub(super) fn share(view: &RecordView<'_>, indices: &[u16], peer: &Capabilities)
         return None;
     }
     let (mut kept, mut others) = (Vec::new(), Vec::new());
-    // RFC 9422 §3.
+    // RFC 9422 §4.2, §4.3.
     let most = peer.limits.recipients.map_or(usize::MAX, |n| n as usize);
     let most_domains = peer.limits.domains.map_or(usize::MAX, |n| n as usize);
     let mut domains: Vec<&[u8]> = Vec::new();

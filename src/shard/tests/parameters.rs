@@ -48,7 +48,7 @@ fn complaints(world: &mut World) -> Vec<String> {
 
 #[test]
 fn held_mail_goes_at_its_time_and_is_as_young_then_as_if_it_had_come_then() {
-    // RFC 4865 §5.
+    // RFC 4865 §4.2.
     for crash in [false, true] {
         let mut config = config();
         config.delivery.retry.max = minutes(10);
@@ -75,7 +75,7 @@ fn held_mail_goes_at_its_time_and_is_as_young_then_as_if_it_had_come_then() {
 
 #[test]
 fn mail_to_be_returned_when_late_is_given_up_at_its_time_wherever_it_waits() {
-    // RFC 2852 §4: in a retry, with a destination that cannot be reached, behind a restart.
+    // RFC 2852 §4.1.3: in a retry, with a destination that cannot be reached, behind a restart.
     for (refuses, crash) in [(false, false), (true, false), (true, true)] {
         let mut world = world(2, &["DELIVERBY"]);
         if refuses {
@@ -125,7 +125,7 @@ fn the_time_left_is_told_to_the_next_hop() {
 
 #[test]
 fn a_sender_is_told_once_of_mail_that_is_late() {
-    // RFC 2852 §4.1.4 (N), RFC 3461 §5.2.5 (DELAY).
+    // RFC 2852 §4.1.3 (N), RFC 3461 §5.2.5 (DELAY).
     for by in [true, false] {
         let mut world = world(4, &["DELIVERBY", "DSN"]);
         world.hop("10.0.0.1").reply(At::Mail, "451 4.3.0 later");
@@ -342,7 +342,7 @@ fn a_u_label_is_found_by_its_a_label() {
 
 #[test]
 fn a_next_hop_gets_no_more_at_a_time_than_it_takes() {
-    // RFC 9422 §3.
+    // RFC 9422 §4.2.
     let mut world = world(13, &["LIMITS RCPTMAX=2 MAILMAX=2"]);
     let to: Vec<String> = (0..9).map(|n| format!("r{n}@a.test")).collect();
     let recipients: Vec<_> = to.iter().map(|to| (&**to, Notify::default(), "")).collect();

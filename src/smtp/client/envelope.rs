@@ -23,7 +23,7 @@ use crate::smtp::reply::{EnhancedCode, Reply};
 /// | is declared SMTPUTF8, and its header section is not ASCII | lacks it | 550 5.6.9, RFC 6531 §3.5 |
 /// | has REQUIRETLS | is not under TLS, or not verified | 550 5.7.10, RFC 8689 §4.2.1 |
 /// | has REQUIRETLS | lacks it | 550 5.7.30, RFC 8689 §4.2.1 |
-/// | has DELIVERBY `R` | lacks it | 554 5.3.3, RFC 2852 §4.1.4 |
+/// | has DELIVERBY `R` | lacks it | 554 5.3.3, RFC 2852 §4.1.4.1 |
 /// | has DELIVERBY `R` | wants more time than is left | 554 5.4.7 |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MailParams<'a> {
@@ -206,7 +206,7 @@ pub(super) fn write_mail(
     if let Some(by) = params.by
         && peer.deliver_by.is_some()
     {
-        // RFC 2852 §4: nine digits at most; N goes on counting below zero.
+        // RFC 2852 §4.1.4: nine digits at most; N goes on counting below zero.
         let seconds = by.seconds.clamp(-999_999_999, 999_999_999);
         out.extend_from_slice(if seconds < 0 { b" BY=-" } else { b" BY=" });
         push_number(out, seconds.unsigned_abs());
