@@ -56,6 +56,8 @@ pub struct DsnFacts<'a> {
     pub envid: &'a [u8],
     /// By when it was to be delivered (RFC 2852).
     pub deliver_by: Option<Wall>,
+    /// `HOLDFOR=` or `HOLDUNTIL=`, as a time (RFC 4865).
+    pub hold_until: Option<Wall>,
 }
 
 /// What a notification needs on its way.
@@ -394,6 +396,11 @@ impl Report<'_> {
             // RFC 2852 §5.
             let by = self.date(by);
             self.line(&format!("Deliver-By-Date: {by}"));
+        }
+        // RFC 4865 §5.1.2.
+        let seconds = |at: Wall| i64::try_from(at.0 / 1000).ok();
+        if let Some(at) = facts.hold_until.and_then(seconds).and_then(|at| jiff::Timestamp::from_second(at).ok()) {
+            self.line(&format!("Future-Release-Request: until; {at}"));
         }
         for recipient in facts.recipients {
             let cause = &recipient.cause;

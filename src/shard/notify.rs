@@ -10,7 +10,7 @@ use crate::limits;
 use crate::local::LocalTable;
 use crate::message::dsn::{self, Cause, DsnFacts, Form, RecipientReport, Reply};
 use crate::message::params::{BodyType, Notify, Ret};
-use crate::message::{Envelope, MessageId};
+use crate::message::{Envelope, MessageId, Status};
 use crate::queue::{LastReply, RecipientSet};
 use crate::rt::buffer::Slice;
 use crate::spool::{self, Log, NewMessage, Outcome, ReadError, RecordView};
@@ -247,6 +247,10 @@ fn accept(
                 What::Expired => Cause::Expired(Some(reply)),
                 What::Relayed => Cause::Relayed(reply),
                 What::Stored => Cause::Delivered,
+                // RFC 2852 §4.1.3.
+                What::Late { .. } if options.deliver_by.is_some_and(|by| !by.return_late && by.until <= now.wall) => {
+                    Cause::Delayed(Some(Reply { status: Some(Status::new(4, 4, 7)), ..reply }))
+                }
                 What::Late { .. } => Cause::Delayed(Some(reply)),
             },
         })
@@ -276,6 +280,7 @@ fn accept(
             utf8: options.smtputf8,
             envid,
             deliver_by: options.deliver_by.map(|by| by.until),
+            hold_until: options.hold_until,
         },
         &mut body,
     );

@@ -164,6 +164,7 @@ proptest! {
             utf8: false,
             envid: b"",
             deliver_by: None,
+            hold_until: None,
         };
         build(&facts, &mut wire);
         // Lines, dots, ASCII; boundaries.

@@ -21,7 +21,14 @@ fn one<'a>(address: &'a [u8], cause: Cause<'a>) -> RecipientReport<'a> {
 
 fn wire(recipients: &[RecipientReport<'_>], headers: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    let plain = DsnFacts { whole: false, utf8: false, envid: b"", deliver_by: None, ..full(recipients, headers) };
+    let plain = DsnFacts {
+        whole: false,
+        utf8: false,
+        envid: b"",
+        deliver_by: None,
+        hold_until: None,
+        ..full(recipients, headers)
+    };
     build(&plain, &mut out);
     out
 }
@@ -284,12 +291,13 @@ fn full<'a>(recipients: &'a [RecipientReport<'a>], message: &'a [u8]) -> DsnFact
         utf8: true,
         envid: b"a+20b+2B+zz+",
         deliver_by: Some(Wall(1_795_304_000_000)),
+        hold_until: Some(Wall(1_795_303_000_000)),
     }
 }
 
 #[test]
 fn what_the_sender_said_is_given_back() {
-    // RFC 3461 §6.3 (a) and (d); RFC 2852 §5.
+    // RFC 3461 §6.3 (a) and (d); RFC 2852 §5; RFC 4865 §5.1.2.
     let report = |original| RecipientReport { original, ..one(b"a@b.example", refused(b"no")) };
     for (orcpt, line) in [
         (&b"rfc822;A+2Bb@x"[..], Some("Original-Recipient: rfc822; A+b@x")),
@@ -304,6 +312,7 @@ fn what_the_sender_said_is_given_back() {
         let status = parse(&unwire(&out)).1[1].1.clone();
         assert!(status.contains("\r\nOriginal-Envelope-Id: a b++zz+\r\n"), "{status}");
         assert!(status.contains("\r\nDeliver-By-Date: Sat, 21 Nov 2026 23:33:20 +0000\r\n"), "{status}");
+        assert!(status.contains("\r\nFuture-Release-Request: until; 2026-11-21T23:16:40Z\r\n"), "{status}");
         let original = status.lines().find(|l| l.starts_with("Original-Recipient"));
         assert_eq!(original, line, "{status}");
         assert_eq!(status.matches("\r\nStatus: ").count(), 1);

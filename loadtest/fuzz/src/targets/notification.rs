@@ -75,6 +75,7 @@ pub fn run(data: &[u8]) {
         utf8: false,
         envid: b"",
         deliver_by: None,
+        hold_until: None,
     };
     let mut out = Vec::new();
     build(&facts, &mut out);
