@@ -14,6 +14,7 @@ mod inject;
 
 use super::event::{self, Event, NoticeKind};
 use super::gate::{Gate, Tables};
+use super::handshakes::Handshakes;
 use super::mailbox::{FinalOutcome, Late, Mail, Settled};
 use super::notify::{self, Here, Notice, Notifier, What};
 use super::quota::{self, QuotaFiles};
@@ -53,7 +54,7 @@ pub(super) struct Home {
     dates: DateCache,
     plain: Vec<u8>,
     /// TLS handshakes under way.
-    handshakes: usize,
+    handshakes: Handshakes,
     params: Vec<u8>,
     trace: Vec<u8>,
     out: Vec<u8>,
@@ -112,7 +113,7 @@ impl Home {
             log,
             dates: DateCache::default(),
             plain: Vec::new(),
-            handshakes: 0,
+            handshakes: Handshakes::default(),
             params: Vec::new(),
             trace: Vec::new(),
             out: Vec::new(),
@@ -163,7 +164,9 @@ impl Home {
             let mut session = Box::new(Session::begin(conn, listener, facts, turn, &mut context, &mut out));
             session.admitted = admitted;
             let fate = session.flush(turn, &mut out);
-            self.handshakes += usize::from(session.is_handshaking());
+            if let Some(party) = session.handshaking() {
+                self.handshakes.began(party);
+            }
             self.sessions.insert(conn, session);
             self.end_event(conn, fate, turn);
         }
@@ -205,7 +208,7 @@ impl Home {
         Context {
             gate: &mut self.gate,
             plain: &mut self.plain,
-            tls_busy: self.handshakes >= limits::TLS_HANDSHAKES,
+            handshakes: &self.handshakes,
             log: &mut self.log,
             dates: &mut self.dates,
             params: &mut self.params,
@@ -222,12 +225,11 @@ impl Home {
         act: impl FnOnce(&mut Session, &mut Turn<'_>, &mut Context<'_>, &mut Vec<u8>) -> Fate,
     ) -> Fate {
         let busy = self.is_busy(turn);
-        let tls_busy = self.handshakes >= limits::TLS_HANDSHAKES;
         let Some(session) = self.sessions.get_mut(conn) else { return Fate::Open };
         let mut context = Context {
             gate: &mut self.gate,
             plain: &mut self.plain,
-            tls_busy,
+            handshakes: &self.handshakes,
             log: &mut self.log,
             dates: &mut self.dates,
             params: &mut self.params,
@@ -235,10 +237,15 @@ impl Home {
             hostname: &self.config.hostname,
             busy,
         };
-        let handshook = session.is_handshaking();
+        let before = session.handshaking();
         let fate = act(session, turn, &mut context, &mut self.out);
         self.out.clear();
-        self.handshakes = self.handshakes + usize::from(session.is_handshaking()) - usize::from(handshook);
+        match (before, session.handshaking()) {
+            (None, Some(party)) => self.handshakes.began(party),
+            (Some(party), None) => self.handshakes.ended(party),
+            // A session has one at the most.
+            (None, None) | (Some(_), Some(_)) => {}
+        }
         if session.commit.is_some_and(|c| c.ended == turn.now.mono) {
             self.first_waiting.get_or_insert(turn.now.mono);
         }
@@ -270,7 +277,11 @@ impl Home {
             }
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
-                    self.handshakes -= usize::from(session.is_handshaking() && !planted!(HandshakeNotCountedBack));
+                    if let Some(party) = session.handshaking()
+                        && !planted!(HandshakeNotCountedBack)
+                    {
+                        self.handshakes.ended(party);
+                    }
                     self.gate.quotas.gone(conn);
                     if let Some(peer) = session.admitted {
                         self.gate.left(peer);

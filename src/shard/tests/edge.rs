@@ -278,6 +278,46 @@ fn handshakes_are_bounded_and_their_count_comes_back_to_nothing() {
 }
 
 #[test]
+fn one_silent_stranger_does_not_take_tls_from_everybody() {
+    let mut config = edge_config();
+    config.listeners.push(Listener {
+        proxy_networks: crate::config::Networks(vec!["127.0.0.0/8".parse().unwrap()]),
+        ..listener(ListenerKind::Submissions)
+    });
+    let mut world = edge(117, config);
+    let silent = |world: &mut World, n: usize| {
+        let client =
+            world.connect_to([SUBMISSIONS, RELAY, 3][n % 3], 0, if n % 3 == 2 { CLIENTS } else { STRANGERS }, 8192);
+        match n % 3 {
+            0 => {}
+            1 => world.send_plain(client, b"STARTTLS\r\n"),
+            // By a proxy it is the same client.
+            _ => world.send_plain(client, format!("PROXY TCP4 {STRANGERS} 127.0.0.1 7 465\r\n").as_bytes()),
+        }
+        client
+    };
+    let clients: Vec<_> = (0..3 * limits::TLS_HANDSHAKES).map(|n| silent(&mut world, n)).collect();
+    world.run(secs(1));
+    let share = limits::TLS_HANDSHAKES_OF_NETWORK;
+    assert_eq!((world.held("home.handshakes"), world.held("home.handshakes of a network")), (share, share));
+    // It gets what everybody gets when all places are taken.
+    let refused = clients.iter().filter(|c| world.client(**c).replies.iter().any(|r| r.starts_with("454 4.7.0")));
+    assert!(refused.count() >= limits::TLS_HANDSHAKES - share);
+    let closed = clients.iter().filter(|client| world.client(**client).closed.is_some());
+    assert!(closed.count() >= 2 * limits::TLS_HANDSHAKES - share);
+    secure(&mut world, RELAY, CLIENTS, 8192);
+    let other = world.connect_to(3, 0, CLIENTS, 8192);
+    world.send_plain(other, format!("PROXY TCP4 {STRANGE} 127.0.0.1 7 465\r\n").as_bytes());
+    world.start_tls(other);
+    assert!(greeted(&mut world, other), "another stranger");
+    // Its share comes back to it.
+    clients.iter().for_each(|client| world.reset(*client));
+    world.run(secs(1));
+    assert_eq!((world.held("home.handshakes"), world.held("home.networks with handshakes")), (0, 0));
+    secure(&mut world, SUBMISSIONS, STRANGERS, 8192);
+}
+
+#[test]
 fn who_begins_with_tls_is_not_told_in_the_clear_that_there_are_too_many() {
     let mut config = edge_config();
     config.smtp.max_sessions_per_shard = 1;
