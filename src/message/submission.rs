@@ -5,8 +5,8 @@
 //! reply. **Core**: the accepting shard, once a submitted message; mail that is relayed is never changed.
 //!
 //! **Mended**: a missing or blank Date and Message-ID is added (RFC 6409 §8.2, §8.3); Bcc and Resent-Bcc are taken out
-//! (RFC 5322 §3.6.3), as is Return-Path (RFC 5321 §4.4); a Sender is set where From does not name the account and policy
-//! says so (RFC 6409 §8.1). Fields are added behind all others, so that trace fields stay on top. All else stays octet
+//! (RFC 5322 §3.6.3), as is Return-Path (RFC 5321 §4.4); a Sender is set where From does not name the account, or Sender names
+//! another, and policy says so (RFC 6409 §8.1); without such a policy that is refused. Fields are added behind all others, so that trace fields stay on top. All else stays octet
 //! for octet.
 //!
 //! **Refused**: see [`Refusal`]. **Tolerated**, as RFC 5322 §4 has readers take it: white space before a colon (§4.5),
@@ -55,7 +55,7 @@ pub struct Account<'a> {
     pub policy: SenderPolicy,
 }
 
-/// What is done where From names others than the account, and no Sender names it.
+/// What is done where From names others than the account and no Sender names it, and where Sender names others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SenderPolicy {
     /// `from = "add_sender"`: a Sender with the account's address is put in, in the place of any other (RFC 6409 §8.1).
@@ -245,19 +245,20 @@ fn is_blank_id(field: &Field<'_>) -> bool {
 }
 
 /// What is needed of a header to judge and mend it.
+#[derive(Default)]
 struct Header {
     has_date: bool,
     has_message_id: bool,
     from: AddressList,
-    /// Values of the fields that say who sent it, if not From: Sender, and of a message that was sent on, Resent-Sender
-    /// and Resent-From (RFC 5322 §3.6.6).
-    senders: Vec<Vec<u8>>,
+    /// The value of Sender; a blank one names nobody and is as good as none.
+    sender: Option<Vec<u8>>,
+    /// Of a message that was sent on, those of Resent-Sender and Resent-From (RFC 5322 §3.6.6).
+    resenders: Vec<Vec<u8>>,
 }
 
 impl Header {
     fn read(section: &[u8]) -> Result<Header, Refusal> {
-        let mut header =
-            Header { has_date: false, has_message_id: false, from: AddressList::default(), senders: Vec::new() };
+        let mut header = Header::default();
         let mut seen = [false; ONCE.len()];
         let mut from = None;
         for field in fields::fields(section) {
@@ -276,8 +277,10 @@ impl Header {
             }
             if is("From") {
                 from = Some(field.value());
-            } else if is("Sender") || is("Resent-Sender") || is("Resent-From") {
-                header.senders.push(field.value());
+            } else if is("Sender") {
+                header.sender = Some(field.value()).filter(|value| !value.trim_ascii().is_empty());
+            } else if is("Resent-Sender") || is("Resent-From") {
+                header.resenders.push(field.value());
             } else if is("Date") {
                 header.has_date = !is_blank_id(&field);
             } else if is("Message-ID") {
@@ -293,34 +296,45 @@ impl Header {
     }
 
     /// The address that Sender must be set to, if it must (RFC 6409 §8.1: where the identity of the sender is known and
-    /// From does not give it).
+    /// From does not give it, or Sender gives another).
     fn sender_to_set(&self, facts: &Submission<'_>) -> Result<Option<Vec<u8>>, Refusal> {
         let Some(account) = facts.account else { return Ok(None) };
-        // A From that is a group without members (RFC 6854) names nobody.
-        let other = self.from.mailboxes.iter().find(|address| !(account.may_send_as)(address));
-        if other.is_none() && !self.from.mailboxes.is_empty() {
-            return Ok(None);
-        }
         let own = own_address(facts, account);
         let is_own = |address: &Vec<u8>| (account.may_send_as)(address) || own.as_ref() == Some(address);
         let names_account = |value: &Vec<u8>| {
             address_list::parse(value).is_ok_and(|list| !list.mailboxes.is_empty() && list.mailboxes.iter().all(is_own))
         };
-        if self.senders.iter().any(names_account) {
+        // Who sends a message on has no part in what it said before.
+        if self.resenders.iter().any(names_account) {
             return Ok(None);
         }
+        // A From that is a group without members (RFC 6854) names nobody.
+        let other = self.from.mailboxes.iter().find(|address| !(account.may_send_as)(address));
+        let from_is_own = other.is_none() && !self.from.mailboxes.is_empty();
+        let other = match &self.sender {
+            Some(value) if names_account(value) => return Ok(None),
+            None if from_is_own => return Ok(None),
+            // RFC 5322 §3.6.2: Sender is who is responsible, whatever From says, and readers show it.
+            Some(value) if from_is_own => foreign(value, is_own),
+            _ => other.map_or_else(|| b"a group".to_vec(), Vec::clone),
+        };
         let refuse = |address: &[u8]| {
             Err(Refusal::NotYours { account: quote(account.name.as_bytes()), address: quote(address) })
         };
-        let other = other.map_or(&b"a group"[..], Vec::as_slice);
-        match (account.policy, own) {
+        match (account.policy, &own) {
             _ if !facts.reverse_path.is_empty() && !(account.may_send_as)(facts.reverse_path) => {
                 refuse(facts.reverse_path)
             }
-            (SenderPolicy::AddSender, Some(own)) => Ok(Some(own)),
-            _ => refuse(other),
+            (SenderPolicy::AddSender, Some(own)) => Ok(Some(own.clone())),
+            _ => refuse(&other),
         }
     }
+}
+
+/// Of a Sender that is not the account's, what to tell: an address, or all of it.
+fn foreign(value: &[u8], is_own: impl Fn(&Vec<u8>) -> bool) -> Vec<u8> {
+    let mailboxes = address_list::parse(value).unwrap_or_default().mailboxes;
+    mailboxes.into_iter().find(|address| !is_own(address)).unwrap_or_else(|| value.trim_ascii().to_vec())
 }
 
 /// The address of the account for Sender: its name where that is one, else the reverse-path it may use. RFC 6409 §8.1

@@ -168,6 +168,9 @@ fn what_names_the_account_is_left_alone() {
         "Sender: Alice\r\n <alice@example.com>\r\nFrom: boss@x\r\n",
         "Resent-From: alice@example.com\r\nFrom: boss@x\r\nSender: list@x\r\n",
         "From: team: boss@x;\r\nSender: login@example.com\r\n",
+        "From: alice@example.com\r\nSender: any@alice.example\r\n",
+        "From: alice@example.com\r\nSender: \t\r\n",
+        "Resent-From: alice@example.com\r\nFrom: alice@example.com\r\nSender: list@x\r\n",
     ] {
         let wire = format!("{}\r\n", head(fields));
         for policy in [ADD, REQUIRE] {
@@ -187,6 +190,16 @@ fn what_does_not_gets_a_sender_or_is_refused() {
         ("sender : boss@x,\r\n alice@example.com\r\nFrom: boss@x\r\n", "From: boss@x\r\n", "boss@x"),
         ("From: boss@x\r\nSender: \"\r\n", "From: boss@x\r\n", "boss@x"),
         ("From: Nobody:;\r\n", "From: Nobody:;\r\n", "a group"),
+        // Sender is who is responsible, whatever From says (RFC 5322 section 3.6.2).
+        ("From: alice@example.com\r\nSender: boss@x\r\n", "From: alice@example.com\r\n", "boss@x"),
+        ("Sender: any@alice.example, boss@x\r\nFrom: alice@example.com\r\n", "From: alice@example.com\r\n", "boss@x"),
+        ("Sender: team: boss@x;\r\nFrom: alice@example.com\r\n", "From: alice@example.com\r\n", "boss@x"),
+        ("From: alice@example.com\r\nSender: boss@x (\r\n", "From: alice@example.com\r\n", "boss@x ("),
+        (
+            "Resent-From: boss@x\r\nSender: boss@x\r\nFrom: alice@example.com\r\n",
+            "Resent-From: boss@x\r\nFrom: alice@example.com\r\n",
+            "boss@x",
+        ),
     ] {
         let wire = format!("{}\r\n", head(fields));
         let refusal = |account: &str, address: &str| {
