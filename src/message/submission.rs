@@ -175,19 +175,13 @@ const REMOVED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 ///
 /// Applied to its own output it changes nothing.
 pub fn clean_up(wire: &[u8], facts: &Submission<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let (section, rest) = wire.split_at(fields::section_len(wire));
-    // A section that fills the bound and has not ended may go on behind what was held, with a Bcc in it.
-    if section.len() > limits::SUBMISSION_HEADER_BYTES
-        || (rest.is_empty() && section.len() == limits::SUBMISSION_HEADER_BYTES)
-    {
-        return Err(Refusal::TooLarge);
-    }
+    let (section, rest) = split(wire)?;
     if section.is_empty() {
         return Err(Refusal::NoHeader);
     }
     check_octets(section, facts.utf8)?;
     let header = Header::read(section)?;
-    let sender = header.sender_to_set(facts)?;
+    let sender = header.names.sender_to_set(facts)?;
 
     for field in fields::fields(section) {
         let goes = REMOVED.iter().any(|name| field.is(name))
@@ -208,6 +202,33 @@ pub fn clean_up(wire: &[u8], facts: &Submission<'_>, out: &mut Vec<u8>) -> Resul
     }
     out.extend_from_slice(rest);
     Ok(())
+}
+
+/// Whether a header that stays as it is, as that of mail to relay, says that the account sends it: else a refusal, as from
+/// [`clean_up`] where a Sender is not set. A header that names nobody may; what else is wrong with it is not asked, but
+/// nothing that some reader may take for a From or a Sender is left out.
+pub fn check_sender(wire: &[u8], facts: &Submission<'_>) -> Result<(), Refusal> {
+    let Some(account) = facts.account else { return Ok(()) };
+    let (section, _) = split(wire)?;
+    // Of a binary body: a line that only some readers see may be a From.
+    if let Some(at) = fields::lines(section).position(|line| memchr::memchr2(b'\r', b'\n', line).is_some()) {
+        return Err(Refusal::LineEnd(at + 1));
+    }
+    let mut names = Names::default();
+    fields::fields(section).try_for_each(|field| names.add(&field))?;
+    let account = Some(Account { policy: SenderPolicy::Require, ..account });
+    names.sender_to_set(&Submission { account, ..*facts }).map(|_| ())
+}
+
+/// The header section, and what is behind it.
+fn split(wire: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+    let (section, rest) = wire.split_at(fields::section_len(wire));
+    // A section that fills the bound and has not ended may go on behind what was held, with a Bcc in it.
+    let is_cut = rest.is_empty() && section.len() == limits::SUBMISSION_HEADER_BYTES;
+    if section.len() > limits::SUBMISSION_HEADER_BYTES || is_cut {
+        return Err(Refusal::TooLarge);
+    }
+    Ok((section, rest))
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -249,18 +270,13 @@ fn is_blank_id(field: &Field<'_>) -> bool {
 struct Header {
     has_date: bool,
     has_message_id: bool,
-    from: AddressList,
-    /// The value of Sender; a blank one names nobody and is as good as none.
-    sender: Option<Vec<u8>>,
-    /// Of a message that was sent on, those of Resent-Sender and Resent-From (RFC 5322 §3.6.6).
-    resenders: Vec<Vec<u8>>,
+    names: Names,
 }
 
 impl Header {
     fn read(section: &[u8]) -> Result<Header, Refusal> {
         let mut header = Header::default();
         let mut seen = [false; ONCE.len()];
-        let mut from = None;
         for field in fields::fields(section) {
             let name = field.name().map_err(|why| match why {
                 NotAField::NoName => Refusal::NotAField(field.line),
@@ -275,24 +291,44 @@ impl Header {
                 }
                 seen[which] = true;
             }
-            if is("From") {
-                from = Some(field.value());
-            } else if is("Sender") {
-                header.sender = Some(field.value()).filter(|value| !value.trim_ascii().is_empty());
-            } else if is("Resent-Sender") || is("Resent-From") {
-                header.resenders.push(field.value());
-            } else if is("Date") {
+            header.names.add(&field)?;
+            if is("Date") {
                 header.has_date = !is_blank_id(&field);
             } else if is("Message-ID") {
                 header.has_message_id = !is_blank_id(&field);
             }
         }
-        let from = from.ok_or(Refusal::NoFrom)?;
-        header.from = address_list::parse(&from).map_err(|_| Refusal::Unreadable)?;
-        if header.from.mailboxes.is_empty() && !header.from.has_group {
-            return Err(Refusal::NoAddress);
+        if header.names.has_from { Ok(header) } else { Err(Refusal::NoFrom) }
+    }
+}
+
+/// Who sends, by a header.
+#[derive(Default)]
+struct Names {
+    has_from: bool,
+    from: AddressList,
+    /// Values of Sender; a blank one names nobody and is as good as none.
+    senders: Vec<Vec<u8>>,
+    /// Of a message that was sent on, those of Resent-Sender and Resent-From (RFC 5322 §3.6.6).
+    resenders: Vec<Vec<u8>>,
+}
+
+impl Names {
+    fn add(&mut self, field: &Field<'_>) -> Result<(), Refusal> {
+        if field.is("From") {
+            self.has_from = true;
+            let from = address_list::parse(&field.value()).map_err(|_| Refusal::Unreadable)?;
+            if from.mailboxes.is_empty() && !from.has_group {
+                return Err(Refusal::NoAddress);
+            }
+            self.from.mailboxes.extend(from.mailboxes);
+            self.from.has_group |= from.has_group;
+        } else if field.is("Sender") {
+            self.senders.extend(Some(field.value()).filter(|value| !value.trim_ascii().is_empty()));
+        } else if field.is("Resent-Sender") || field.is("Resent-From") {
+            self.resenders.push(field.value());
         }
-        Ok(header)
+        Ok(())
     }
 
     /// The address that Sender must be set to, if it must (RFC 6409 §8.1: where the identity of the sender is known and
@@ -310,10 +346,9 @@ impl Header {
         }
         // A From that is a group without members (RFC 6854) names nobody.
         let other = self.from.mailboxes.iter().find(|address| !(account.may_send_as)(address));
-        let from_is_own = other.is_none() && !self.from.mailboxes.is_empty();
-        let other = match &self.sender {
-            Some(value) if names_account(value) => return Ok(None),
-            None if from_is_own => return Ok(None),
+        let from_is_own = other.is_none() && (!self.from.mailboxes.is_empty() || !self.has_from);
+        let other = match self.senders.iter().find(|value| !names_account(value)) {
+            None if from_is_own || !self.senders.is_empty() => return Ok(None),
             // RFC 5322 §3.6.2: Sender is who is responsible, whatever From says, and readers show it.
             Some(value) if from_is_own => foreign(value, is_own),
             _ => other.map_or_else(|| b"a group".to_vec(), Vec::clone),

@@ -137,6 +137,40 @@ fn mail_over_tls_and_auth_in_single_octets() {
 }
 
 #[test]
+fn an_account_does_not_write_as_another_on_any_listener() {
+    for (seed, listener) in [RELAY, SUBMISSION, SUBMISSIONS].into_iter().enumerate() {
+        let mut world = edge(118 + seed as u64, edge_config());
+        let client = secure(&mut world, listener, STRANGERS, 8192);
+        assert!(starts(&world.ask(client, &plain("joe", "pencil"), 1), "235 2.7.0"));
+        let mut data = |header: &str, body: &str| {
+            let begin = b"MAIL FROM:<joe@sender.test>\r\nRCPT TO:<x@a.test>\r\nDATA\r\n";
+            assert!(starts(&world.ask(client, begin, 3), "354"));
+            world.ask(client, format!("{header}\r\n{body}\r\n.\r\n").as_bytes(), 1)
+        };
+        for header in [
+            "X-Test: 1\r\nFrom: ann@sender.test\r\n",
+            "X-Test: 1\r\nFrom: joe@sender.test\r\nSender: ann@sender.test\r\n",
+        ] {
+            for body in ["short", &"long\r\n".repeat(20_000)] {
+                let refused = data(header, body);
+                let text = "550 5.7.1 Message refused: joe may not send as ann@sender.test";
+                assert_eq!(refused.as_deref(), Some(text), "{listener} {header}");
+            }
+        }
+        let header = "X-Test: 2\r\nBcc: y@a.test\r\nFrom: ann@sender.test\r\nSender: joe@sender.test\r\n";
+        for body in ["short", &"long\r\n".repeat(20_000)] {
+            assert!(starts(&data(header, body), "250 2.0.0 "), "{listener}");
+        }
+        assert!(world.run_until(secs(5), |w| marks(w, "x@a.test") == [2, 2]));
+        // Mail of a relay listener is never changed.
+        let as_it_came = world.received().all(|r| r.text().contains(&format!("{header}\r\n")));
+        assert_eq!(as_it_came, listener == RELAY);
+        assert!(starts(&world.ask(client, b"QUIT\r\n", 1), "221"));
+        assert_at_rest(&mut world);
+    }
+}
+
+#[test]
 fn a_client_that_needs_neither_tls_nor_auth_is_said_to_have_had_neither() {
     let mut world = edge(103, edge_config());
     world.accept(0, &Letter::new(1, &["x@a.test"]));
