@@ -479,18 +479,19 @@ impl Home {
                     }
                 }
                 FinalOutcome::Relayed { reply } => {
-                    self.notifier.push(Notice { id, recipients, what: What::Relayed, reply });
+                    self.notifier.push(Notice { id, recipients, what: What::Relayed, reply, untold: None });
                 }
                 FinalOutcome::Stored { reply } => {
-                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply });
+                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply, untold: None });
                 }
-                FinalOutcome::Failed { expired, reply } => {
+                FinalOutcome::Failed { expired, reply, untold } => {
                     let what = if expired { What::Expired } else { What::Refused };
-                    self.notifier.push(Notice { id, recipients, what, reply });
+                    self.notifier.push(Notice { id, recipients, what, reply, untold });
                 }
             },
             Mail::Late(Late { id, recipients, reply, retry_until }) => {
-                self.notifier.push(Notice { id, recipients, what: What::Late { retry_until }, reply });
+                let what = What::Late { retry_until };
+                self.notifier.push(Notice { id, recipients, what, reply, untold: None });
             }
             Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
             Mail::Handoff(_)
@@ -529,7 +530,8 @@ impl Home {
             ReadFor::Owner { id, part, owner } => {
                 turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
-            ReadFor::Notice(notice) => {
+            ReadFor::Notice(mut notice) => {
+                notice.tell(&result, turn);
                 let here = Here { hostname: &self.config.hostname, local: self.gate.local() };
                 self.notifier.write(notice, &result, &here, &mut self.log, turn.now);
             }
