@@ -60,6 +60,15 @@ pub(super) fn last_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
     LastReply::new(at, host, reply.code, status, reply.text.as_bytes())
 }
 
+/// Why we did not send it to a host, which said nothing of that but what it lacks: no reply, and not from there (RFC 3464
+/// §2.3.5, §2.3.6).
+fn not_sent(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
+    let status = reply.enhanced.map(|e| Status::new(e.0, e.1, e.2));
+    // Our own words begin with the status.
+    let why = reply.text.split_once(' ').filter(|_| status.is_some()).map_or(reply.text, |(_, why)| why);
+    LastReply::new(at, "", 0, status, format!("It was not sent to {host}: {why}").as_bytes())
+}
+
 /// A reply as it was kept, to be told again.
 pub(super) fn as_reply(last: &LastReply) -> Reply<'_> {
     let enhanced = last.status.map(|s| EnhancedCode(s.class(), s.subject(), s.detail()));
@@ -147,8 +156,11 @@ impl Deliverer {
                     self.wake(destination);
                     return;
                 }
-                Outcome::Refused { reply, .. } => {
-                    let reply = Box::new(last_reply(reply, now.wall, &host));
+                Outcome::Refused { stage, reply } => {
+                    let reply = Box::new(match stage {
+                        RefusedAt::Local => not_sent(reply, now.wall, &host),
+                        _ => last_reply(reply, now.wall, &host),
+                    });
                     if is_permanent(&reply) {
                         self.fail(key, rest, reply, remote, stages, Some(&record), turn);
                     } else {
@@ -275,6 +287,9 @@ impl Deliverer {
         recipients: RecipientSet,
         expired: bool,
         reply: Box<LastReply>,
+        remote: Option<SocketAddr>,
+        stages: Stages,
+        record: Option<&[u8]>,
         turn: &mut Turn<'_>,
     ) {
         let untold = if record.is_some() {
