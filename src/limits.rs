@@ -75,6 +75,9 @@ pub const AUTHS_WAITING: usize = 4096;
 pub const AUTHS_OF_NETWORK: usize = 512;
 /// TLS handshakes under way in one shard; STARTTLS is answered 454 above it, a connection to an implicit port is closed.
 pub const TLS_HANDSHAKES: usize = 256;
+/// Of them, those of one client network that is none of the relay's own: one silent stranger leaves room for others. A
+/// handshake takes two round trips, so even far clients behind one address make some fifty in a second.
+pub const TLS_HANDSHAKES_OF_NETWORK: usize = TLS_HANDSHAKES / 16;
 /// Time a client may take for its handshake.
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time a proxy may take for its PROXY header: it comes with the first packet.

@@ -309,13 +309,20 @@ impl Writer {
 
 /// A shard's notice in the operator's log.
 fn tell(notice: &event::Notice) {
+    let words = words(notice);
+    if notice.kind.is_trouble() {
+        tracing::error!("{words}");
+    } else {
+        tracing::info!("{words}");
+    }
+}
+
+/// `shard 0: suspended: why`; some have nothing to add to their name.
+fn words(notice: &event::Notice) -> String {
     let details = String::from_utf8_lossy(notice.text.get(0)).replace(char::is_control, " ");
     let (shard, name) = (notice.shard, notice.kind.name());
-    if notice.kind.is_trouble() {
-        tracing::error!("shard {shard}: {name}: {details}");
-    } else {
-        tracing::info!("shard {shard}: {name}: {details}");
-    }
+    let colon = if details.is_empty() { "" } else { ": " };
+    format!("shard {shard}: {name}{colon}{details}")
 }
 
 #[cfg(test)]

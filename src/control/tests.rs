@@ -181,3 +181,13 @@ fn signalled(directory: &Path) {
     assert_eq!(std::fs::read_to_string(directory.join("events")).unwrap().lines().count(), 1);
     assert_eq!(std::fs::read(directory.join("moved")).unwrap(), b"");
 }
+
+#[test]
+fn a_notice_without_details_ends_with_its_name() {
+    let words = |kind, details: &[u8]| match Notice::event(Wall(0), 3, kind, details) {
+        Event::Notice(notice) => words(&notice),
+        _ => unreachable!(),
+    };
+    assert_eq!(words(NoticeKind::Stopped, b""), "shard 3: stopped");
+    assert_eq!(words(NoticeKind::StorageFull, b"no\nroom"), "shard 3: storage_full: no room");
+}

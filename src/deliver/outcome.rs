@@ -5,10 +5,11 @@ use super::connection::Transaction;
 use super::{Deliverer, age, params};
 use crate::limits;
 use crate::message::Status;
-use crate::queue::{Deferral, DestinationId, JobKey, LastReply, RecipientSet};
+use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet};
 use crate::rt::ConnId;
+use crate::rt::buffer::Slice;
 use crate::shard::event::{self, Code, Event, Notice, NoticeKind};
-use crate::shard::mailbox::{FinalOutcome, Late, Mail, Settled};
+use crate::shard::mailbox::{FinalOutcome, Late, Mail, Settled, Untold};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
 use crate::smtp::client::{CloseReason, Outcome, RefusedAt};
@@ -57,6 +58,15 @@ pub(super) fn rcpt_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
 pub(super) fn last_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
     let status = reply.enhanced.and_then(|e| matches!(e.0, 2 | 4 | 5).then(|| Status::new(e.0, e.1, e.2)));
     LastReply::new(at, host, reply.code, status, reply.text.as_bytes())
+}
+
+/// Why we did not send it to a host, which said nothing of that but what it lacks: no reply, and not from there (RFC 3464
+/// §2.3.5, §2.3.6).
+fn not_sent(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
+    let status = reply.enhanced.map(|e| Status::new(e.0, e.1, e.2));
+    // Our own words begin with the status.
+    let why = reply.text.split_once(' ').filter(|_| status.is_some()).map_or(reply.text, |(_, why)| why);
+    LastReply::new(at, "", 0, status, format!("It was not sent to {host}: {why}").as_bytes())
 }
 
 /// A reply as it was kept, to be told again.
@@ -146,8 +156,11 @@ impl Deliverer {
                     self.wake(destination);
                     return;
                 }
-                Outcome::Refused { reply, .. } => {
-                    let reply = Box::new(last_reply(reply, now.wall, &host));
+                Outcome::Refused { stage, reply } => {
+                    let reply = Box::new(match stage {
+                        RefusedAt::Local => not_sent(reply, now.wall, &host),
+                        _ => last_reply(reply, now.wall, &host),
+                    });
                     if is_permanent(&reply) {
                         self.fail(key, rest, reply, remote, stages, Some(&record), turn);
                     } else {
@@ -203,8 +216,7 @@ impl Deliverer {
         turn.report.stats.delivered.add(count);
         turn.report.histograms.record(LatencyStage::Queue, stages.queue);
         turn.report.histograms.record(LatencyStage::Delivery, stages.deliver);
-        let total = age::steady(turn.now).wall.since(job.accepted).as_micros();
-        turn.report.histograms.record(LatencyStage::Total, u64::try_from(total).unwrap_or(u64::MAX));
+        turn.report.histograms.record(LatencyStage::Total, total_us(job, turn));
         let view = RecordView::parse(record);
         let destination = self.queue.destination_of(key).and_then(|d| self.queue.name(d));
         let is_local = destination.is_some_and(|name| self.routes.is_local(name));
@@ -247,22 +259,58 @@ impl Deliverer {
         turn: &mut Turn<'_>,
     ) {
         turn.report.stats.bounced.add(recipients.as_slice().len() as u64);
-        let facts = Facts::of(&reply, remote, stages, None);
-        self.tell(key, &recipients, record, &facts, Event::Bounced, turn);
-        self.settle_failed(key, recipients, false, reply, turn);
+        self.end(key, recipients, false, reply, remote, stages, record, turn);
     }
 
-    fn settle_failed(
+    /// These recipients did not get it in time. It was the last of the job.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
+    fn give_up(
+        &mut self,
+        key: JobKey,
+        recipients: RecipientSet,
+        reply: Box<LastReply>,
+        remote: Option<SocketAddr>,
+        stages: Stages,
+        record: Option<&[u8]>,
+        turn: &mut Turn<'_>,
+    ) {
+        turn.report.stats.expired.add(recipients.as_slice().len() as u64);
+        self.end(key, recipients, true, reply, remote, stages, record, turn);
+        self.queue.finished(key);
+    }
+
+    /// Has the event told, here or where the addresses are, and the sender.
+    #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
+    fn end(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
         expired: bool,
         reply: Box<LastReply>,
+        remote: Option<SocketAddr>,
+        stages: Stages,
+        record: Option<&[u8]>,
         turn: &mut Turn<'_>,
     ) {
+        let untold = if record.is_some() {
+            let facts = Facts::of(&reply, remote, stages, None);
+            let kind = if expired { Event::Expired } else { Event::Bounced };
+            self.tell(key, &recipients, record, &facts, kind, turn);
+            None
+        } else {
+            self.untold(key, turn)
+        };
         let Some(job) = self.queue.job(key) else { return };
-        let outcome = FinalOutcome::Failed { expired, reply };
+        let outcome = FinalOutcome::Failed { expired, reply, untold };
         turn.post.send(usize::from(job.home), Mail::Settled(Settled { id: job.id, recipients, outcome }));
+    }
+
+    /// What the home is to tell of a job that ends without its record here.
+    fn untold(&self, key: JobKey, turn: &Turn<'_>) -> Option<Box<Untold>> {
+        let job = self.queue.job(key).filter(|_| turn.report.events.wants_mail_events())?;
+        let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d)).unwrap_or_default();
+        let (attempts, total_us) = (u32::from(job.attempts) + 1, total_us(job, turn));
+        Some(Box::new(Untold { at: turn.now.wall, attempts, total_us, site: site.into() }))
     }
 
     /// A held job that was not attempted is tried again later.
@@ -290,29 +338,19 @@ impl Deliverer {
                 let facts = Facts::of(&reply, remote, stages, Some(wall(now, moment)));
                 self.tell(key, &recipients, record, &facts, Event::Deferred, turn);
             }
-            Deferral::Expired => {
-                turn.report.stats.expired.add(recipients.as_slice().len() as u64);
-                let facts = Facts::of(&reply, remote, stages, None);
-                self.tell(key, &recipients, record, &facts, Event::Expired, turn);
-                self.settle_failed(key, recipients, true, Box::new(reply), turn);
-                self.queue.finished(key);
-            }
+            Deferral::Expired => self.give_up(key, recipients, Box::new(reply), remote, stages, record, turn),
         }
     }
 
     /// A job that grew too old at a destination that cannot be reached.
     pub(super) fn expire(&mut self, key: JobKey, turn: &mut Turn<'_>) {
         let Some(job) = self.queue.job(key) else { return };
-        let recipients = job.recipients.clone();
+        let (recipients, record) = (job.recipients.clone(), job.body.clone());
         let trouble = self.queue.destination_of(key).and_then(|d| self.queue.trouble(d));
         let reply = job.last.as_deref().or(trouble).cloned().unwrap_or_else(|| {
             LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), b"it could not be delivered in time")
         });
-        turn.report.stats.expired.add(recipients.as_slice().len() as u64);
-        let facts = Facts::of(&reply, None, Stages::default(), None);
-        self.tell(key, &recipients, None, &facts, Event::Expired, turn);
-        self.settle_failed(key, recipients, true, Box::new(reply), turn);
-        self.queue.finished(key);
+        self.give_up(key, recipients, Box::new(reply), None, Stages::default(), record.as_deref(), turn);
     }
 
     /// A job whose sender wants to know that it is late.
@@ -383,7 +421,7 @@ impl Deliverer {
         let Some(job) = self.queue.job(key) else { return };
         let view = record.and_then(RecordView::parse);
         let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d)).unwrap_or_default();
-        let total = age::steady(turn.now).wall.since(job.accepted).as_micros();
+        let total_us = total_us(job, turn);
         let mut tell_one = |sender: &[u8], recipient: &[u8]| {
             turn.report.events.push(kind(event::Outcome {
                 at: turn.now.wall,
@@ -396,7 +434,7 @@ impl Deliverer {
                 queue_us: facts.stages.queue,
                 connect_us: facts.stages.connect,
                 deliver_us: facts.stages.deliver,
-                total_us: u64::try_from(total).unwrap_or(u64::MAX),
+                total_us,
                 text: event::Outcome::texts(sender, recipient, site.as_bytes(), facts.host.as_bytes(), facts.text),
             }));
         };
@@ -433,9 +471,13 @@ struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     fn of(reply: &'a LastReply, remote: Option<SocketAddr>, stages: Stages, next: Option<Wall>) -> Self {
-        let enhanced = reply.status.map(|s| (s.class(), s.subject(), s.detail()));
-        Facts { host: &reply.host, remote, code: Code { basic: reply.code, enhanced }, text: &reply.text, stages, next }
+        Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, next }
     }
+}
+
+/// Since the job's acceptance, µs.
+fn total_us(job: &Job<Slice>, turn: &Turn<'_>) -> u64 {
+    u64::try_from(age::steady(turn.now).wall.since(job.accepted).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// 5yz, or a local reason of class 5.

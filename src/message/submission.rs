@@ -5,8 +5,8 @@
 //! reply. **Core**: the accepting shard, once a submitted message; mail that is relayed is never changed.
 //!
 //! **Mended**: a missing or blank Date and Message-ID is added (RFC 6409 §8.2, §8.3); Bcc and Resent-Bcc are taken out
-//! (RFC 5322 §3.6.3), as is Return-Path (RFC 5321 §4.4); a Sender is set where From does not name the account and policy
-//! says so (RFC 6409 §8.1). Fields are added behind all others, so that trace fields stay on top. All else stays octet
+//! (RFC 5322 §3.6.3), as is Return-Path (RFC 5321 §4.4); a Sender is set where From does not name the account, or Sender names
+//! another, and policy says so (RFC 6409 §8.1); without such a policy that is refused. Fields are added behind all others, so that trace fields stay on top. All else stays octet
 //! for octet.
 //!
 //! **Refused**: see [`Refusal`]. **Tolerated**, as RFC 5322 §4 has readers take it: white space before a colon (§4.5),
@@ -55,7 +55,7 @@ pub struct Account<'a> {
     pub policy: SenderPolicy,
 }
 
-/// What is done where From names others than the account, and no Sender names it.
+/// What is done where From names others than the account and no Sender names it, and where Sender names others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SenderPolicy {
     /// `from = "add_sender"`: a Sender with the account's address is put in, in the place of any other (RFC 6409 §8.1).
@@ -175,19 +175,13 @@ const REMOVED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 ///
 /// Applied to its own output it changes nothing.
 pub fn clean_up(wire: &[u8], facts: &Submission<'_>, out: &mut Vec<u8>) -> Result<(), Refusal> {
-    let (section, rest) = wire.split_at(fields::section_len(wire));
-    // A section that fills the bound and has not ended may go on behind what was held, with a Bcc in it.
-    if section.len() > limits::SUBMISSION_HEADER_BYTES
-        || (rest.is_empty() && section.len() == limits::SUBMISSION_HEADER_BYTES)
-    {
-        return Err(Refusal::TooLarge);
-    }
+    let (section, rest) = split(wire)?;
     if section.is_empty() {
         return Err(Refusal::NoHeader);
     }
     check_octets(section, facts.utf8)?;
     let header = Header::read(section)?;
-    let sender = header.sender_to_set(facts)?;
+    let sender = header.names.sender_to_set(facts)?;
 
     for field in fields::fields(section) {
         let goes = REMOVED.iter().any(|name| field.is(name))
@@ -208,6 +202,33 @@ pub fn clean_up(wire: &[u8], facts: &Submission<'_>, out: &mut Vec<u8>) -> Resul
     }
     out.extend_from_slice(rest);
     Ok(())
+}
+
+/// Whether a header that stays as it is, as that of mail to relay, says that the account sends it: else a refusal, as from
+/// [`clean_up`] where a Sender is not set. A header that names nobody may; what else is wrong with it is not asked, but
+/// nothing that some reader may take for a From or a Sender is left out.
+pub fn check_sender(wire: &[u8], facts: &Submission<'_>) -> Result<(), Refusal> {
+    let Some(account) = facts.account else { return Ok(()) };
+    let (section, _) = split(wire)?;
+    // Of a binary body: a line that only some readers see may be a From.
+    if let Some(at) = fields::lines(section).position(|line| memchr::memchr2(b'\r', b'\n', line).is_some()) {
+        return Err(Refusal::LineEnd(at + 1));
+    }
+    let mut names = Names::default();
+    fields::fields(section).try_for_each(|field| names.add(&field))?;
+    let account = Some(Account { policy: SenderPolicy::Require, ..account });
+    names.sender_to_set(&Submission { account, ..*facts }).map(|_| ())
+}
+
+/// The header section, and what is behind it.
+fn split(wire: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+    let (section, rest) = wire.split_at(fields::section_len(wire));
+    // A section that fills the bound and has not ended may go on behind what was held, with a Bcc in it.
+    let is_cut = rest.is_empty() && section.len() == limits::SUBMISSION_HEADER_BYTES;
+    if section.len() > limits::SUBMISSION_HEADER_BYTES || is_cut {
+        return Err(Refusal::TooLarge);
+    }
+    Ok((section, rest))
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -245,21 +266,17 @@ fn is_blank_id(field: &Field<'_>) -> bool {
 }
 
 /// What is needed of a header to judge and mend it.
+#[derive(Default)]
 struct Header {
     has_date: bool,
     has_message_id: bool,
-    from: AddressList,
-    /// Values of the fields that say who sent it, if not From: Sender, and of a message that was sent on, Resent-Sender
-    /// and Resent-From (RFC 5322 §3.6.6).
-    senders: Vec<Vec<u8>>,
+    names: Names,
 }
 
 impl Header {
     fn read(section: &[u8]) -> Result<Header, Refusal> {
-        let mut header =
-            Header { has_date: false, has_message_id: false, from: AddressList::default(), senders: Vec::new() };
+        let mut header = Header::default();
         let mut seen = [false; ONCE.len()];
-        let mut from = None;
         for field in fields::fields(section) {
             let name = field.name().map_err(|why| match why {
                 NotAField::NoName => Refusal::NotAField(field.line),
@@ -274,53 +291,85 @@ impl Header {
                 }
                 seen[which] = true;
             }
-            if is("From") {
-                from = Some(field.value());
-            } else if is("Sender") || is("Resent-Sender") || is("Resent-From") {
-                header.senders.push(field.value());
-            } else if is("Date") {
+            header.names.add(&field)?;
+            if is("Date") {
                 header.has_date = !is_blank_id(&field);
             } else if is("Message-ID") {
                 header.has_message_id = !is_blank_id(&field);
             }
         }
-        let from = from.ok_or(Refusal::NoFrom)?;
-        header.from = address_list::parse(&from).map_err(|_| Refusal::Unreadable)?;
-        if header.from.mailboxes.is_empty() && !header.from.has_group {
-            return Err(Refusal::NoAddress);
+        if header.names.has_from { Ok(header) } else { Err(Refusal::NoFrom) }
+    }
+}
+
+/// Who sends, by a header.
+#[derive(Default)]
+struct Names {
+    has_from: bool,
+    from: AddressList,
+    /// Values of Sender; a blank one names nobody and is as good as none.
+    senders: Vec<Vec<u8>>,
+    /// Of a message that was sent on, those of Resent-Sender and Resent-From (RFC 5322 §3.6.6).
+    resenders: Vec<Vec<u8>>,
+}
+
+impl Names {
+    fn add(&mut self, field: &Field<'_>) -> Result<(), Refusal> {
+        if field.is("From") {
+            self.has_from = true;
+            let from = address_list::parse(&field.value()).map_err(|_| Refusal::Unreadable)?;
+            if from.mailboxes.is_empty() && !from.has_group {
+                return Err(Refusal::NoAddress);
+            }
+            self.from.mailboxes.extend(from.mailboxes);
+            self.from.has_group |= from.has_group;
+        } else if field.is("Sender") {
+            self.senders.extend(Some(field.value()).filter(|value| !value.trim_ascii().is_empty()));
+        } else if field.is("Resent-Sender") || field.is("Resent-From") {
+            self.resenders.push(field.value());
         }
-        Ok(header)
+        Ok(())
     }
 
     /// The address that Sender must be set to, if it must (RFC 6409 §8.1: where the identity of the sender is known and
-    /// From does not give it).
+    /// From does not give it, or Sender gives another).
     fn sender_to_set(&self, facts: &Submission<'_>) -> Result<Option<Vec<u8>>, Refusal> {
         let Some(account) = facts.account else { return Ok(None) };
-        // A From that is a group without members (RFC 6854) names nobody.
-        let other = self.from.mailboxes.iter().find(|address| !(account.may_send_as)(address));
-        if other.is_none() && !self.from.mailboxes.is_empty() {
-            return Ok(None);
-        }
         let own = own_address(facts, account);
         let is_own = |address: &Vec<u8>| (account.may_send_as)(address) || own.as_ref() == Some(address);
         let names_account = |value: &Vec<u8>| {
             address_list::parse(value).is_ok_and(|list| !list.mailboxes.is_empty() && list.mailboxes.iter().all(is_own))
         };
-        if self.senders.iter().any(names_account) {
+        // Who sends a message on has no part in what it said before.
+        if self.resenders.iter().any(names_account) {
             return Ok(None);
         }
+        // A From that is a group without members (RFC 6854) names nobody.
+        let other = self.from.mailboxes.iter().find(|address| !(account.may_send_as)(address));
+        let from_is_own = other.is_none() && (!self.from.mailboxes.is_empty() || !self.has_from);
+        let other = match self.senders.iter().find(|value| !names_account(value)) {
+            None if from_is_own || !self.senders.is_empty() => return Ok(None),
+            // RFC 5322 §3.6.2: Sender is who is responsible, whatever From says, and readers show it.
+            Some(value) if from_is_own => foreign(value, is_own),
+            _ => other.map_or_else(|| b"a group".to_vec(), Vec::clone),
+        };
         let refuse = |address: &[u8]| {
             Err(Refusal::NotYours { account: quote(account.name.as_bytes()), address: quote(address) })
         };
-        let other = other.map_or(&b"a group"[..], Vec::as_slice);
-        match (account.policy, own) {
+        match (account.policy, &own) {
             _ if !facts.reverse_path.is_empty() && !(account.may_send_as)(facts.reverse_path) => {
                 refuse(facts.reverse_path)
             }
-            (SenderPolicy::AddSender, Some(own)) => Ok(Some(own)),
-            _ => refuse(other),
+            (SenderPolicy::AddSender, Some(own)) => Ok(Some(own.clone())),
+            _ => refuse(&other),
         }
     }
+}
+
+/// Of a Sender that is not the account's, what to tell: an address, or all of it.
+fn foreign(value: &[u8], is_own: impl Fn(&Vec<u8>) -> bool) -> Vec<u8> {
+    let mailboxes = address_list::parse(value).unwrap_or_default().mailboxes;
+    mailboxes.into_iter().find(|address| !is_own(address)).unwrap_or_else(|| value.trim_ascii().to_vec())
 }
 
 /// The address of the account for Sender: its name where that is one, else the reverse-path it may use. RFC 6409 §8.1

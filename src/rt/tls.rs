@@ -8,6 +8,10 @@
 //! Tickets are sealed with keys that all shards share, so that a client resumes on whichever shard it meets; no table of
 //! sessions is kept, so no lock is shared.
 
+#[cfg(test)]
+mod tests;
+mod vouch;
+
 use crate::limits;
 use aws_lc_rs::digest;
 use rustls::crypto::CryptoProvider;
@@ -22,6 +26,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vouch::Vouching;
 
 /// Which files to load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +101,7 @@ pub struct Acceptor(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Rustls(Arc<ServerConfig>, Arc<Certificates>),
+    Rustls(Arc<ServerConfig>, Arc<Certificates>, Option<Arc<Vouching>>),
     #[cfg(any(test, feature = "sim"))]
     Sim,
 }
@@ -131,9 +136,10 @@ impl Acceptor {
         let builder = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(rustls::DEFAULT_VERSIONS)
             .map_err(failed)?;
-        let builder = match authorities {
+        let vouching = authorities.map(|inner| Arc::new(Vouching(inner)));
+        let builder = match &vouching {
             None => builder.with_no_client_auth(),
-            Some(verifier) => builder.with_client_cert_verifier(verifier),
+            Some(verifier) => builder.with_client_cert_verifier(Arc::<Vouching>::clone(verifier)),
         };
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Certificates>::clone(&certificates);
         let mut config = builder.with_cert_resolver(resolver);
@@ -142,7 +148,7 @@ impl Acceptor {
         config.send_tls13_tickets = 1;
         // Ours is by strength; all of them are strong, but scanners count a client's choice as none.
         config.ignore_client_order = true;
-        Ok(Acceptor(Kind::Rustls(Arc::new(config), certificates)))
+        Ok(Acceptor(Kind::Rustls(Arc::new(config), certificates, vouching)))
     }
 
     /// The stand-in of the simulated world: see [`super::sim::tls`].
@@ -154,11 +160,11 @@ impl Acceptor {
     /// Begins TLS on a connection.
     pub fn accept(&self) -> Result<Tls, TlsError> {
         Ok(Tls(match &self.0 {
-            Kind::Rustls(config, certificates) => {
+            Kind::Rustls(config, certificates, vouching) => {
                 let mut connection =
                     ServerConnection::new(Arc::clone(config)).map_err(|e| TlsError::Rustls(e.to_string()))?;
                 connection.set_buffer_limit(Some(limits::TLS_BUFFER_BYTES));
-                Engine::Rustls(Box::new(connection), Arc::clone(certificates))
+                Engine::Rustls(Box::new(connection), Arc::clone(certificates), vouching.clone())
             }
             #[cfg(any(test, feature = "sim"))]
             Kind::Sim => Engine::Sim(super::sim::tls::SimTls::server()),
@@ -168,7 +174,7 @@ impl Acceptor {
     /// Names and ends of validity (seconds since 1970) of the certificates, for the log.
     pub fn certificates(&self) -> Vec<(String, Option<i64>)> {
         match &self.0 {
-            Kind::Rustls(_, all) => all.0.iter().map(|entry| (entry.names.join(", "), entry.not_after)).collect(),
+            Kind::Rustls(_, all, _) => all.0.iter().map(|entry| (entry.names.join(", "), entry.not_after)).collect(),
             #[cfg(any(test, feature = "sim"))]
             Kind::Sim => Vec::new(),
         }
@@ -205,7 +211,7 @@ pub struct Tls(Engine);
 
 #[derive(Debug)]
 enum Engine {
-    Rustls(Box<ServerConnection>, Arc<Certificates>),
+    Rustls(Box<ServerConnection>, Arc<Certificates>, Option<Arc<Vouching>>),
     #[cfg(any(test, feature = "sim"))]
     Sim(super::sim::tls::SimTls),
 }
@@ -217,7 +223,7 @@ impl Tls {
     /// The peer broke the protocol, or no version, cipher or certificate suits both: send `out` (an alert), then close.
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, String> {
         match &mut self.0 {
-            Engine::Rustls(connection, _) => {
+            Engine::Rustls(connection, ..) => {
                 let mut progress = Progress::Going;
                 while !bytes.is_empty() {
                     let was_handshaking = connection.is_handshaking();
@@ -251,7 +257,7 @@ impl Tls {
     /// Encrypts: appends to `out` what is to be sent. Before the handshake has ended it is kept, and sent then.
     pub fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         match &mut self.0 {
-            Engine::Rustls(connection, _) => {
+            Engine::Rustls(connection, ..) => {
                 let mut rest = plain;
                 while !rest.is_empty() {
                     let taken = connection.writer().write(rest).map_err(|e| e.to_string())?;
@@ -274,7 +280,7 @@ impl Tls {
     /// Appends close_notify (RFC 8446 §6.1): without it the peer cannot tell our end from an attacker's.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         match &mut self.0 {
-            Engine::Rustls(connection, _) => {
+            Engine::Rustls(connection, ..) => {
                 connection.send_close_notify();
                 // The connection ends; what cannot be sent is not.
                 drop(drain(connection, out));
@@ -287,7 +293,7 @@ impl Tls {
     /// Whether the handshake goes on.
     pub fn is_handshaking(&self) -> bool {
         match &self.0 {
-            Engine::Rustls(connection, _) => connection.is_handshaking(),
+            Engine::Rustls(connection, ..) => connection.is_handshaking(),
             #[cfg(any(test, feature = "sim"))]
             Engine::Sim(sim) => sim.is_handshaking(),
         }
@@ -296,7 +302,7 @@ impl Tls {
     /// What the handshake told.
     pub fn facts(&self) -> Facts {
         match &self.0 {
-            Engine::Rustls(connection, certificates) => {
+            Engine::Rustls(connection, certificates, vouching) => {
                 let sha256 = |der: &CertificateDer<'_>| {
                     let hash = digest::digest(&digest::SHA256, der);
                     <[u8; 32]>::try_from(hash.as_ref()).expect("SHA-256 has 32 octets")
@@ -309,8 +315,10 @@ impl Tls {
                 let suite = connection.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
                 let exporter = (version == "TLSv1.3")
                     .then(|| connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(&[])).ok());
+                let vouched = |chain: &&[CertificateDer<'_>]| vouching.as_ref().is_some_and(|v| v.vouches(chain));
+                let chain = connection.peer_certificates().filter(vouched);
                 Facts {
-                    fingerprint: connection.peer_certificates().and_then(|chain| chain.first()).map(sha256),
+                    fingerprint: chain.and_then(|chain| chain.first()).map(sha256),
                     exporter: exporter.flatten(),
                     end_point: certificates.find(connection.server_name()).end_point.clone(),
                     description: format!("{version} {}", suite.unwrap_or_default()),

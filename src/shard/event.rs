@@ -9,6 +9,7 @@
 
 use crate::limits::{EVENT_BATCH, EVENT_BATCHES_PER_SHARD, EVENT_TEXT_BYTES};
 use crate::message::MessageId;
+use crate::queue::LastReply;
 use crate::time::Wall;
 use crossbeam::queue::ArrayQueue;
 use std::net::{IpAddr, SocketAddr};
@@ -106,6 +107,12 @@ pub struct Code {
 }
 
 impl Code {
+    /// Those of what a job heard last.
+    pub fn of(reply: &LastReply) -> Code {
+        let enhanced = reply.status.map(|s| (s.class(), s.subject(), s.detail()));
+        Code { basic: reply.code, enhanced }
+    }
+
     /// The codes of one of our own replies: `550 5.7.1 text`.
     pub fn of_reply(reply: &[u8]) -> Code {
         let digits = |bytes: &[u8]| std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok());

@@ -132,8 +132,8 @@ fn account_key(account: &str) -> u64 {
     route::hash(&[b"account ", account.as_bytes()].concat())
 }
 
-/// What guesses of a client count under: its address, or its /64 network, which one host has whole.
-fn network_key(peer: IpAddr) -> u64 {
+/// What guesses and handshakes of a client count under: its address, or its /64 network, which one host has whole.
+pub(super) fn network_key(peer: IpAddr) -> u64 {
     match peer.to_canonical() {
         IpAddr::V4(v4) => route::hash(&[b"network ".as_slice(), &v4.octets()].concat()),
         IpAddr::V6(v6) => route::hash(&[b"network ".as_slice(), &v6.octets()[..8]].concat()),

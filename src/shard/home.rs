@@ -14,6 +14,7 @@ mod inject;
 
 use super::event::{self, Event, NoticeKind};
 use super::gate::{Gate, Tables};
+use super::handshakes::Handshakes;
 use super::mailbox::{FinalOutcome, Late, Mail, Settled};
 use super::notify::{self, Here, Notice, Notifier, What};
 use super::quota::{self, QuotaFiles};
@@ -53,7 +54,7 @@ pub(super) struct Home {
     dates: DateCache,
     plain: Vec<u8>,
     /// TLS handshakes under way.
-    handshakes: usize,
+    handshakes: Handshakes,
     params: Vec<u8>,
     trace: Vec<u8>,
     out: Vec<u8>,
@@ -98,7 +99,7 @@ macro_rules! context {
         Context {
             gate: &mut $home.gate,
             plain: &mut $home.plain,
-            tls_busy: $home.handshakes >= limits::TLS_HANDSHAKES,
+            handshakes: &$home.handshakes,
             log: &mut $home.log,
             dates: &mut $home.dates,
             params: &mut $home.params,
@@ -130,7 +131,7 @@ impl Home {
             log,
             dates: DateCache::default(),
             plain: Vec::new(),
-            handshakes: 0,
+            handshakes: Handshakes::default(),
             params: Vec::new(),
             trace: Vec::new(),
             out: Vec::new(),
@@ -180,7 +181,9 @@ impl Home {
             let mut session = Box::new(Session::begin(conn, listener, facts, turn, &mut context, &mut out));
             session.admitted = admitted;
             let fate = session.flush(turn, &mut out);
-            self.handshakes += usize::from(session.is_handshaking());
+            if let Some(party) = session.handshaking() {
+                self.handshakes.began(party);
+            }
             self.sessions.insert(conn, session);
             self.end_event(conn, fate, turn);
         }
@@ -225,10 +228,15 @@ impl Home {
     ) -> Fate {
         let mut context = context!(self, turn);
         let Some(session) = self.sessions.get_mut(conn) else { return Fate::Open };
-        let handshook = session.is_handshaking();
+        let before = session.handshaking();
         let fate = act(session, turn, &mut context, &mut self.out);
         self.out.clear();
-        self.handshakes = self.handshakes + usize::from(session.is_handshaking()) - usize::from(handshook);
+        match (before, session.handshaking()) {
+            (None, Some(party)) => self.handshakes.began(party),
+            (Some(party), None) => self.handshakes.ended(party),
+            // A session has one at the most.
+            (None, None) | (Some(_), Some(_)) => {}
+        }
         if session.commit.is_some_and(|c| c.ended == turn.now.mono) {
             self.first_waiting.get_or_insert(turn.now.mono);
         }
@@ -260,7 +268,11 @@ impl Home {
             }
             Fate::Over => {
                 if let Some(mut session) = self.sessions.remove(conn) {
-                    self.handshakes -= usize::from(session.is_handshaking() && !planted!(HandshakeNotCountedBack));
+                    if let Some(party) = session.handshaking()
+                        && !planted!(HandshakeNotCountedBack)
+                    {
+                        self.handshakes.ended(party);
+                    }
                     self.gate.quotas.gone(conn);
                     if let Some(peer) = session.admitted {
                         self.gate.left(peer);
@@ -458,18 +470,19 @@ impl Home {
                     }
                 }
                 FinalOutcome::Relayed { reply } => {
-                    self.notifier.push(Notice { id, recipients, what: What::Relayed, reply });
+                    self.notifier.push(Notice { id, recipients, what: What::Relayed, reply, untold: None });
                 }
                 FinalOutcome::Stored { reply } => {
-                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply });
+                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply, untold: None });
                 }
-                FinalOutcome::Failed { expired, reply } => {
+                FinalOutcome::Failed { expired, reply, untold } => {
                     let what = if expired { What::Expired } else { What::Refused };
-                    self.notifier.push(Notice { id, recipients, what, reply });
+                    self.notifier.push(Notice { id, recipients, what, reply, untold });
                 }
             },
             Mail::Late(Late { id, recipients, reply, retry_until }) => {
-                self.notifier.push(Notice { id, recipients, what: What::Late { retry_until }, reply });
+                let what = What::Late { retry_until };
+                self.notifier.push(Notice { id, recipients, what, reply, untold: None });
             }
             Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
             Mail::Handoff(_)
@@ -508,7 +521,8 @@ impl Home {
             ReadFor::Owner { id, part, owner } => {
                 turn.post.send(usize::from(owner), Mail::Fetched { id, part, record: result.ok() });
             }
-            ReadFor::Notice(notice) => {
+            ReadFor::Notice(mut notice) => {
+                notice.tell(&result, turn);
                 let here = Here { hostname: &self.config.hostname, local: self.gate.local() };
                 self.notifier.write(notice, &result, &here, &mut self.log, turn.now);
             }

@@ -207,7 +207,23 @@ pub enum FinalOutcome {
         expired: bool,
         /// Who said so, or what was tried last.
         reply: Box<LastReply>,
+        /// The event of it, where the home must tell it.
+        untold: Option<Box<Untold>>,
     },
+}
+
+/// What an owner knows for the event of a failure. It knows no addresses, since the record is not in its memory; its home
+/// reads that in any case, and has the rest from the reply.
+#[derive(Debug)]
+pub struct Untold {
+    /// When.
+    pub at: Wall,
+    /// See [`event::Outcome`](super::event::Outcome).
+    pub attempts: u32,
+    /// The same.
+    pub total_us: u64,
+    /// The destination.
+    pub site: Box<str>,
 }
 
 /// A batch as it lies in a mailbox.

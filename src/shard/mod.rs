@@ -8,6 +8,7 @@ mod audit;
 pub mod event;
 mod gate;
 mod guard;
+mod handshakes;
 mod home;
 pub mod mailbox;
 mod names;

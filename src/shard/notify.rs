@@ -5,6 +5,9 @@
 //! settled once its notification is on stable storage, so that no crash keeps a failure from its sender. Lives on the
 //! home shard of the messages. It refuses to notify the null sender, and to hold a record longer than it is needed.
 
+use super::Turn;
+use super::event::{self, Event};
+use super::mailbox::Untold;
 use super::names::{self, Named};
 use crate::limits;
 use crate::local::LocalTable;
@@ -37,6 +40,8 @@ pub(super) struct Notice {
     pub(super) recipients: RecipientSet,
     pub(super) what: What,
     pub(super) reply: Box<LastReply>,
+    /// Of a failure whose event is still to be told.
+    pub(super) untold: Option<Box<Untold>>,
 }
 
 /// Their fate.
@@ -52,6 +57,47 @@ pub(super) enum What {
     Stored,
     /// They wait, and will be tried for so long. They have no outcome yet.
     Late { retry_until: Wall },
+}
+
+impl Notice {
+    /// Tells the events that the owner could not, once the record has been read: one for each recipient.
+    pub(super) fn tell(&mut self, record: &Result<Slice, ReadError>, turn: &mut Turn<'_>) {
+        if matches!(record, Err(ReadError::File(_))) {
+            return;
+        }
+        let Some(untold) = self.untold.take() else { return };
+        let view = record.as_ref().ok().and_then(|record| RecordView::parse(record));
+        let mut tell = |sender: &[u8], recipient: &[u8], size_bytes| {
+            let (reply, site) = (&self.reply, untold.site.as_bytes());
+            let outcome = event::Outcome {
+                at: untold.at,
+                id: self.id,
+                size_bytes,
+                remote: None,
+                code: event::Code::of(reply),
+                attempts: untold.attempts,
+                next_attempt: None,
+                queue_us: 0,
+                connect_us: 0,
+                deliver_us: 0,
+                total_us: untold.total_us,
+                text: event::Outcome::texts(sender, recipient, site, reply.host.as_bytes(), &reply.text),
+            };
+            let expired = self.what == What::Expired;
+            turn.report.events.push(if expired { Event::Expired(outcome) } else { Event::Bounced(outcome) });
+        };
+        let indices = self.recipients.as_slice();
+        match &view {
+            Some(view) => {
+                let sender = reverse_path(indices, view);
+                for recipient in view.recipients().filter(|r| indices.binary_search(&r.index).is_ok()) {
+                    tell(sender, recipient.address, view.total_size());
+                }
+            }
+            // Nobody can read them any more.
+            None => indices.iter().for_each(|_| tell(b"", b"", 0)),
+        }
+    }
 }
 
 impl What {
@@ -202,8 +248,11 @@ fn settle(notice: &Notice, log: &mut Log) {
 /// Who is told: the sender, or who keeps the list that the recipients have the message by. They are of one job, and so of one
 /// reverse-path.
 fn sender<'a>(notice: &Notice, view: &RecordView<'a>) -> &'a [u8] {
-    let first = notice.recipients.as_slice().first();
-    first.and_then(|index| view.params().reverse_path(*index)).unwrap_or(view.sender())
+    reverse_path(notice.recipients.as_slice(), view)
+}
+
+fn reverse_path<'a>(recipients: &[u16], view: &RecordView<'a>) -> &'a [u8] {
+    recipients.first().and_then(|index| view.params().reverse_path(*index)).unwrap_or(view.sender())
 }
 
 /// The recipients whose fate the sender wants to know.

@@ -10,6 +10,7 @@ mod submission;
 use super::Turn;
 use super::event::{self, Event, Rejected, Stage};
 use super::gate::{self, Gate};
+use super::handshakes::{Handshakes, Party};
 use crate::config::ListenerKind;
 use crate::limits;
 use crate::message::MessageId;
@@ -33,8 +34,8 @@ pub(super) struct Session {
     pub(super) server: Server,
     opening: Opening,
     tls: Option<Box<Tls>>,
-    /// The handshake must have ended by then.
-    handshake: Option<Moment>,
+    /// The handshake must have ended by then, and counts for this client.
+    handshake: Option<(Moment, Party)>,
     /// Input not consumed yet: the start of a line, or commands behind a message that is being made durable.
     tail: Vec<u8>,
     /// Replies the socket has not taken.
@@ -101,8 +102,8 @@ pub(super) struct Context<'a> {
     pub(super) gate: &'a mut Gate,
     /// What TLS decrypts to.
     pub(super) plain: &'a mut Vec<u8>,
-    /// No further TLS handshake now.
-    pub(super) tls_busy: bool,
+    /// Those under way.
+    pub(super) handshakes: &'a Handshakes,
     pub(super) log: &'a mut Log,
     pub(super) dates: &'a mut DateCache,
     pub(super) params: &'a mut Vec<u8>,
@@ -223,7 +224,9 @@ impl Session {
         match (self.closing, &self.opening) {
             (Some(since), _) => Some(since + limits::SESSION_LINGER),
             (None, Opening::Proxy(_, until) | Opening::Silence(until)) => Some(*until),
-            (None, Opening::Done) => [self.handshake, self.server.poll_timeout()].into_iter().flatten().min(),
+            (None, Opening::Done) => {
+                [self.handshake.map(|(until, _)| until), self.server.poll_timeout()].into_iter().flatten().min()
+            }
         }
     }
 
@@ -240,7 +243,7 @@ impl Session {
             Opening::Proxy(..) | Opening::Silence(_) => return Fate::Open,
             Opening::Done => {}
         }
-        if self.handshake.is_some_and(|until| now >= until) {
+        if self.handshake.is_some_and(|(until, _)| now >= until) {
             return Fate::Over;
         }
         if self.server.handle_timeout(now, out) {
@@ -387,7 +390,7 @@ impl Session {
     /// The machine's loop. Returns how much of `input` it consumed.
     fn feed(&mut self, input: &[u8], turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) -> usize {
         self.server.set_busy(context.busy);
-        self.server.set_tls_busy(context.tls_busy);
+        self.server.set_tls_busy(self.is_tls_busy(context));
         self.server.set_wall(turn.now.wall);
         let mut at = 0;
         // A message that comes in one piece is committed from where it was received.
@@ -426,6 +429,8 @@ impl Session {
                     let question = self.server.take_question();
                     if let Some(reply) = context.gate.ask(self.conn, self.listener, &self.server, question, turn) {
                         self.answered(reply, turn, out);
+                        // It may be another client now (XCLIENT).
+                        self.server.set_tls_busy(self.is_tls_busy(context));
                     }
                 }
                 Step::StartTls => {

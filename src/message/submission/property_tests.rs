@@ -135,6 +135,10 @@ proptest! {
                 !list.mailboxes.is_empty() && list.mailboxes.iter().all(|a| may(a))
             });
             prop_assert!(from_is_own || named(&["sender", "resent-sender", "resent-from"]));
+            // Nor is another named as who is responsible.
+            let blank = |raw: &[u8]| fields::fields(raw).next().is_some_and(|f| f.value().trim_ascii().is_empty());
+            let has_sender = after.iter().any(|(own, raw)| own == "sender" && !blank(raw));
+            prop_assert!(!has_sender || named(&["sender"]) || named(&["resent-sender"]) || named(&["resent-from"]));
         }
     }
 

@@ -168,6 +168,9 @@ fn what_names_the_account_is_left_alone() {
         "Sender: Alice\r\n <alice@example.com>\r\nFrom: boss@x\r\n",
         "Resent-From: alice@example.com\r\nFrom: boss@x\r\nSender: list@x\r\n",
         "From: team: boss@x;\r\nSender: login@example.com\r\n",
+        "From: alice@example.com\r\nSender: any@alice.example\r\n",
+        "From: alice@example.com\r\nSender: \t\r\n",
+        "Resent-From: alice@example.com\r\nFrom: alice@example.com\r\nSender: list@x\r\n",
     ] {
         let wire = format!("{}\r\n", head(fields));
         for policy in [ADD, REQUIRE] {
@@ -187,6 +190,16 @@ fn what_does_not_gets_a_sender_or_is_refused() {
         ("sender : boss@x,\r\n alice@example.com\r\nFrom: boss@x\r\n", "From: boss@x\r\n", "boss@x"),
         ("From: boss@x\r\nSender: \"\r\n", "From: boss@x\r\n", "boss@x"),
         ("From: Nobody:;\r\n", "From: Nobody:;\r\n", "a group"),
+        // Sender is who is responsible, whatever From says (RFC 5322 section 3.6.2).
+        ("From: alice@example.com\r\nSender: boss@x\r\n", "From: alice@example.com\r\n", "boss@x"),
+        ("Sender: any@alice.example, boss@x\r\nFrom: alice@example.com\r\n", "From: alice@example.com\r\n", "boss@x"),
+        ("Sender: team: boss@x;\r\nFrom: alice@example.com\r\n", "From: alice@example.com\r\n", "boss@x"),
+        ("From: alice@example.com\r\nSender: boss@x (\r\n", "From: alice@example.com\r\n", "boss@x ("),
+        (
+            "Resent-From: boss@x\r\nSender: boss@x\r\nFrom: alice@example.com\r\n",
+            "Resent-From: boss@x\r\nFrom: alice@example.com\r\n",
+            "boss@x",
+        ),
     ] {
         let wire = format!("{}\r\n", head(fields));
         let refusal = |account: &str, address: &str| {
@@ -209,6 +222,47 @@ fn what_does_not_gets_a_sender_or_is_refused() {
             refusal("login@example.com", other)
         );
     }
+}
+
+#[test]
+fn mail_that_is_not_mended_must_name_the_account_too() {
+    let date = *DateCache::default().text(Wall(0));
+    let check = |fields: &str, path: &str| {
+        // No policy puts anything in here.
+        let facts = facts(&date, Some(("alice", ADD)), path);
+        check_sender(format!("{fields}\r\nFrom: boss@x\r\n.\r\n").as_bytes(), &facts)
+    };
+    for fields in [
+        "",
+        "Subject: it names nobody\r\n",
+        "From: alice@example.com\r\n",
+        "From alice Sat Nov 21\r\nFrom: alice@example.com\r\nSubject: gr\u{fc}n\r\nfolded:\r\n From: boss@x\r\n",
+        "From: alice@example.com\r\nSender: any@alice.example\r\nFrom: any@alice.example\r\n",
+        "From: boss@x\r\nSender: alice@example.com\r\n",
+        "From: boss@x\r\nSender: boss@x\r\nResent-From: alice@example.com\r\n",
+    ] {
+        assert_eq!(check(fields, "alice@example.com"), Ok(()), "{fields:?}");
+    }
+    for fields in [
+        "From: boss@x\r\n",
+        "from : boss@x\r\n",
+        ".From: boss@x\r\n",
+        "From: alice@example.com\r\nno field\r\nFrom: boss@x\r\n",
+        "From: alice@example.com, boss@x\r\n",
+        "From: alice@example.com\r\nSender: boss@x\r\n",
+        "Sender: boss@x\r\n",
+        "From: alice@example.com\r\nSender: alice@example.com\r\nSender: boss@x\r\n",
+        "From: boss@x\r\nSender: boss@x\r\nSender: alice@example.com\r\n",
+    ] {
+        let refusal = Refusal::NotYours { account: "alice".to_owned(), address: "boss@x".to_owned() };
+        assert_eq!(check(fields, "alice@example.com"), Err(refusal), "{fields:?}");
+    }
+    assert_eq!(check("From: \"alice@example.com\r\n", ""), Err(Refusal::Unreadable));
+    assert_eq!(check("From: alice\r\n", ""), Err(Refusal::NoAddress));
+    assert_eq!(check("X: y\nFrom: boss@x\r\n", ""), Err(Refusal::LineEnd(1)), "of a binary body");
+    let fill = "X: y\r\n".repeat(limits::SUBMISSION_HEADER_BYTES / 6 + 1);
+    assert_eq!(check(&fill, ""), Err(Refusal::TooLarge));
+    check_sender(format!("{fill}From: boss@x\r\n\r\n").as_bytes(), &facts(&date, None, "")).unwrap();
 }
 
 #[test]

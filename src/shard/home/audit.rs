@@ -22,9 +22,12 @@ impl Home {
         // With that much unsent the machine is fed no more; it was fed until it had said as much, and a reply ends whole.
         report("home.session.unsent", unsent, 2 * limits::SESSION_OUT_BYTES + limits::COMMAND_LINE_BYTES);
         report("home.session.body", body, self.log.chunk_bytes());
-        report("home.handshakes", self.handshakes, limits::TLS_HANDSHAKES);
-        let handshaking = self.sessions.ids().filter_map(|conn| self.sessions.get(conn)).filter(|s| s.is_handshaking());
-        report("home.handshakes, miscounted", handshaking.count().abs_diff(self.handshakes), 0);
+        let [handshakes, networks, of_network] = self.handshakes.sizes();
+        report("home.handshakes", handshakes, limits::TLS_HANDSHAKES);
+        report("home.handshakes of a network", of_network, limits::TLS_HANDSHAKES_OF_NETWORK);
+        report("home.networks with handshakes", networks, handshakes);
+        let handshaking = self.sessions.ids().filter_map(|conn| self.sessions.get(conn)?.handshaking());
+        report("home.handshakes, miscounted", handshaking.count().abs_diff(handshakes), 0);
         report("home.session.recipients", recipients, self.config.smtp.max_recipients);
         // Twice: the list is looked through when it is longer than that.
         report("home.paused", self.paused.len(), 2 * sessions + 65);

@@ -7,6 +7,7 @@ use crate::rt::tls::{Acceptor, Progress};
 use crate::shard::Turn;
 use crate::shard::event::Stage;
 use crate::shard::gate;
+use crate::shard::handshakes::Party;
 use crate::smtp::proxy::{self, Proxied};
 use crate::smtp::reply::text;
 use crate::smtp::server::{PeerFacts, Server};
@@ -25,7 +26,7 @@ impl Session {
     /// Begins TLS where it comes before everything. The greeting in `out` goes out encrypted, behind the handshake.
     pub(super) fn begin_implicit_tls(&mut self, turn: &mut Turn<'_>, context: &mut Context<'_>, out: &mut Vec<u8>) {
         if context.gate.listener(self.listener).kind == ListenerKind::Submissions {
-            if context.tls_busy {
+            if self.is_tls_busy(context) {
                 out.clear();
                 self.close(turn.now.mono);
             } else {
@@ -38,7 +39,9 @@ impl Session {
         match context.gate.acceptor().map(Acceptor::accept) {
             Some(Ok(tls)) => {
                 self.tls = Some(Box::new(tls));
-                self.handshake = Some(turn.now.mono + limits::TLS_HANDSHAKE_TIMEOUT);
+                let peer = self.server.peer();
+                let party = Party::of(peer.address, peer.trusted);
+                self.handshake = Some((turn.now.mono + limits::TLS_HANDSHAKE_TIMEOUT, party));
             }
             // A reload has taken the certificates away, or memory is short: nothing goes on in the clear.
             _ => {
@@ -48,9 +51,15 @@ impl Session {
         }
     }
 
-    /// Whether a handshake is under way.
-    pub(in crate::shard) fn is_handshaking(&self) -> bool {
-        self.handshake.is_some()
+    /// Whose handshake is under way, if one is. It stays who it was when it began, whatever XCLIENT says behind it.
+    pub(in crate::shard) fn handshaking(&self) -> Option<Party> {
+        self.handshake.map(|(_, party)| party)
+    }
+
+    /// Whether the client must wait before it begins one.
+    pub(super) fn is_tls_busy(&self, context: &Context<'_>) -> bool {
+        let peer = self.server.peer();
+        self.tls.is_none() && context.handshakes.is_busy(peer.address, peer.trusted)
     }
 
     /// What came before the greeting is over.

@@ -1,17 +1,19 @@
 //! What a submission listener does to a message before it is stored (RFC 6409 §8): its header section is held until it is
-//! whole, mended or refused, and goes on as if it had come so.
+//! whole, mended or refused, and goes on as if it had come so. On a relay listener, where mail stays as it is, that of an
+//! account is only looked at: its From or Sender must be the account's, as everywhere.
 
 use super::{Context, Session};
+use crate::config::ListenerKind;
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::fields;
-use crate::message::submission::{Account, SenderPolicy, Submission, clean_up};
+use crate::message::submission::{Account, SenderPolicy, Submission, check_sender, clean_up};
 use crate::shard::Turn;
 
 /// How far that is.
 #[derive(Debug, Default)]
 pub(super) enum Mending {
-    /// This listener takes mail as it is.
+    /// This listener takes mail as it is, and nobody has said who sends it.
     #[default]
     Never,
     /// The header section as far as it has come.
@@ -32,7 +34,11 @@ impl Session {
     }
 
     /// Whether the pieces of this message pass through [`mend`](Self::mend).
-    pub(super) fn is_mended(&self) -> bool {
+    pub(super) fn is_mended(&mut self) -> bool {
+        // AUTH may come any time before a message, but not within one.
+        if matches!(self.mending, Mending::Never) && self.server.account().is_some() {
+            self.mending = Mending::Header(Vec::new());
+        }
         !matches!(self.mending, Mending::Never)
     }
 
@@ -69,7 +75,12 @@ impl Session {
             reverse_path: self.server.envelope().sender(),
             account,
         };
-        match clean_up(header, &facts, &mut mended) {
+        let outcome = if context.gate.listener(self.listener).kind == ListenerKind::Relay {
+            check_sender(header, &facts).map(|()| mended.extend_from_slice(header))
+        } else {
+            clean_up(header, &facts, &mut mended)
+        };
+        match outcome {
             Ok(()) => {
                 self.id = Some(id);
                 self.mending = Mending::Passed;

@@ -1,6 +1,10 @@
-//! Notifications to senders: exactly one for each failure, whatever the disk does.
+//! Notifications to senders: exactly one for each failure, whatever the disk does; and the events of failures.
 
 use super::*;
+use crate::message::Envelope;
+use crate::message::params::DeliverBy;
+use crate::shard::event::{self, Event, EventSource};
+use crate::time::Wall;
 
 /// A world in which `y@a.test` does not exist.
 fn refusing() -> World {
@@ -150,4 +154,80 @@ fn a_domain_that_does_not_exist_bounces_and_one_that_nobody_knows_of_waits() {
     assert_eq!((marks(&world, "y@broken.test").len(), marks(&world, "z@mute.test").len()), (1, 1));
     assert_at_rest(&mut world);
     assert_eq!(dsns(&world).len(), 1);
+}
+
+/// From now on the events of the first shard come here.
+fn events(world: &mut World) -> EventSource {
+    let (sink, source) = event::channel(true);
+    world.sim.shards[0].as_mut().unwrap().report.events = sink;
+    source
+}
+
+/// Who was told of, in the order of addresses: name, sender, recipient, site, octets.
+fn failures(world: &mut World, source: &mut EventSource) -> Vec<(&'static str, String, String, String, bool)> {
+    world.sim.shards[0].as_mut().unwrap().report.events.flush_now();
+    let mut all = Vec::new();
+    while source.take_batch(|event| {
+        let (name, outcome) = match &event {
+            Event::Bounced(outcome) => ("bounced", outcome),
+            Event::Expired(outcome) => ("expired", outcome),
+            _ => return,
+        };
+        let text = |n| String::from_utf8_lossy(outcome.text.get(n)).into_owned();
+        all.push((name, text(0), text(1), text(2), outcome.size_bytes > 0 && outcome.attempts > 0));
+    }) {}
+    all.sort();
+    all
+}
+
+#[test]
+fn an_event_of_a_failure_names_sender_and_recipient_wherever_the_record_is() {
+    // Two minutes is longer than a record stays in memory without being sent.
+    for (minutes_left, crash) in [(2, false), (40, false), (40, true)] {
+        let mut world = World::new(15);
+        world.domain("a.test", "10.0.0.1");
+        world.door("10.0.0.1", Door::Refused);
+        let until = Wall(world.sim.now().wall.0 + minutes(minutes_left).as_millis() as u64);
+        let mut envelope = Envelope::default();
+        envelope.set_sender(b"joe@sender.test");
+        for to in ["x@a.test", "y@a.test", "z@nowhere.test"] {
+            envelope.add_recipient(to.as_bytes(), 2);
+        }
+        envelope.options.deliver_by = Some(DeliverBy { until, return_late: true, trace: false });
+        let mut source = events(&mut world);
+        world.inject(0, &envelope, &Letter::new(1, &[]).wire());
+        world.run(secs(60));
+        let mut told = failures(&mut world, &mut source);
+        if crash {
+            world.crash(1);
+            source = events(&mut world);
+        }
+        // A disk that fails for a while makes no event twice.
+        world.run(minutes(minutes_left) - secs(70));
+        (0..2).for_each(|_| world.sim.core.disk.plan(DiskOp::Read, DiskFault::Error(EIO)));
+        world.run(minutes(30));
+        told.extend(failures(&mut world, &mut source));
+        let one =
+            |name, to: &str, site: &str| (name, "joe@sender.test".to_owned(), to.to_owned(), site.to_owned(), true);
+        let expected = [
+            one("bounced", "z@nowhere.test", "nowhere.test"),
+            one("expired", "x@a.test", "a.test"),
+            one("expired", "y@a.test", "a.test"),
+        ];
+        assert_eq!(told, expected, "{minutes_left} {crash}");
+        assert_eq!(dsns(&world).iter().map(|dsn| reported(dsn).len()).sum::<usize>(), 3);
+    }
+}
+
+#[test]
+fn a_domain_that_is_found_not_to_exist_when_the_record_is_gone_is_told_of_with_addresses() {
+    let mut world = World::new(16);
+    world.zone().set_domain_mood("gone.test", DnsMood::ServFail);
+    let mut source = events(&mut world);
+    world.accept(0, &Letter::new(1, &["x@gone.test"]));
+    world.run(minutes(20));
+    world.zone().calm();
+    world.run(minutes(40));
+    let expected = ("bounced", "joe@sender.test".to_owned(), "x@gone.test".to_owned(), "gone.test".to_owned(), true);
+    assert_eq!(failures(&mut world, &mut source), [expected]);
 }

@@ -137,6 +137,40 @@ fn mail_over_tls_and_auth_in_single_octets() {
 }
 
 #[test]
+fn an_account_does_not_write_as_another_on_any_listener() {
+    for (seed, listener) in [RELAY, SUBMISSION, SUBMISSIONS].into_iter().enumerate() {
+        let mut world = edge(118 + seed as u64, edge_config());
+        let client = secure(&mut world, listener, STRANGERS, 8192);
+        assert!(starts(&world.ask(client, &plain("joe", "pencil"), 1), "235 2.7.0"));
+        let mut data = |header: &str, body: &str| {
+            let begin = b"MAIL FROM:<joe@sender.test>\r\nRCPT TO:<x@a.test>\r\nDATA\r\n";
+            assert!(starts(&world.ask(client, begin, 3), "354"));
+            world.ask(client, format!("{header}\r\n{body}\r\n.\r\n").as_bytes(), 1)
+        };
+        for header in [
+            "X-Test: 1\r\nFrom: ann@sender.test\r\n",
+            "X-Test: 1\r\nFrom: joe@sender.test\r\nSender: ann@sender.test\r\n",
+        ] {
+            for body in ["short", &"long\r\n".repeat(20_000)] {
+                let refused = data(header, body);
+                let text = "550 5.7.1 Message refused: joe may not send as ann@sender.test";
+                assert_eq!(refused.as_deref(), Some(text), "{listener} {header}");
+            }
+        }
+        let header = "X-Test: 2\r\nBcc: y@a.test\r\nFrom: ann@sender.test\r\nSender: joe@sender.test\r\n";
+        for body in ["short", &"long\r\n".repeat(20_000)] {
+            assert!(starts(&data(header, body), "250 2.0.0 "), "{listener}");
+        }
+        assert!(world.run_until(secs(5), |w| marks(w, "x@a.test") == [2, 2]));
+        // Mail of a relay listener is never changed.
+        let as_it_came = world.received().all(|r| r.text().contains(&format!("{header}\r\n")));
+        assert_eq!(as_it_came, listener == RELAY);
+        assert!(starts(&world.ask(client, b"QUIT\r\n", 1), "221"));
+        assert_at_rest(&mut world);
+    }
+}
+
+#[test]
 fn a_client_that_needs_neither_tls_nor_auth_is_said_to_have_had_neither() {
     let mut world = edge(103, edge_config());
     world.accept(0, &Letter::new(1, &["x@a.test"]));
@@ -275,6 +309,46 @@ fn handshakes_are_bounded_and_their_count_comes_back_to_nothing() {
     world.run(limits::TLS_HANDSHAKE_TIMEOUT + secs(1));
     assert_eq!(world.held("home.handshakes"), 0);
     assert_eq!(world.stats[0].sessions.get(), 27, "those whose handshake went well");
+}
+
+#[test]
+fn one_silent_stranger_does_not_take_tls_from_everybody() {
+    let mut config = edge_config();
+    config.listeners.push(Listener {
+        proxy_networks: crate::config::Networks(vec!["127.0.0.0/8".parse().unwrap()]),
+        ..listener(ListenerKind::Submissions)
+    });
+    let mut world = edge(117, config);
+    let silent = |world: &mut World, n: usize| {
+        let client =
+            world.connect_to([SUBMISSIONS, RELAY, 3][n % 3], 0, if n % 3 == 2 { CLIENTS } else { STRANGERS }, 8192);
+        match n % 3 {
+            0 => {}
+            1 => world.send_plain(client, b"STARTTLS\r\n"),
+            // By a proxy it is the same client.
+            _ => world.send_plain(client, format!("PROXY TCP4 {STRANGERS} 127.0.0.1 7 465\r\n").as_bytes()),
+        }
+        client
+    };
+    let clients: Vec<_> = (0..3 * limits::TLS_HANDSHAKES).map(|n| silent(&mut world, n)).collect();
+    world.run(secs(1));
+    let share = limits::TLS_HANDSHAKES_OF_NETWORK;
+    assert_eq!((world.held("home.handshakes"), world.held("home.handshakes of a network")), (share, share));
+    // It gets what everybody gets when all places are taken.
+    let refused = clients.iter().filter(|c| world.client(**c).replies.iter().any(|r| r.starts_with("454 4.7.0")));
+    assert!(refused.count() >= limits::TLS_HANDSHAKES - share);
+    let closed = clients.iter().filter(|client| world.client(**client).closed.is_some());
+    assert!(closed.count() >= 2 * limits::TLS_HANDSHAKES - share);
+    secure(&mut world, RELAY, CLIENTS, 8192);
+    let other = world.connect_to(3, 0, CLIENTS, 8192);
+    world.send_plain(other, format!("PROXY TCP4 {STRANGE} 127.0.0.1 7 465\r\n").as_bytes());
+    world.start_tls(other);
+    assert!(greeted(&mut world, other), "another stranger");
+    // Its share comes back to it.
+    clients.iter().for_each(|client| world.reset(*client));
+    world.run(secs(1));
+    assert_eq!((world.held("home.handshakes"), world.held("home.networks with handshakes")), (0, 0));
+    secure(&mut world, SUBMISSIONS, STRANGERS, 8192);
 }
 
 #[test]

@@ -379,3 +379,35 @@ fn a_binary_body_arrives_as_it_is_or_not_at_all() {
         assert_at_rest(&mut world);
     }
 }
+
+#[test]
+fn what_was_never_sent_is_not_said_to_have_been_refused_by_the_next_hop() {
+    // RFC 3464 §2.3.5, §2.3.6.
+    type Ask = fn(&mut Envelope, Wall);
+    let asks: [(Ask, &str); 3] = [
+        (|e, _| e.options.require_tls = true, "5.7.10 It was not sent to mx.a.test: Encryption needed: no TLS with"),
+        (
+            |e, at| e.options.deliver_by = Some(DeliverBy { until: at, return_late: true, trace: false }),
+            "5.3.3 It was not sent to mx.a.test: The message is to be returned if",
+        ),
+        (
+            |e, _| e.options.body = BodyType::Binary,
+            "5.6.3 It was not sent to mx.a.test: The message has binary data, the",
+        ),
+    ];
+    for (ask, words) in asks {
+        let mut world = world(15, &[]);
+        let mut envelope = envelope(&plain());
+        ask(&mut envelope, in_time(&world, minutes(60)));
+        inject(&mut world, 1, &envelope);
+        assert!(world.run_until(minutes(1), |w| dsns(w).len() == 1));
+        let text = dsns(&world)[0].text();
+        let status = words.split(' ').next().unwrap();
+        let joined = text.replace("\r\n      ", " ").replace("\r\n\t", " ");
+        assert!(joined.contains(&format!("Reason: {words}")), "{text}");
+        assert!(text.contains(&format!("Action: failed\r\nStatus: {status}\r\n")), "{text}");
+        assert!(joined.contains(&format!("Diagnostic-Code: X-Ringpost; {words}")), "{text}");
+        assert!(!text.contains(" said: ") && !text.contains("Remote-MTA") && !text.contains("smtp;"), "{text}");
+        assert_at_rest(&mut world);
+    }
+}
