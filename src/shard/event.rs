@@ -138,6 +138,12 @@ pub struct Rejected {
 }
 
 impl Rejected {
+    /// A client that was refused before its session began.
+    pub fn connection(at: Wall, peer: IpAddr, reply: &[u8]) -> Rejected {
+        let text = Rejected::texts(b"", b"", b"", reply);
+        Rejected { at, peer: peer.to_canonical(), stage: Stage::Connect, code: Code::of_reply(reply), text }
+    }
+
     /// Packs reverse-path, forward-path (empty where there is none), EHLO name and the text of our reply.
     pub fn texts(sender: &[u8], recipient: &[u8], helo: &[u8], reply: &[u8]) -> Text<4> {
         Text::new([sender, recipient, helo, reply])

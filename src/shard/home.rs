@@ -12,7 +12,7 @@ mod hand_off;
 #[cfg(test)]
 mod inject;
 
-use super::event::{self, Event, NoticeKind};
+use super::event::{self, Event, NoticeKind, Rejected};
 use super::gate::{Gate, Tables};
 use super::handshakes::Handshakes;
 use super::mailbox::{FinalOutcome, Late, Mail, Settled};
@@ -170,6 +170,10 @@ impl Home {
                 Ok(counted) => counted.then_some(peer.ip()),
                 Err(reply) => {
                     turn.report.stats.rejected.add(1);
+                    if turn.report.events.wants_mail_events() {
+                        let event = Rejected::connection(turn.now.wall, peer.ip(), &reply);
+                        turn.report.events.push(Event::Rejected(event));
+                    }
                     turn.io.write(conn, &[io::IoSlice::new(&reply)]);
                     turn.io.close(conn);
                     self.out = out;

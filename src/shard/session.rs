@@ -18,7 +18,8 @@ use crate::message::fields;
 use crate::message::trace::{DateCache, Received};
 use crate::rt::ConnId;
 use crate::rt::tls::Tls;
-use crate::smtp::server::{PeerFacts, Refusal, Server, Step, Verdict};
+use crate::smtp::sasl::Failure;
+use crate::smtp::server::{self, PeerFacts, Refusal, Server, Step, Verdict};
 use crate::spool::{self, Body, Log, NewMessage};
 use crate::time::Moment;
 use std::io::IoSlice;
@@ -384,6 +385,9 @@ impl Session {
         if failed > std::mem::replace(&mut self.guesses, failed) {
             turn.report.stats.auth_failures.add(1);
             context.gate.auth_failed(self.server.asked_account(), self.server.peer().address, turn);
+            // Not the account: it may be a password, in the wrong field.
+            turn.report.stats.rejected.add(1);
+            self.tell_refused(turn, Stage::Session, b"", Failure::Credentials.reply());
         }
     }
 
@@ -401,6 +405,11 @@ impl Session {
             match step {
                 Step::NeedInput | Step::Blocked => break,
                 Step::Close => {
+                    let last = last_line(out);
+                    if last.starts_with(b"4") || last.starts_with(b"5") {
+                        turn.report.stats.rejected.add(1);
+                        self.tell_refused(turn, Stage::Session, b"", last);
+                    }
                     self.close(turn.now.mono);
                     break;
                 }
@@ -450,21 +459,19 @@ impl Session {
                     self.expect_header();
                 }
                 Step::Message => self.complete(whole.take(), turn, context, out),
-                Step::Discarded(_) => {
+                Step::Discarded(fault) => {
                     whole = None;
                     self.abandon(context.log);
                     self.body = Vec::new();
                     self.expect_header();
                     turn.report.stats.rejected.add(1);
-                    self.tell_refused(turn, Stage::Data, b"", out);
+                    self.tell_refused(turn, Stage::Data, b"", server::fault_reply(fault));
                 }
                 Step::Refused(Refusal { line, reply }) => {
                     turn.report.stats.rejected.add(1);
-                    let stage = if line.first().is_some_and(|b| b.eq_ignore_ascii_case(&b'M')) {
-                        Stage::Mail
-                    } else {
-                        Stage::Rcpt
-                    };
+                    // What is no RCPT is MAIL, or one of its old sisters (SEND, SOML, SAML).
+                    let is_rcpt = line.first().is_some_and(|b| b.eq_ignore_ascii_case(&b'R'));
+                    let stage = if is_rcpt { Stage::Rcpt } else { Stage::Mail };
                     self.tell_refused(turn, stage, line, reply);
                 }
             }
@@ -634,6 +641,12 @@ impl Session {
         };
         context.log.accept(&message, waiter(self.conn))
     }
+}
+
+/// The last of some replies, without its CRLF.
+fn last_line(replies: &[u8]) -> &[u8] {
+    let replies = replies.strip_suffix(b"\r\n").unwrap_or(replies);
+    &replies[memchr::memrchr(b'\n', replies).map_or(0, |at| at + 1)..]
 }
 
 /// RFC 3848 and RFC 6531 §4.3: the word behind "with" in Received.

@@ -28,7 +28,7 @@ use crate::limits;
 use crate::message::Envelope;
 use crate::message::params::BodyType;
 use crate::time::{Moment, Wall};
-use replies::fault_reply;
+pub(crate) use replies::fault_reply;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;

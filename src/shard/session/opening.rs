@@ -5,7 +5,7 @@ use crate::config::{Listener, ListenerKind};
 use crate::limits;
 use crate::rt::tls::{Acceptor, Progress};
 use crate::shard::Turn;
-use crate::shard::event::Stage;
+use crate::shard::event::{Event, Rejected, Stage};
 use crate::shard::gate;
 use crate::shard::handshakes::Party;
 use crate::smtp::proxy::{self, Proxied};
@@ -99,6 +99,11 @@ impl Session {
                     match context.gate.admit(client, turn.now.mono) {
                         Ok(counted) => self.admitted = counted.then_some(client),
                         Err(reply) => {
+                            turn.report.stats.rejected.add(1);
+                            if turn.report.events.wants_mail_events() {
+                                let event = Rejected::connection(turn.now.wall, client, &reply);
+                                turn.report.events.push(Event::Rejected(event));
+                            }
                             out.extend_from_slice(&reply);
                             return self.hang_up(turn, out);
                         }

@@ -1,11 +1,12 @@
 //! What comes before a client may send: PROXY headers, a greeting held back, patience with errors, questions to DNS about the
 //! domains it names.
 
-use super::edge::{STRANGE, edge, edge_config, greeted, listener};
+use super::edge::{RELAY, STRANGE, SUBMISSION, edge, edge_config, greeted, listener, plain, secure, tables};
 use super::*;
 use crate::config::{Config, Listener, ListenerKind, Networks};
 use crate::limits;
 use crate::rt::sim::LinkId;
+use crate::shard::event::{self, Event};
 use world::{CLIENTS, STRANGERS};
 
 /// One listener.
@@ -399,4 +400,43 @@ fn a_drain_ends_a_session_whose_sender_is_refused_meanwhile() {
         assert!(world.run_until(secs(2), |w| w.sim.stopped()), "{domain}");
         assert_eq!(world.sim.core.open_sockets(0), 0);
     }
+}
+
+#[test]
+fn what_ends_a_session_is_an_event_with_its_reply() {
+    let mut config = edge_config();
+    config.clients.connections = 1;
+    let mut world = World::guarded(170, 1, config, 1000, tables());
+    let (sink, mut source) = event::channel(true);
+    world.sim.shards[0].as_mut().unwrap().report.events = sink;
+    let pipelined = format!("EHLO a.test\r\n{}", "JUNK\r\n".repeat(usize::from(limits::SESSION_ERRORS) + 1));
+    let bare =
+        "EHLO a.test\r\nMAIL FROM:<joe@sender.test>\r\nRCPT TO:<x@a.test>\r\nDATA\r\nbare\nline\r\n.\r\nQUIT\r\n";
+    for (host, said) in [(STRANGERS, "GET / HTTP/1.1\r\n"), (STRANGERS, &pipelined), (CLIENTS, bare)] {
+        let client = world.connect_to(RELAY, 0, host, 100_000);
+        assert!(greeted(&mut world, client));
+        world.send(client, said.as_bytes());
+        assert!(world.run_until(minutes(20), |w| w.client(client).closed.is_some()), "{said}");
+    }
+    let guesser = secure(&mut world, SUBMISSION, STRANGERS, 8192);
+    world.ask(guesser, &plain("joe", "wrong"), 1);
+    let second = world.connect_to(RELAY, 0, STRANGERS, 8192);
+    assert!(world.run_until(secs(5), |w| w.client(second).closed.is_some()), "one at a time");
+    world.sim.shards[0].as_mut().unwrap().report.events.flush_now();
+    let mut told = Vec::new();
+    while source.take_batch(|event| {
+        if let Event::Rejected(rejected) = event {
+            let reply = String::from_utf8_lossy(rejected.text.get(3)).into_owned();
+            told.push(format!("{:?} {} {}", rejected.stage, rejected.peer, &reply[..9]));
+        }
+    }) {}
+    let (clients, strangers) = (CLIENTS, STRANGERS);
+    let expected = [
+        format!("Session {strangers} 554 5.5.1"),
+        format!("Session {strangers} 421 4.7.0"),
+        format!("Data {clients} 554 5.6.0"),
+        format!("Session {strangers} 535 5.7.8"),
+        format!("Connect {strangers} 421 4.7.0"),
+    ];
+    assert_eq!(told, expected);
 }

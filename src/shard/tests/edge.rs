@@ -75,7 +75,7 @@ pub fn greeted(world: &mut World, client: LinkId) -> bool {
 }
 
 /// A client in TLS that has said EHLO.
-fn secure(world: &mut World, listener: usize, host: IpAddr, piece: usize) -> LinkId {
+pub fn secure(world: &mut World, listener: usize, host: IpAddr, piece: usize) -> LinkId {
     let client = world.connect_to(listener, 0, host, piece);
     if listener == SUBMISSIONS {
         world.start_tls(client);

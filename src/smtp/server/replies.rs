@@ -26,7 +26,8 @@ pub(super) fn error_reply(error: CommandError) -> &'static [u8] {
     }
 }
 
-pub(super) fn fault_reply(fault: Fault) -> &'static [u8] {
+/// What data with this fault is refused with.
+pub(crate) fn fault_reply(fault: Fault) -> &'static [u8] {
     match fault {
         Fault::BareLf => text::BARE_LF,
         Fault::BareCr => text::BARE_CR,
