@@ -310,7 +310,7 @@ impl Client {
         let Some(current) = session.current else { return true };
         let Guise { chunk, gives_up, .. } = session.style.guise;
         // Not every one: the next must not have a part of it.
-        let gives_up = gives_up && !session.style.pipelines && self.sent[current].letter.mark % 2 == 0;
+        let gives_up = gives_up && !session.style.pipelines && self.sent[current].letter.mark.is_multiple_of(2);
         let (chunks, count) = chunked(&self.sent[current].letter, chunk.unwrap_or(1), !gives_up);
         let all = [first.as_bytes(), &chunks].concat();
         session.expect.extend((1..count).map(|_| Expect::Chunk));
