@@ -7,7 +7,7 @@
 //! A recipient is settled once its file and the file's name are on stable storage. A process that ends between that and the
 //! settlement writes the message again when it is back: it may be there twice, and is never lost.
 
-use super::outcome::{Stages, as_reply, is_permanent};
+use super::outcome::{Attempt, Stages, as_reply, is_permanent};
 use super::{Deliverer, Fetch, params};
 use crate::limits;
 use crate::local::maildir::{ToStored, Unique, preface, was_delivered};
@@ -245,12 +245,13 @@ impl Deliverer {
     fn end_writing(&mut self, writer: usize, turn: &mut Turn<'_>) {
         let Writing { job, record, began, failed, .. } = self.writers.jobs.remove(writer);
         let stages = self.stages(job, began, turn);
+        let attempt = Attempt { remote: None, stages, record: Some(&record) };
         let destination = self.queue.destination_of(job);
         let mut again = Vec::new();
         let mut reason = None;
         for (index, reply) in failed {
             if is_permanent(&reply) {
-                self.fail(job, RecipientSet::One(index), reply, None, stages, Some(&record), turn);
+                self.fail(job, RecipientSet::One(index), reply, attempt, turn);
             } else {
                 again.push(index);
                 reason = Some(reply);
@@ -261,7 +262,7 @@ impl Deliverer {
                 self.queue.finished(job);
             }
             Some(reply) => {
-                self.defer(job, RecipientSet::from_slice(&again), *reply, None, stages, Some(&record), turn);
+                self.defer(job, RecipientSet::from_slice(&again), *reply, attempt, turn);
             }
         }
         for destination in std::mem::take(&mut self.writers.waiting) {

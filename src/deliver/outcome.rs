@@ -83,6 +83,16 @@ pub(super) struct Stages {
     pub(super) deliver: u64,
 }
 
+/// What is known of an attempt, or of the want of one.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Attempt<'a> {
+    /// The host, if it came to one over a network.
+    pub(super) remote: Option<SocketAddr>,
+    pub(super) stages: Stages,
+    /// The message, if it is in memory here.
+    pub(super) record: Option<&'a [u8]>,
+}
+
 impl Deliverer {
     /// A transaction is over.
     pub(super) fn finished(&mut self, conn: ConnId, token: u64, outcome: &Outcome<'_>, turn: &mut Turn<'_>) {
@@ -112,6 +122,7 @@ impl Deliverer {
             deliver: micros(now.mono, transaction.began),
         };
         let Transaction { refused, taken, record, answered, .. } = transaction;
+        let attempt = Attempt { remote, stages, record: Some(&record) };
         // Who shares the outcome of the transaction: all but those refused, or taken, by themselves.
         let all = job.recipients.as_slice();
         let rest: RecipientSet = if refused.is_empty() && taken.is_empty() {
@@ -137,7 +148,7 @@ impl Deliverer {
             };
             if is_permanent(&reply) {
                 let index = if planted!(PlaceIsIndex) { place as u16 } else { index };
-                self.fail(key, RecipientSet::One(index), reply, remote, stages, Some(&record), turn);
+                self.fail(key, RecipientSet::One(index), reply, attempt, turn);
             } else {
                 again.push(index);
                 reason = Some(reply);
@@ -162,7 +173,7 @@ impl Deliverer {
                         _ => last_reply(reply, now.wall, &host),
                     });
                     if is_permanent(&reply) {
-                        self.fail(key, rest, reply, remote, stages, Some(&record), turn);
+                        self.fail(key, rest, reply, attempt, turn);
                     } else {
                         again.extend_from_slice(rest.as_slice());
                         reason = Some(reply);
@@ -195,7 +206,7 @@ impl Deliverer {
         }
         again.sort_unstable();
         let reply = *reason.expect("whoever is to be tried again has a reason");
-        self.defer(key, RecipientSet::from_slice(&again), reply, remote, stages, Some(&record), turn);
+        self.defer(key, RecipientSet::from_slice(&again), reply, attempt, turn);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the facts of one delivery")]
@@ -247,55 +258,46 @@ impl Deliverer {
     }
 
     /// These recipients will never get it.
-    #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
     pub(super) fn fail(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
         reply: Box<LastReply>,
-        remote: Option<SocketAddr>,
-        stages: Stages,
-        record: Option<&[u8]>,
+        attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
         turn.report.stats.bounced.add(recipients.as_slice().len() as u64);
-        self.end(key, recipients, false, reply, remote, stages, record, turn);
+        self.end(key, recipients, false, reply, attempt, turn);
     }
 
     /// These recipients did not get it in time. It was the last of the job.
-    #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
     fn give_up(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
         reply: Box<LastReply>,
-        remote: Option<SocketAddr>,
-        stages: Stages,
-        record: Option<&[u8]>,
+        attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
         turn.report.stats.expired.add(recipients.as_slice().len() as u64);
-        self.end(key, recipients, true, reply, remote, stages, record, turn);
+        self.end(key, recipients, true, reply, attempt, turn);
         self.queue.finished(key);
     }
 
     /// Has the event told, here or where the addresses are, and the sender.
-    #[allow(clippy::too_many_arguments, reason = "the facts of one failure")]
     fn end(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
         expired: bool,
         reply: Box<LastReply>,
-        remote: Option<SocketAddr>,
-        stages: Stages,
-        record: Option<&[u8]>,
+        attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
-        let untold = if record.is_some() {
-            let facts = Facts::of(&reply, remote, stages, None);
+        let untold = if attempt.record.is_some() {
+            let facts = Facts::of(&reply, attempt, None);
             let kind = if expired { Event::Expired } else { Event::Bounced };
-            self.tell(key, &recipients, record, &facts, kind, turn);
+            self.tell(key, &recipients, attempt.record, &facts, kind, turn);
             None
         } else {
             self.untold(key, turn)
@@ -316,29 +318,26 @@ impl Deliverer {
     /// A held job that was not attempted is tried again later.
     pub(super) fn defer_job(&mut self, key: JobKey, reply: LastReply, turn: &mut Turn<'_>) {
         let Some(recipients) = self.queue.job(key).map(|job| job.recipients.clone()) else { return };
-        self.defer(key, recipients, reply, None, Stages::default(), None, turn);
+        self.defer(key, recipients, reply, Attempt::default(), turn);
     }
 
     /// These recipients are tried again later, unless the message is too old.
-    #[allow(clippy::too_many_arguments, reason = "the facts of one deferral")]
     pub(super) fn defer(
         &mut self,
         key: JobKey,
         recipients: RecipientSet,
         reply: LastReply,
-        remote: Option<SocketAddr>,
-        stages: Stages,
-        record: Option<&[u8]>,
+        attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
         let (now, random) = (turn.now, turn.io.random());
         match self.queue.deferred(key, recipients.clone(), reply.clone(), age::steady(now), random) {
             Deferral::Until(moment) => {
                 turn.report.stats.deferred.add(recipients.as_slice().len() as u64);
-                let facts = Facts::of(&reply, remote, stages, Some(wall(now, moment)));
-                self.tell(key, &recipients, record, &facts, Event::Deferred, turn);
+                let facts = Facts::of(&reply, attempt, Some(wall(now, moment)));
+                self.tell(key, &recipients, attempt.record, &facts, Event::Deferred, turn);
             }
-            Deferral::Expired => self.give_up(key, recipients, Box::new(reply), remote, stages, record, turn),
+            Deferral::Expired => self.give_up(key, recipients, Box::new(reply), attempt, turn),
         }
     }
 
@@ -350,7 +349,8 @@ impl Deliverer {
         let reply = job.last.as_deref().or(trouble).cloned().unwrap_or_else(|| {
             LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), b"it could not be delivered in time")
         });
-        self.give_up(key, recipients, Box::new(reply), None, Stages::default(), record.as_deref(), turn);
+        let attempt = Attempt { record: record.as_deref(), ..Attempt::default() };
+        self.give_up(key, recipients, Box::new(reply), attempt, turn);
     }
 
     /// A job whose sender wants to know that it is late.
@@ -373,7 +373,8 @@ impl Deliverer {
             let Some(key) = loaded.or_else(|| self.queue.take(destination)) else { return };
             let Some(job) = self.queue.job_mut(key) else { continue };
             let (recipients, record) = (job.recipients.clone(), job.body.take());
-            self.fail(key, recipients, Box::new(reply.clone()), None, Stages::default(), record.as_deref(), turn);
+            let attempt = Attempt { record: record.as_deref(), ..Attempt::default() };
+            self.fail(key, recipients, Box::new(reply.clone()), attempt, turn);
             self.queue.finished(key);
         }
         self.wake(destination);
@@ -470,7 +471,7 @@ struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    fn of(reply: &'a LastReply, remote: Option<SocketAddr>, stages: Stages, next: Option<Wall>) -> Self {
+    fn of(reply: &'a LastReply, Attempt { remote, stages, .. }: Attempt<'_>, next: Option<Wall>) -> Self {
         Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, next }
     }
 }
