@@ -44,8 +44,8 @@ pub const SERVER_DATA_BYTES_PER_SECOND: u64 = 512;
 /// of a network that may relay nor with an account) all since its last message, and refused recipients too: who has none of
 /// the right ones looks for some.
 pub const SESSION_ERRORS: u8 = 50;
-/// Commands of a stranger that bring no mail forward (EHLO, RSET, NOOP, HELP, VRFY, EXPN), since its last message, before
-/// each counts as an error.
+/// Commands of a stranger that bring no mail forward (EHLO, RSET, NOOP, HELP, VRFY, EXPN, what stands behind a refused MAIL),
+/// since its last message, before each counts as an error.
 pub const SESSION_JUNK: u8 = 100;
 /// Envelope memory a session keeps between transactions; what an unusually large one took goes back.
 pub const SESSION_ENVELOPE_BYTES: usize = 2048;

@@ -248,6 +248,8 @@ impl Session {
             return Fate::Over;
         }
         if self.server.handle_timeout(now, out) {
+            turn.report.stats.rejected.add(1);
+            self.tell_refused(turn, Stage::Session, b"", last_line(out));
             return self.hang_up(turn, out);
         }
         // A client that made errors may have waited for this.

@@ -584,6 +584,13 @@ fn a_stranger_who_brings_no_mail_is_sent_away() {
         d.codes(&vec![idle; 2 * most]);
         assert!(!d.closed, "{idle}");
     }
+    // What is pipelined behind a refused MAIL is no error, and not for nothing for ever.
+    let mut d = Driver::with(policy(|_| {}), stranger());
+    d.server.set_busy(true);
+    let most = usize::from(limits::SESSION_JUNK) + usize::from(limits::SESSION_ERRORS);
+    let replies = d.say(format!("EHLO a\r\nMAIL FROM:<a@b>\r\n{}", "RCPT TO:<c@d>\r\n".repeat(2 * most)).as_bytes());
+    assert!(d.closed && replies.ends_with("421 4.7.0 Too many errors, closing the connection\r\n"), "{replies}");
+    assert!(replies.matches("503 5.5.1").count() >= usize::from(limits::SESSION_JUNK));
     // A message is what it is here for: then all is forgotten.
     let mut d = Driver::with(policy(|_| {}), PeerFacts { ask_recipient: true, ..stranger() });
     for _ in 0..5 {

@@ -422,6 +422,7 @@ fn what_ends_a_session_is_an_event_with_its_reply() {
     world.ask(guesser, &plain("joe", "wrong"), 1);
     let second = world.connect_to(RELAY, 0, STRANGERS, 8192);
     assert!(world.run_until(secs(5), |w| w.client(second).closed.is_some()), "one at a time");
+    assert!(world.run_until(minutes(20), |w| w.client(guesser).closed.is_some()), "it says nothing more");
     world.sim.shards[0].as_mut().unwrap().report.events.flush_now();
     let mut told = Vec::new();
     while source.take_batch(|event| {
@@ -437,6 +438,7 @@ fn what_ends_a_session_is_an_event_with_its_reply() {
         format!("Data {clients} 554 5.6.0"),
         format!("Session {strangers} 535 5.7.8"),
         format!("Connect {strangers} 421 4.7.0"),
+        format!("Session {strangers} 421 4.4.2"),
     ];
     assert_eq!(told, expected);
 }

@@ -56,7 +56,7 @@ impl Server {
                 }
                 State::Envelope => self.failed(text::NO_RECIPIENTS, out),
                 State::Chunks => self.failed(text::BDAT_NEEDED, out),
-                _ if self.mail_refused => out.extend_from_slice(text::MAIL_FIRST),
+                _ if self.mail_refused => self.useless(text::MAIL_FIRST, out),
                 _ => self.failed(text::MAIL_FIRST, out),
             },
             Command::Bdat { size, last } => self.bdat(size, last, now, out),

@@ -16,13 +16,23 @@ impl Server {
     ) -> Result<(), Refusal<'a>> {
         // A refused recipient is no misbehaviour, but of a stranger, who may be looking for those that are not refused; a
         // command out of order or malformed is.
-        let wrong = reply[1] == b'0' && !(reply == text::MAIL_FIRST && self.mail_refused);
-        if wrong || reply[0] == b'5' && self.state == State::Envelope && self.is_stranger() {
+        let behind = reply == text::MAIL_FIRST && self.mail_refused;
+        if behind {
+            self.useless(reply, out);
+        } else if reply[1] == b'0' || reply[0] == b'5' && self.state == State::Envelope && self.is_stranger() {
             self.failed(reply, out)
         } else {
             out.extend_from_slice(reply)
         }
         Err(Refusal { line, reply })
+    }
+
+    /// A command behind a refused MAIL: no misbehaviour of one who pipelines, and nothing that a stranger may do for ever.
+    pub(super) fn useless(&mut self, reply: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(reply);
+        if self.is_stranger() {
+            self.idled(out);
+        }
     }
 
     /// Nobody knows who it is.
