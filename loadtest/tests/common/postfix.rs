@@ -102,13 +102,24 @@ impl Postfix {
         Some(Postfix { daemon, port, postcat })
     }
 
-    /// Waits for a held message with `mark` in it.
+    /// Waits for a held message with `mark` in it. A bounce repeats the header of what it returns: a mark from there fits both.
     pub fn held(&self, mark: &str) -> Held {
+        self.held_with(mark.as_bytes())
+    }
+
+    /// Waits for a held message to `recipient`.
+    pub fn held_to(&self, recipient: &str) -> Held {
+        // A record of the queue file: its type, how long it is, what it says.
+        let length = u8::try_from(recipient.len()).unwrap();
+        self.held_with(&[&[b'R', length], recipient.as_bytes()].concat())
+    }
+
+    fn held_with(&self, mark: &[u8]) -> Held {
         let mut found = None;
-        wait_until(&format!("Postfix holds a message with {mark:?}"), || {
+        wait_until(&format!("Postfix holds a message with {:?}", mark.escape_ascii().to_string()), || {
             found = self.complete().into_iter().find(|name| {
                 let path = self.daemon.dir.path().join("queue/hold").join(name);
-                memchr::memmem::find(&fs::read(path).unwrap_or_default(), mark.as_bytes()).is_some()
+                memchr::memmem::find(&fs::read(path).unwrap_or_default(), mark).is_some()
             });
             found.is_some()
         });
