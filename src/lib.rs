@@ -10,7 +10,7 @@
 //!                        events (typed facts) -> control plane thread -> log files, metrics
 //! ```
 //!
-//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue` (and `dns` but for its driver)
+//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping` (and `dns` but for its driver)
 //! name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
 //! names tokio.
 
@@ -37,6 +37,7 @@ pub mod quota;
 pub mod route;
 pub mod rt;
 pub mod server;
+pub mod shaping;
 pub mod shard;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

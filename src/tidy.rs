@@ -51,6 +51,7 @@ const PURE: &[&str] = &[
     "src/local/",
     "src/route/",
     "src/queue/",
+    "src/shaping/",
     "src/dns/",
     "src/accounts/mod.rs",
     "src/accounts/check.rs",
@@ -75,7 +76,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("smtp", &["limits", "time", "message", "rt"]),
     ("local", &["limits", "message", "smtp"]),
     ("route", &["limits", "message", "local"]),
-    ("queue", &["limits", "time", "message"]),
+    ("shaping", &["limits", "time", "message", "config"]),
+    ("queue", &["limits", "time", "message", "shaping"]),
     ("dns", &["limits", "time"]),
     ("config", &["limits", "dns", "local"]),
     ("accounts", &["limits", "smtp", "config"]),
@@ -83,13 +85,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("spool", &["limits", "time", "message", "rt"]),
     (
         "deliver",
-        &["limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "spool", "rt", "shard"],
+        &[
+            "limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "shaping", "spool", "rt",
+            "shard",
+        ],
     ),
     (
         "shard",
         &[
-            "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "spool", "rt",
-            "deliver",
+            "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "shaping",
+            "spool", "rt", "deliver",
         ],
     ),
     ("control", &["limits", "time", "message", "config", "shard"]),
