@@ -259,6 +259,11 @@ pub const QUEUE_RETRY_SHARE: u8 = 8;
 pub const QUEUE_TIMERS_PER_TURN: usize = 4096;
 /// Jobs looked at for expiry by one turn of the shard, some 0.2 ms.
 pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
+/// Permits of a rate that were leased to a shard and are not used are void after this: what a shard that stands still costs
+/// the others, and how fast rates go to where the work is.
+pub const LEASE_TERM: Duration = Duration::from_millis(100);
+/// Where fewer connections are allowed than shards want, they go round, each for so long.
+pub const LEASE_TURN: Duration = Duration::from_millis(100);
 /// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that
 /// the pool's connections are found again.
 pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);
