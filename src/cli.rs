@@ -45,9 +45,9 @@ enum Command {
 Signals:
   SIGTERM, SIGINT   drain: no new mail, transactions in progress finish,
                     exit 0; a second one: end at once
-  SIGHUP            read accounts, certificates and local files anew (what
-                    is wrong in them is logged, and the old ones stay); open
-                    the event log anew, after it was moved away
+  SIGHUP            read accounts, certificates, local files and rules
+                    anew (what is wrong in them is logged, and the old ones
+                    stay); open the event log anew, after it was moved away
 
 Examples:
   ringpost run
@@ -315,6 +315,7 @@ mod tests {
             path("cert2"),
             path("key2")
         );
+        let shaping = format!("[shaping]\nfiles = [{:?}, {:?}]\n", path("rules1"), path("rules2"));
         let exit = |config: &str| {
             write("config", &format!("hostname = \"relay.test\"\n[dns]\nservers = [\"127.0.0.1\"]\n{config}"));
             main_from(["ringpost", "check", "--config", &path("config")].map(OsString::from))
@@ -322,14 +323,18 @@ mod tests {
         let check = || check(&CheckArgs { config: folder.path().join("config") }).map_err(|error| error.to_string());
         write("mailboxes", "alice\n");
         write("aliases", "postmaster: alice\nabuse: alice\n");
-        assert_eq!(exit(&local), ExitCode::SUCCESS);
+        write("rules1", "[[provider]]\nname = \"big\"\nmx = [\"*.big.test\"]\n");
+        write("rules2", "[[provider]]\nname = \"big\"\nconnections = 5\n");
+        assert_eq!(exit(&format!("{local}{shaping}")), ExitCode::SUCCESS);
 
         // Everything at once, though one of the files cannot be read.
         write("aliases", "postmaster: alice\nteam: |/bin/sh\nabuse: alice, |/bin/false\n");
         std::fs::remove_file(path("mailboxes")).expect("it is there");
         write("accounts", "\n[[account]]\nname = 5\n");
         write("cert1", "no certificate");
-        assert_eq!(exit(&format!("{more}{local}")), ExitCode::FAILURE);
+        std::fs::remove_file(path("rules1")).expect("it is there");
+        write("rules2", "[[provider]]\nname = \"big\"\nconnections = 0\n");
+        assert_eq!(exit(&format!("{more}{local}{shaping}")), ExitCode::FAILURE);
         let told = check().expect_err("much is wrong");
         for (file, line) in [
             ("accounts", ":3:"),
@@ -339,6 +344,8 @@ mod tests {
             ("mailboxes", ": "),
             ("aliases", ":2: "),
             ("aliases", ":3: "),
+            ("rules1", ": "),
+            ("rules2", ":3:15: "),
         ] {
             let place = format!("{}{line}", path(file));
             assert!(told.lines().any(|line| line.contains(&place)), "{place} in\n{told}");

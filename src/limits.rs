@@ -561,3 +561,37 @@ pub const MAILDIR_WRITERS: usize = 4;
 
 const _: () =
     assert!(PATH_BYTES + 5 <= ORCPT_BYTES + 6, "a list's reverse-path takes the place of a recipient's options");
+
+// --- Rules: what receivers take -------------------------------------------------------------------------------------
+
+/// Rule files of one process: ours, and the operator's own beside it.
+pub const SHAPING_FILES: usize = 16;
+/// A rule file. It is read into memory at the start and at SIGHUP.
+pub const SHAPING_FILE_BYTES: u64 = 4 << 20;
+/// Problems told of one set of rule files: one misplaced file must not fill the log.
+pub const SHAPING_PROBLEMS: usize = 50;
+/// Providers, tenants and campaigns, of each kind; they are in memory.
+pub const SHAPING_NAMES: usize = 100_000;
+/// Names and patterns of all providers, some 100 octets each.
+pub const SHAPING_PATTERNS: usize = 200_000;
+/// Reply rules of all providers: each may take the memory of a regular expression. A provider's own, and those for every
+/// site, are tried in order at each refusal.
+pub const SHAPING_RULES: usize = 5000;
+/// A name of a provider, tenant, campaign or rule: an account's fits.
+pub const SHAPING_NAME_BYTES: usize = ACCOUNT_NAME_BYTES;
+/// The name of a site: of a few mail exchangers their names, of more a hash. It is kept with each destination.
+pub const SITE_NAME_BYTES: usize = 255;
+/// A pattern for the text of replies, as it is written.
+pub const REPLY_PATTERN_BYTES: usize = 1024;
+/// The same, compiled. Some words in any case take 5 to 20 KiB.
+pub const REPLY_REGEX_BYTES: usize = 128 << 10;
+/// What a thread keeps to match it faster; beyond it a slower way is taken.
+pub const REPLY_REGEX_CACHE_BYTES: usize = 128 << 10;
+/// The largest weight of a tenant; the smallest is 1.
+pub const TENANT_WEIGHT_MAX: u32 = 1000;
+/// The weight of a tenant without one: both more and less can be given to others.
+pub const TENANT_WEIGHT_DEFAULT: u32 = 100;
+
+const _: () = assert!(SITE_NAME_BYTES >= 150 + 32 + 8, "a long set's name fits");
+const _: () = assert!(SHAPING_FILES <= u16::MAX as usize, "a file's number is a u16");
+const _: () = assert!(SHAPING_NAME_BYTES <= SITE_NAME_BYTES, "a provider's name is a site's");

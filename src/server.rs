@@ -37,7 +37,7 @@ pub enum ServerError {
     /// The control plane cannot be started.
     #[error("control plane: {0}")]
     Control(io::Error),
-    /// Accounts, certificates or local domains cannot be used.
+    /// Accounts, certificates, local domains or rules cannot be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
     /// The smart host cannot be used.
@@ -59,7 +59,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     Ok(loaded.warnings)
 }
 
-/// Reads what [`Config`] names: accounts, certificates, mailboxes and aliases.
+/// Reads what [`Config`] names: accounts, certificates, mailboxes, aliases and rules.
 fn tables(config: &Config) -> Result<Tables, TablesError> {
     let loaded = tables::load(config)?;
     for warning in &loaded.warnings {
@@ -108,12 +108,13 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
                 Ok(tables) => {
                     tracing::info!(
                         accounts = tables.accounts.iter().len(),
-                        "accounts, certificates and local domains read again"
+                        rules = tables.shaping.summary(),
+                        "accounts, certificates, local domains and rules read again"
                     );
                     Control::Tables(Arc::new(tables))
                 }
                 Err(error) => {
-                    tracing::error!("accounts, certificates and local domains stay as they were: {error}");
+                    tracing::error!("accounts, certificates, local domains and rules stay as they were: {error}");
                     return;
                 }
             },

@@ -46,6 +46,8 @@ pub struct Config {
     pub accounts: Option<PathBuf>,
     /// This host's own domains.
     pub local: Vec<Local>,
+    /// The files of rules for what receivers take (absolute), in order.
+    pub shaping: Vec<PathBuf>,
     /// Who may relay.
     pub relay: Relay,
     /// The server side of SMTP.

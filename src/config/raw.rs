@@ -22,6 +22,7 @@ pub struct Raw {
     pub tls: RawTls,
     pub accounts: RawAccounts,
     pub local: Vec<RawLocal>,
+    pub shaping: RawShaping,
     pub relay: RawRelay,
     pub smtp: RawSmtp,
     pub dns: RawDns,
@@ -117,6 +118,13 @@ section! {
     /// `[relay]`
     RawRelay {
         from_networks: Option<Vec<String>>,
+    }
+}
+
+section! {
+    /// `[shaping]`
+    RawShaping {
+        files: Option<Vec<String>>,
     }
 }
 

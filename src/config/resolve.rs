@@ -48,6 +48,7 @@ impl<'a> Resolver<'a> {
             tls,
             accounts,
             local: self.local(raw.local),
+            shaping: self.shaping(raw.shaping.files),
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
@@ -182,6 +183,24 @@ impl<'a> Resolver<'a> {
             ),
         }
         None
+    }
+
+    fn shaping(&mut self, given: Option<Vec<String>>) -> Vec<PathBuf> {
+        let given = given.unwrap_or_default();
+        if given.len() > limits::SHAPING_FILES {
+            let most = limits::SHAPING_FILES;
+            self.error("shaping.files", format!("{} files; at most {most} are allowed", given.len()));
+        }
+        let mut files = Vec::new();
+        for (i, text) in given.iter().enumerate() {
+            let key = format!("shaping.files[{i}]");
+            let path = self.path(&key, text);
+            if files.contains(&path) {
+                self.error(&key, format!("\"{text}\" is listed twice"));
+            }
+            files.push(path);
+        }
+        files
     }
 
     fn relay(&mut self, given: Option<Vec<String>>) -> Relay {

@@ -18,6 +18,7 @@ use crate::message::Member;
 use crate::route::{self, Domain};
 use crate::rt::tls::{self, Acceptor};
 use crate::rt::{ConnId, WorkResult};
+use crate::shaping::Shaping;
 use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
 use crate::smtp::reply::text;
 use crate::smtp::sasl::{self, Mechanism};
@@ -38,6 +39,8 @@ pub struct Tables {
     pub tls: Option<Acceptor>,
     /// Who has a mailbox or an alias here.
     pub local: LocalTable,
+    /// What receivers take.
+    pub shaping: Arc<Shaping>,
 }
 
 /// The answer to a session's question.

@@ -256,5 +256,5 @@ pub fn tables(scenario: &Scenario, known: bool) -> Tables {
         blocks.push(Block { domains, deliver: deliver.clone(), mailboxes: None, aliases: None, subaddress });
     }
     let local = LocalTable::build(&blocks).expect("one domain").table;
-    Tables { accounts, tls: Some(Acceptor::simulated()), local }
+    Tables { accounts, tls: Some(Acceptor::simulated()), local, ..Tables::default() }
 }

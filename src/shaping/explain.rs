@@ -1,0 +1,1 @@
+//! PURE. Which rules give a destination its limits, in words for an operator.
