@@ -262,6 +262,8 @@ pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
 /// Permits of a rate that were leased to a shard and are not used are void after this: what a shard that stands still costs
 /// the others, and how fast rates go to where the work is.
 pub const LEASE_TERM: Duration = Duration::from_millis(100);
+/// A connection for a message that waits for its rate is opened so long before: it takes a few round trips.
+pub const LEASE_LEAD: Duration = Duration::from_secs(1);
 /// Where fewer connections are allowed than shards want, they go round, each for so long.
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
 /// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that

@@ -14,6 +14,9 @@ impl Deliverer {
             let open = pool.connections.len() + pool.leaving;
             report("deliver.connections to one destination", open, self.most_connections(*destination));
         }
+        let [shares, ledgers] = self.lanes.sizes();
+        report("deliver.shares", shares, pools + limits::QUEUE_IDLE_DESTINATIONS);
+        report("deliver.ledgers", ledgers, limits::SHARDS.saturating_mul(pools + limits::QUEUE_IDLE_DESTINATIONS));
         report("deliver.writers", self.writers.len(), limits::MAILDIR_WRITERS);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.

@@ -2,7 +2,9 @@
 //! Lives on the shard that owns the destination.
 
 use super::Turn;
+use super::lanes::Bounds;
 use crate::dns::{Attempt, Resolution};
+use crate::lease::Scope;
 use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply};
 use crate::rt::ConnId;
@@ -51,6 +53,11 @@ pub(super) struct Connection {
     pub(super) listed: bool,
     /// It has said QUIT and waits for the end.
     pub(super) leaves: bool,
+    /// It ends behind the message that it carries: others wait for its place.
+    pub(super) retires: bool,
+    /// What counts it.
+    pub(super) scope: Option<Scope>,
+    pub(super) bounds: Bounds,
     unsent: VecDeque<Piece>,
     /// A large body that is being sent in chunks.
     stream: Option<BodyStream>,
@@ -103,6 +110,7 @@ impl Connection {
         host: Rc<str>,
         route: Rc<Resolution>,
         others: Vec<Attempt>,
+        bounds: Bounds,
         now: Moment,
     ) -> Self {
         Connection {
@@ -124,6 +132,9 @@ impl Connection {
             idle_since: None,
             listed: false,
             leaves: false,
+            retires: false,
+            scope: None,
+            bounds,
             unsent: VecDeque::new(),
             stream: None,
         }
@@ -149,13 +160,19 @@ impl Connection {
         (self.unsent.len(), self.unsent.iter().map(copied).sum())
     }
 
-    pub(super) fn can_start(&self, messages_per_connection: u32) -> bool {
-        self.begun < messages_per_connection && self.client.as_ref().is_some_and(Client::can_start)
+    /// Whether it takes a message now. Not behind bytes that the socket has not taken: what an envelope says of time would
+    /// be old when it comes (RFC 2852 §4).
+    pub(super) fn can_start(&self) -> bool {
+        let flows = self.unsent.is_empty() && self.stream.is_none();
+        flows
+            && !self.retires
+            && self.begun < self.bounds.messages
+            && self.client.as_ref().is_some_and(Client::can_start)
     }
 
-    /// Whether it takes no further message, by our limit or the peer's.
-    pub(super) fn is_spent(&self, messages_per_connection: u32) -> bool {
-        self.begun >= messages_per_connection || self.client.as_ref().is_some_and(Client::is_spent)
+    /// Whether it takes no further message, by a limit of ours or the peer's.
+    pub(super) fn is_spent(&self) -> bool {
+        self.retires || self.begun >= self.bounds.messages || self.client.as_ref().is_some_and(Client::is_spent)
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -12,6 +12,7 @@ mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
+mod lanes;
 mod maildir;
 mod outcome;
 mod params;
@@ -22,6 +23,7 @@ mod verify;
 
 use crate::config::Config;
 use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
+use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
@@ -36,6 +38,7 @@ use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
+use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use std::collections::{HashMap, VecDeque};
@@ -65,6 +68,7 @@ pub struct Deliverer {
     /// Sessions that wait for one: their shard, and their question's number there.
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
+    lanes: Lanes,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
     /// Who waits for a record or a chunk from its home.
@@ -90,6 +94,8 @@ pub struct Deliverer {
 /// A destination's connections.
 #[derive(Default)]
 struct Pool {
+    /// The site's name, whose limits count here.
+    scope: Option<Scope>,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
@@ -185,6 +191,7 @@ impl Deliverer {
             answered: None,
             verifying: Map::default(),
             connections: ConnTable::default(),
+            lanes: Lanes::new(shards),
             questions: ConnTable::default(),
             exchanges: Map::default(),
             fetches: Map::default(),
@@ -208,6 +215,7 @@ impl Deliverer {
     /// New accounts, certificates, local names.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
         self.tables = tables;
+        self.new_shaping();
     }
 
     /// The most connections to a destination from here.
@@ -313,7 +321,11 @@ impl Deliverer {
             }
             RtEvent::Writable { .. } => {
                 let want = connection.writable(turn);
+                let (free, destination) = (connection.can_start(), connection.destination);
                 self.after_flush(conn, want, turn);
+                if free {
+                    self.wake(destination);
+                }
             }
             RtEvent::Failed { error, .. } if connection.client.is_none() => {
                 self.connect_failed(conn, &format!("cannot connect: {error}"), turn);
@@ -415,7 +427,7 @@ impl Deliverer {
                     self.idle.push_back(conn);
                 }
             }
-            if self.draining || connection.is_spent(self.config.delivery.messages_per_connection) {
+            if self.draining || connection.is_spent() {
                 self.quit(conn, turn);
             }
         }
@@ -515,6 +527,7 @@ impl Deliverer {
         }
         // A pump may have asked DNS.
         self.dns(turn);
+        self.lease_turn(turn);
     }
 
     /// Whether another turn has something to do at once.
@@ -529,7 +542,7 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout()].into_iter().flatten().min()
+        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout()].into_iter().flatten().min()
     }
 
     /// No more transactions; what is under way is finished.

@@ -77,17 +77,22 @@ pub(super) fn recipients<'a>(view: &RecordView<'a>, indices: &'a [u16]) -> impl 
 }
 
 /// Which recipients go first where the peer does not take all at once, and which after them; `None` if it does.
-pub(super) fn share(view: &RecordView<'_>, indices: &[u16], peer: &Capabilities) -> Option<(Vec<u16>, Vec<u16>)> {
+pub(super) fn share(
+    view: &RecordView<'_>,
+    indices: &[u16],
+    peer: &Capabilities,
+    most: u32,
+) -> Option<(Vec<u16>, Vec<u16>)> {
     let params = view.params();
     // RFC 6531 §3.5: a mailbox the peer cannot be told of does not keep the message from the others.
     let ascii_only =
         !params.is_empty() && !peer.smtputf8 && params.options().smtputf8 && sender(view, indices).is_ascii();
-    if !ascii_only && !peer.limits.bounds_recipients() {
+    if !ascii_only && !peer.limits.bounds_recipients() && indices.len() <= most as usize {
         return None;
     }
     let (mut kept, mut others) = (Vec::new(), Vec::new());
     // RFC 9422 §4.2, §4.3.
-    let most = peer.limits.recipients.map_or(usize::MAX, |n| n as usize);
+    let most = peer.limits.recipients.map_or(most, |n| n.min(most)) as usize;
     let most_domains = peer.limits.domains.map_or(usize::MAX, |n| n as usize);
     let mut domains: Vec<&[u8]> = Vec::new();
     let mut is_ascii = None;

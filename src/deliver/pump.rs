@@ -32,13 +32,18 @@ impl Deliverer {
             self.pump_connections(destination, turn);
         }
         if self.pools.get(&destination).is_some_and(Pool::is_unused) {
-            self.pools.remove(&destination);
+            let scope = self.pools.remove(&destination).and_then(|pool| pool.scope);
+            scope.inspect(|scope| self.lanes.left(scope));
         }
     }
 
     fn pump_connections(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        let paced = self.is_paced(destination);
         loop {
             while let Some(conn) = self.free_connection(destination) {
+                if paced && !self.may_begin_next(destination, turn) {
+                    break;
+                }
                 let Some(key) = self.next_loaded(destination, turn) else { break };
                 self.begin(conn, key, turn);
             }
@@ -49,6 +54,9 @@ impl Deliverer {
             let Some(conn) = self.touched.iter().find(refused).copied() else { break };
             let _ = self.client_events(conn, turn);
         }
+        if paced && (self.waiting(destination) == 0 || self.free_connection(destination).is_none()) {
+            self.begins_none(destination);
+        }
         self.open_more(destination, turn);
         let mut touched = std::mem::take(&mut self.touched);
         for conn in touched.drain(..) {
@@ -57,12 +65,33 @@ impl Deliverer {
         self.touched = touched;
     }
 
+    /// Whether the rate of a destination allows the next message, if there is one to begin.
+    fn may_begin_next(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
+        let pool = self.pools.entry(destination).or_default();
+        if pool.loaded.is_empty() {
+            // What is not in memory comes first: a permit does not wait for the spool.
+            let Some(key) = self.next_loaded(destination, turn) else { return false };
+            self.load(key, destination);
+        }
+        let could = self.pools.get(&destination).map_or(0, |pool| {
+            pool.connections.len().min(pool.loaded.len() + pool.fetching + self.queue.peek_len(destination))
+        });
+        self.may_begin(destination, u32::try_from(could).unwrap_or(u32::MAX), turn.now.mono)
+    }
+
+    /// Puts a job in front of those that wait with their record in memory.
+    fn load(&mut self, key: JobKey, destination: DestinationId) {
+        let Some(record) = self.queue.job(key).and_then(|job| job.body.as_ref()) else { return };
+        let bytes = record.buffer_bytes();
+        self.pools.entry(destination).or_default().loaded.push_front((key, bytes));
+        self.ahead.loaded += bytes;
+    }
+
     /// An idle connection, or else one that takes an envelope behind its final dot.
     fn free_connection(&self, destination: DestinationId) -> Option<ConnId> {
-        let limit = self.config.delivery.messages_per_connection;
         let mut free = None;
         for &conn in &self.pools.get(&destination)?.connections {
-            let Some(connection) = self.connections.get(conn).filter(|c| c.can_start(limit)) else { continue };
+            let Some(connection) = self.connections.get(conn).filter(|c| c.can_start()) else { continue };
             if connection.is_idle() {
                 return Some(conn);
             }
@@ -128,9 +157,9 @@ impl Deliverer {
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let share = job.body.as_deref().and_then(RecordView::parse);
-        if let Some((kept, others)) =
-            share.and_then(|view| params::share(&view, job.recipients.as_slice(), &connection.peer))
-        {
+        if let Some((kept, others)) = share.and_then(|view| {
+            params::share(&view, job.recipients.as_slice(), &connection.peer, connection.bounds.recipients)
+        }) {
             self.queue.split(key, RecipientSet::from_slice(&kept), RecipientSet::from_slice(&others));
         }
         let Some(job) = self.queue.job_mut(key) else { return };
@@ -167,22 +196,36 @@ impl Deliverer {
             if self.queue.is_suspended(destination) {
                 return;
             }
-            let most = self.most_connections(destination) + usize::from(planted!(LimitCheckedLate));
+            let most = self.most_connections(destination);
+            let waiting = self.waiting(destination);
             let pool = self.pools.entry(destination).or_default();
             let open = pool.connections.len();
-            let waiting = pool.loaded.len() + pool.fetching + self.queue.peek_len(destination);
             let enough = open > 0
                 && (self.queue.is_probing(destination)
                     || waiting <= open * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
-            if waiting == 0 || enough || pool.awaits_record || open + pool.leaving >= most {
+            if waiting == 0 || enough || pool.awaits_record {
+                return self.has_enough(destination);
+            }
+            if open + pool.leaving >= most {
                 return;
             }
             let Some(route) = self.route(destination, turn) else { return };
+            // As many as would bring the backlog of each below the bound, and one more at least.
+            let wanted = (open + 1).max(waiting / limits::BACKLOG_PER_CONNECTION).min(most);
+            if !self.may_open(destination, u32::try_from(wanted).unwrap_or(u32::MAX), turn.now.mono) {
+                return;
+            }
             if !self.make_room(destination, turn) || !self.open(destination, &route, turn) {
                 return;
             }
         }
+    }
+
+    /// Messages that wait for a connection.
+    fn waiting(&self, destination: DestinationId) -> usize {
+        let held = self.pools.get(&destination).map_or(0, |pool| pool.loaded.len() + pool.fetching);
+        held + self.queue.peek_len(destination)
     }
 
     /// Frees a connection if the shard has as many as it may; false if none can be had now.
@@ -271,7 +314,10 @@ impl Deliverer {
                     turn.report.stats.outbound_connections.add(1);
                     self.pools.entry(destination).or_default().connections.push(conn);
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
-                    let mut connection = Connection::new(conn, destination, remote, host, route, others, turn.now.mono);
+                    let bounds = self.bounds(destination);
+                    let mut connection =
+                        Connection::new(conn, destination, remote, host, route, others, bounds, turn.now.mono);
+                    connection.scope = self.count_connection(destination);
                     connection.lmtp = server.is_some();
                     self.connections.insert(conn, Box::new(connection));
                     self.arm(conn);
@@ -323,6 +369,7 @@ impl Deliverer {
     pub(super) fn forget(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.remove(conn) else { return };
         turn.io.close(conn);
+        self.count_back(connection.scope);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             if connection.leaves {
                 pool.leaving -= usize::from(!planted!(LeavingNotCountedBack));

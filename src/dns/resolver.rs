@@ -95,7 +95,11 @@ impl Resolver {
             families: settings.families,
             addresses_only: settings.addresses_only,
             cache: Cache::new(settings.cached_domains, lookups.random()),
-            bad_name: Rc::new(Resolution { expires: Moment::NEVER, verdict: Verdict::NoSuchDomain }),
+            bad_name: Rc::new(Resolution {
+                expires: Moment::NEVER,
+                verdict: Verdict::NoSuchDomain,
+                exchangers: Vec::new(),
+            }),
             jobs: Slab::new(),
             jobs_begun: 0,
             by_domain: HashSet::with_hasher(FixedState::with_seed(lookups.random())),
@@ -166,7 +170,11 @@ impl Resolver {
             let reason = "too many domains are being resolved".to_owned();
             // Not cached: it says nothing about the domain.
             let expires = now + limits::DNS_FAILURE_TTL;
-            return Answer::Ready(Rc::new(Resolution { expires, verdict: Verdict::Temporary { reason } }));
+            return Answer::Ready(Rc::new(Resolution {
+                expires,
+                verdict: Verdict::Temporary { reason },
+                exchangers: Vec::new(),
+            }));
         }
         let events = self.events.len();
         self.begin(domain.into(), now);
@@ -205,7 +213,11 @@ impl Resolver {
         let name: Rc<str> = text.into();
         let host = MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address] };
         let expires = now + limits::DNS_TTL_MAX;
-        let resolution = Rc::new(Resolution { expires, verdict: Verdict::Hosts(vec![host]) });
+        let resolution = Rc::new(Resolution {
+            expires,
+            exchangers: vec![Rc::clone(&host.name)],
+            verdict: Verdict::Hosts(vec![host]),
+        });
         self.cache.insert(name, Rc::clone(&resolution), expires, now);
         resolution
     }
@@ -396,7 +408,8 @@ impl Resolver {
         self.by_domain.remove(&job.domain);
         // Answers that came early may have run out while the last one was waited for.
         let expires = expires.max(now + limits::DNS_TTL_MIN);
-        let resolution = Rc::new(Resolution { expires, verdict });
+        let exchangers = job.hosts.iter().map(|host| Rc::clone(&host.name)).collect();
+        let resolution = Rc::new(Resolution { expires, verdict, exchangers });
         self.cache.insert(Rc::clone(&job.domain), Rc::clone(&resolution), expires, now);
         self.events.push_back(Resolved { domain: job.domain, resolution });
     }

@@ -5,6 +5,7 @@ use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 /// See the module. Lives on its shard.
@@ -108,6 +109,11 @@ impl Ledger {
         }
     }
 
+    fn connections(&self) -> u32 {
+        let limit = self.limits.connections.unwrap_or(u32::MAX);
+        if planted!(LimitCheckedLate) { limit.saturating_add(1) } else { limit }
+    }
+
     fn rate(&self, kind: Paced) -> Option<Rate> {
         match kind {
             Paced::Message => self.limits.message_rate,
@@ -118,7 +124,7 @@ impl Ledger {
     /// What each lane is to have: what it wants, or the same for each that wants more than that. Units that do not go round
     /// go to the lanes from `first` on.
     fn targets(&self) -> Vec<u32> {
-        let limit = self.limits.connections.unwrap_or(u32::MAX);
+        let limit = self.connections();
         let mut targets: Vec<u32> = vec![0; self.lanes.len()];
         let mut left = limit;
         loop {
@@ -143,7 +149,7 @@ impl Ledger {
 
     /// Gives connections to those that should have more, and recalls those that others wait for.
     fn share_connections(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
-        let limit = self.limits.connections.unwrap_or(u32::MAX);
+        let limit = self.connections();
         let busy = self.lanes.iter().filter(|lane| lane.wanted > 0).count();
         if u32::try_from(busy).unwrap_or(u32::MAX) > limit {
             // They go round.
@@ -226,7 +232,7 @@ impl Ledger {
 
 impl ToLane {
     fn empty(scope: &Scope) -> ToLane {
-        ToLane { scope: scope.clone(), connections: 0, recalled_to: None, permits: [None; 2] }
+        ToLane { scope: scope.clone(), connections: 0, recalled_to: None, permits: [None; 2], not_before: None }
     }
 }
 
@@ -248,9 +254,13 @@ impl Ledgers {
 
     /// Mail of a lane.
     pub fn handle(&mut self, mail: ToLedger, now: Moment) {
-        let ToLedger { scope, lane, limits, wanted, returned, permits_wanted, used } = mail;
-        let ledger = self.ledgers.entry(scope.clone()).or_insert_with(|| Ledger::new(limits, self.shards));
-        ledger.limits = limits;
+        let ToLedger { scope, lane, limits, wanted, returned, permits_wanted, used, inquires } = mail;
+        let ledger = match (self.ledgers.entry(scope.clone()), limits) {
+            (Entry::Occupied(entry), _) => entry.into_mut(),
+            (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
+            (Entry::Vacant(_), None) => return,
+        };
+        ledger.limits = limits.unwrap_or(ledger.limits);
         for kind in KINDS {
             if let Some(used) = used[kind as usize] {
                 let rate = ledger.rate(kind);
@@ -267,6 +277,10 @@ impl Ledgers {
         }
         if state.recalled_to.is_some_and(|to| state.granted <= to) {
             state.recalled_to = None;
+        }
+        if inquires {
+            let not_before = ledger.rate(Paced::Message).map(|rate| ledger.paces[Paced::Message as usize].next(rate));
+            self.out.push_back((lane, ToLane { not_before: not_before.or(Some(now)), ..ToLane::empty(&scope) }));
         }
         self.look(&scope, now);
     }

@@ -63,8 +63,8 @@ pub struct ToLedger {
     pub scope: Scope,
     /// Who.
     pub lane: u16,
-    /// What the lane takes for the limits of the scope.
-    pub limits: Limits,
+    /// What the lane takes for the limits of the scope; `None`: it knows nothing of it any more.
+    pub limits: Option<Limits>,
     /// Connections it would have in all.
     pub wanted: u32,
     /// Connections it gives back.
@@ -73,6 +73,25 @@ pub struct ToLedger {
     pub permits_wanted: [u32; 2],
     /// Batches it is done with.
     pub used: [Option<Used>; 2],
+    /// It asks when a message could begin.
+    pub inquires: bool,
+}
+
+impl ToLane {
+    /// The answer of a lane that has no use for it and no share any more.
+    pub fn give_back(&self, lane: u16) -> ToLedger {
+        let unused = Used { count: 0, last: Moment(0) };
+        ToLedger {
+            scope: self.scope.clone(),
+            lane,
+            limits: None,
+            wanted: 0,
+            returned: self.connections,
+            permits_wanted: [0; 2],
+            used: self.permits.map(|batch| batch.map(|_| unused)),
+            inquires: false,
+        }
+    }
 }
 
 /// What became of a batch of permits.
@@ -95,6 +114,8 @@ pub struct ToLane {
     pub recalled_to: Option<u32>,
     /// Permits it gets, of each kind.
     pub permits: [Option<Batch>; 2],
+    /// No message can begin before, by the rate and what others have.
+    pub not_before: Option<Moment>,
 }
 
 /// Permits.

@@ -1,6 +1,7 @@
 //! PURE. One lane's share of a scope's limits.
 
 use super::{Batch, KINDS, Paced, Scope, ToLane, ToLedger, Used};
+use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
 
@@ -18,6 +19,19 @@ pub struct Share {
     permits: [Permits; 2],
     /// What the ledger was told last.
     told: u32,
+    /// It does not know the limits yet.
+    new_limits: bool,
+    /// Whether it is to be asked, or was, when a message could begin; and what it said, and when.
+    inquiry: Inquiry,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Inquiry {
+    wanted: bool,
+    sent: bool,
+    not_before: Moment,
+    /// The answer is good until then.
+    good_until: Moment,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +63,8 @@ impl Share {
             recalled_to: None,
             permits: [Permits::default(); 2],
             told: 0,
+            new_limits: false,
+            inquiry: Inquiry::default(),
         }
     }
 
@@ -83,7 +99,12 @@ impl Share {
     /// Whether there is nothing to be remembered, and nothing on its way.
     pub fn is_idle(&self) -> bool {
         let rests = |p: &Permits| p.batch.is_none() && p.asked == 0;
-        self.granted == 0 && self.open == 0 && self.told == 0 && self.wanted == 0 && self.permits.iter().all(rests)
+        self.granted == 0
+            && self.open == 0
+            && self.told == 0
+            && self.wanted == 0
+            && !self.inquiry.wanted
+            && self.permits.iter().all(rests)
     }
 
     fn rate(&self, kind: Paced) -> Option<Rate> {
@@ -97,6 +118,7 @@ impl Share {
 
     /// New rules.
     pub fn set_limits(&mut self, limits: Limits) {
+        self.new_limits = self.limits != limits;
         self.limits = limits;
     }
 
@@ -134,6 +156,18 @@ impl Share {
         }
     }
 
+    /// From when on it is worth while to have a connection for a message to come, by its rate; `None`: that is being asked.
+    pub fn begins_from(&mut self, now: Moment) -> Option<Moment> {
+        if self.limits.message_rate.is_none() {
+            return Some(now);
+        }
+        if now < self.inquiry.good_until {
+            return Some(self.inquiry.not_before - limits::LEASE_LEAD);
+        }
+        self.inquiry.wanted = true;
+        None
+    }
+
     /// Nothing waits for a permit any more, or what does could not use it: those that are left are for others.
     pub fn wants_none(&mut self, kind: Paced) {
         self.permits[kind as usize].wanted = 0;
@@ -142,7 +176,11 @@ impl Share {
     // --- handle ---------------------------------------------------------------------------------------------------
 
     /// Mail of the ledger.
-    pub fn handle(&mut self, mail: ToLane) {
+    pub fn handle(&mut self, mail: ToLane, now: Moment) {
+        if let Some(not_before) = mail.not_before {
+            let good_until = now + limits::LEASE_TERM;
+            self.inquiry = Inquiry { wanted: false, sent: false, not_before, good_until };
+        }
         self.granted += mail.connections;
         if mail.connections > 0 {
             self.recalled_to = None;
@@ -183,7 +221,9 @@ impl Share {
         }
         let kept = self.open.max(self.wanted).min(self.recalled_to.unwrap_or(u32::MAX).max(self.open));
         let returned = self.granted.saturating_sub(kept);
-        let nothing_new = used == [None; 2] && returned == 0 && self.told == self.wanted;
+        let nothing_new = used == [None; 2] && returned == 0 && self.told == self.wanted && !self.new_limits;
+        let inquires = self.inquiry.wanted && !self.inquiry.sent;
+        let nothing_new = nothing_new && !inquires;
         if nothing_new && !asks {
             return None;
         }
@@ -191,7 +231,8 @@ impl Share {
         if self.recalled_to.is_some_and(|to| self.granted <= to) {
             self.recalled_to = None;
         }
-        self.told = self.wanted;
+        self.inquiry.sent |= inquires;
+        (self.told, self.new_limits) = (self.wanted, false);
         let mut permits_wanted = [0; 2];
         for kind in KINDS {
             let permits = &mut self.permits[kind as usize];
@@ -203,11 +244,12 @@ impl Share {
         Some(ToLedger {
             scope: self.scope.clone(),
             lane,
-            limits: self.limits,
+            limits: Some(self.limits),
             wanted: self.wanted,
             returned,
             permits_wanted,
             used,
+            inquires,
         })
     }
 }

@@ -149,7 +149,7 @@ impl Bench {
         for at in 0..self.lanes.len() {
             while self.lanes[at].inbox.front().is_some_and(|(due, _)| *due <= self.now) {
                 let (_, mail) = self.lanes[at].inbox.pop_front().unwrap();
-                self.lanes[at].share.handle(mail);
+                self.lanes[at].share.handle(mail, self.now);
             }
             self.pump(at);
         }

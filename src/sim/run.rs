@@ -151,8 +151,9 @@ impl<'a> Run<'a> {
                 continue;
             }
             let mut exchangers = Vec::new();
+            let first = destination.twin_of.map_or(name, |n| &self.scenario.destinations[n].name);
             for (index, (preference, ip)) in destination.exchangers.iter().enumerate() {
-                let exchanger = format!("mx{index}.{name}");
+                let exchanger = format!("mx{index}.{first}");
                 records.host(&exchanger, &[*ip], &[v6(*ip)]);
                 exchangers.push((*preference, exchanger));
             }

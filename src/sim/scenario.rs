@@ -25,6 +25,8 @@ pub struct Destination {
     pub exchangers: Vec<(u16, Ipv4Addr)>,
     /// Its exchanger is itself (RFC 5321 §5.1: no MX).
     pub implicit: bool,
+    /// The number of the destination whose exchangers it has, all of them: the two are one site.
+    pub twin_of: Option<usize>,
 }
 
 /// How the process ends and comes back.
@@ -257,6 +259,11 @@ impl Scenario {
             let chosen = edge_rng.below(scenario.destinations.len() as u64) as usize;
             scenario.local = Some(chosen).filter(|n| !scenario.destinations[*n].exchangers.is_empty());
         }
+        // Drawn apart, for the same reason.
+        let site_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x53_49_54_45));
+        if site_rng.one_in(3) {
+            scenario.add_twins(site_rng);
+        }
         // A smart host knows a DNS of its own.
         scenario.verifies = edge && !scenario.smart_host && edge_rng.one_in(2);
         let themes = Themes::draw(rng, focus, scenario.has_scars);
@@ -289,6 +296,19 @@ impl Scenario {
             }
         }
         scenario
+    }
+
+    /// Domains that have the exchangers of others, and are one site with them.
+    fn add_twins(&mut self, rng: &mut Rng) {
+        let others = self.destinations.len();
+        for n in 0..rng.within(1..4) {
+            let twin_of = rng.below(others as u64) as usize;
+            let Destination { exchangers, implicit, .. } = self.destinations[twin_of].clone();
+            if !exchangers.is_empty() && !implicit && self.local != Some(twin_of) {
+                let name = format!("t{n}.test");
+                self.destinations.push(Destination { name, exchangers, implicit, twin_of: Some(twin_of) });
+            }
+        }
     }
 
     /// The scenario with only those deeds whose number is in `keep`.
@@ -389,7 +409,7 @@ fn destinations(rng: &mut Rng) -> Vec<Destination> {
         let exchangers =
             (0..count).map(|host| (10 * rng.within(1..3) as u16, Ipv4Addr::new(10, 0, n as u8, 1 + host as u8)));
         let exchangers = exchangers.collect();
-        destinations.push(Destination { name, exchangers, implicit: implicit && exists });
+        destinations.push(Destination { name, exchangers, implicit: implicit && exists, twin_of: None });
     }
     destinations
 }
