@@ -4,6 +4,7 @@
 //! stderr for what went wrong. Lives on the thread that starts the process.
 
 mod account;
+mod shaping;
 
 use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
 use crate::rt::disk::StdDisk;
@@ -61,6 +62,9 @@ Example:
     /// Add, remove and list accounts, who may send with a password or a certificate.
     #[command(subcommand)]
     Account(account::AccountCommand),
+    /// Explain the rules for what receivers take: limits and replies.
+    #[command(subcommand)]
+    Shaping(shaping::ShapingCommand),
     /// Read a spool without a server, and without changing it.
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -112,6 +116,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(&args).map(|()| 0),
         Command::Check(args) => check(&args).map(|()| 0),
         Command::Account(command) => account::run(&command).map(|()| 0),
+        Command::Shaping(command) => shaping::run(&command).map(|()| 0),
         Command::Spool(SpoolCommand::Verify(args)) => verify(&args),
         Command::Spool(SpoolCommand::List(args)) => list(&args),
     };

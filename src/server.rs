@@ -6,7 +6,7 @@
 
 mod tables;
 
-pub use tables::TablesError;
+pub use tables::{TablesError, shaping};
 
 use crate::config::{Config, Host};
 use crate::control::{self, Command};
@@ -180,7 +180,8 @@ fn routes(config: &Config) -> Result<Routes, ServerError> {
         .map_err(ServerError::SmartHost)
 }
 
-fn dns_settings(config: &Config) -> DnsSettings {
+/// As the shards have them.
+pub fn dns_settings(config: &Config) -> DnsSettings {
     DnsSettings {
         servers: config.dns.servers.clone(),
         timeout: config.dns.timeout,

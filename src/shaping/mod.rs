@@ -10,6 +10,8 @@
 
 mod explain;
 mod limits;
+#[cfg(test)]
+mod maintained_tests;
 mod parse;
 mod rate;
 mod read;

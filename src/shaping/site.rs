@@ -75,17 +75,6 @@ impl Names {
     pub fn owners(&self) -> impl Iterator<Item = u32> {
         self.exact.values().chain(self.below.values()).map(|owner| owner.provider)
     }
-
-    /// The patterns of a provider, sorted.
-    pub fn of(&self, provider: u32) -> Vec<String> {
-        let of = |names: &HashMap<Box<str>, Owner, FixedState>, before: &str| {
-            let own = names.iter().filter(|(_, owner)| owner.provider == provider);
-            own.map(|(name, _)| format!("{before}{name}")).collect::<Vec<_>>()
-        };
-        let mut all = [of(&self.exact, ""), of(&self.below, "*.")].concat();
-        all.sort_unstable();
-        all
-    }
 }
 
 /// A name in the one spelling under which names are compared: lower case, without the dot of the root.
