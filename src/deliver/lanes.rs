@@ -135,6 +135,11 @@ impl Deliverer {
         self.lanes.list(&scope);
     }
 
+    /// Whether connections to a destination have a rate.
+    pub(super) fn starts_are_paced(&mut self, destination: DestinationId) -> bool {
+        self.lane(destination).is_some_and(|lane| lane.share.is_paced(Paced::Start))
+    }
+
     /// Counts a connection; what to count back when it is closed.
     pub(super) fn count_connection(&mut self, destination: DestinationId) -> Option<Scope> {
         let scope = self.scope(destination)?.clone();
@@ -204,7 +209,9 @@ impl Deliverer {
         let destination = lane.destination;
         self.retire(&scope, turn);
         self.lanes.list(&scope);
-        self.wake(destination);
+        if self.queue.name(destination).is_some() {
+            self.wake(destination);
+        }
     }
 
     /// Closes what others wait for: what idles or only connects at once, the rest behind its message.
@@ -241,7 +248,8 @@ impl Deliverer {
         {
             let Some(Reverse((_, scope))) = self.lanes.timers.pop() else { break };
             self.lanes.list(&scope);
-            if let Some(destination) = self.lanes.shares.get(&scope).map(|lane| lane.destination) {
+            let destination = self.lanes.shares.get(&scope).map(|lane| lane.destination);
+            if let Some(destination) = destination.filter(|d| self.queue.name(*d).is_some()) {
                 self.wake(destination);
             }
         }
@@ -256,7 +264,8 @@ impl Deliverer {
                 let owner = lease::owner(&scope, self.shards);
                 turn.post.send(usize::from(owner), Mail::ToLedger(mail));
             }
-            if lane.share.is_idle() && !self.pools.contains_key(&lane.destination) {
+            let waits = self.pools.contains_key(&lane.destination) || self.queue.peek_len(lane.destination) > 0;
+            if lane.share.is_idle() && !waits {
                 self.lanes.shares.remove(&scope);
             }
         }

@@ -119,6 +119,18 @@ struct Pool {
     no_more_until: Moment,
     /// Refusals in a row, for that.
     refusals: u32,
+    /// Addresses that an attempt has not come to, because connections have a rate.
+    left: Option<Box<Left>>,
+}
+
+/// What is left of an attempt to connect.
+struct Left {
+    route: Rc<Resolution>,
+    /// The next one last.
+    addresses: Vec<Attempt>,
+    /// How it went with the ones before.
+    why: String,
+    began: Moment,
 }
 
 /// Memory of the records that the pools hold ahead of their turn.

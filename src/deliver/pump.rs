@@ -1,7 +1,7 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
-use super::{Deliverer, Fetch, Pool, age, params};
+use super::{Deliverer, Fetch, Left, Pool, age, params};
 use crate::dns::{Attempt, Resolution};
 use crate::limits;
 use crate::local::LmtpServer;
@@ -40,7 +40,7 @@ impl Deliverer {
     fn pump_connections(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
         let paced = self.is_paced(destination);
         loop {
-            while let Some(conn) = self.free_connection(destination) {
+            while let Some(conn) = self.free_connection(destination, paced) {
                 if paced && !self.may_begin_next(destination, turn) {
                     break;
                 }
@@ -54,7 +54,7 @@ impl Deliverer {
             let Some(conn) = self.touched.iter().find(refused).copied() else { break };
             let _ = self.client_events(conn, turn);
         }
-        if paced && (self.waiting(destination) == 0 || self.free_connection(destination).is_none()) {
+        if paced && (self.waiting(destination) == 0 || self.free_connection(destination, paced).is_none()) {
             self.begins_none(destination);
         }
         self.open_more(destination, turn);
@@ -87,15 +87,16 @@ impl Deliverer {
         self.ahead.loaded += bytes;
     }
 
-    /// An idle connection, or else one that takes an envelope behind its final dot.
-    fn free_connection(&self, destination: DestinationId) -> Option<ConnId> {
+    /// An idle connection, or else one that takes an envelope behind its final dot; not that if messages have a rate: it
+    /// counts when they are begun, not when they are written down.
+    fn free_connection(&self, destination: DestinationId, paced: bool) -> Option<ConnId> {
         let mut free = None;
         for &conn in &self.pools.get(&destination)?.connections {
             let Some(connection) = self.connections.get(conn).filter(|c| c.can_start()) else { continue };
             if connection.is_idle() {
                 return Some(conn);
             }
-            free = free.or(Some(conn));
+            free = free.or(Some(conn).filter(|_| !paced));
         }
         free
     }
@@ -205,6 +206,7 @@ impl Deliverer {
                     || waiting <= open * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
             if waiting == 0 || enough || pool.awaits_record {
+                pool.left = None;
                 return self.has_enough(destination);
             }
             if open + pool.leaving >= most {
@@ -216,7 +218,17 @@ impl Deliverer {
             if !self.may_open(destination, u32::try_from(wanted).unwrap_or(u32::MAX), turn.now.mono) {
                 return;
             }
-            if !self.make_room(destination, turn) || !self.open(destination, &route, turn) {
+            if !self.make_room(destination, turn) {
+                return;
+            }
+            let left = self.pools.get_mut(&destination).and_then(|pool| pool.left.take());
+            let opened = match left.map(|left| *left) {
+                Some(Left { route, addresses, why, began }) => {
+                    self.try_addresses(destination, &route, addresses, &why, began, turn)
+                }
+                None => self.open(destination, &route, turn),
+            };
+            if !opened {
                 return;
             }
         }
@@ -362,7 +374,14 @@ impl Deliverer {
         let (destination, route) = (connection.destination, Rc::clone(&connection.route));
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.forget(conn, turn);
-        self.try_addresses(destination, &route, others, &why, began, turn);
+        if !others.is_empty() && self.starts_are_paced(destination) {
+            // The next one counts as well.
+            let pool = self.pools.entry(destination).or_default();
+            pool.left = Some(Box::new(Left { route, addresses: others, why, began }));
+            self.wake(destination);
+        } else {
+            self.try_addresses(destination, &route, others, &why, began, turn);
+        }
     }
 
     /// Closes a connection without ceremony and takes it out of its pool.
@@ -407,7 +426,7 @@ impl Deliverer {
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
-        held == 0 && !self.woken && !self.starved && !self.awaits_writer
+        held == 0 && self.left.is_none() && !self.woken && !self.starved && !self.awaits_writer
     }
 }
 

@@ -17,6 +17,7 @@ use crate::config::{Host, SmartHost};
 use crate::rt::sim::marks::{Marks, name};
 use crate::rt::sim::trace::Lines;
 use crate::rt::sim::{End, Step};
+use crate::shard::Tables;
 use crate::shard::mailbox::Control;
 use crate::time::Moment;
 use std::net::{IpAddr, SocketAddr};
@@ -116,9 +117,10 @@ impl<'a> Run<'a> {
             config.local = guise::local(scenario);
         }
         let mut world = World::new(scenario.seed, config, scenario.max_connections, scenario.geometry);
-        if scenario.edge {
-            world.tables = Arc::new(guise::tables(scenario, true));
-        }
+        world.tables = Arc::new(match scenario.edge {
+            true => guise::tables(scenario, true),
+            false => Tables { shaping: guise::shaping(scenario), ..Tables::default() },
+        });
         if let Some(lines) = lines {
             world.sim.core.trace.print(lines);
         }

@@ -11,6 +11,7 @@ use super::guise::Guise;
 use super::hop::{Mood, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
+use crate::shaping::Rate;
 use crate::spool::Geometry;
 use deeds::{Focus, Themes, deed, prelude};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -178,6 +179,8 @@ pub struct Scenario {
     pub limited: bool,
     /// And they hear of their clients from a proxy, those that may relay.
     pub proxied: bool,
+    /// Rates of messages and connections to each site.
+    pub rates: [Option<Rate>; 2],
     /// The number of a destination that is a domain of the relay's own: its first exchanger speaks LMTP.
     pub local: Option<usize>,
 }
@@ -253,6 +256,7 @@ impl Scenario {
             verifies: false,
             limited: edge && edge_rng.one_in(2),
             proxied: edge && edge_rng.one_in(4),
+            rates: [None; 2],
             local: None,
         };
         if edge && edge_rng.one_in(2) {
@@ -263,6 +267,13 @@ impl Scenario {
         let site_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x53_49_54_45));
         if site_rng.one_in(3) {
             scenario.add_twins(site_rng);
+        }
+        if site_rng.one_in(4) {
+            let draw = |rng: &mut Rng, rates: &[&str]| Some(rng.pick(rates).parse().expect("a rate"));
+            let messages = ["1/s", "30/m", "10/s burst 5", "5/s", "50/s burst 10", "100/s burst 2"];
+            scenario.rates[0] = if site_rng.one_in(5) { None } else { draw(site_rng, &messages) };
+            let connections = ["1/s", "20/m burst 3", "10/s", "10/s burst 4"];
+            scenario.rates[1] = if site_rng.one_in(2) { None } else { draw(site_rng, &connections) };
         }
         // A smart host knows a DNS of its own.
         scenario.verifies = edge && !scenario.smart_host && edge_rng.one_in(2);
@@ -282,6 +293,14 @@ impl Scenario {
                 _ => secs(rng.within(30..180)),
             };
             scenario.deeds.push((pause, deed));
+        }
+        if scenario.destinations.iter().any(|d| d.twin_of.is_some()) {
+            // One that invents exchangers parts the twins, for the relay as for anybody.
+            for (_, deed) in &mut scenario.deeds {
+                if let Deed::Dns { mood: mood @ DnsMood::ManyRecords, .. } = deed {
+                    *mood = DnsMood::ServFail;
+                }
+            }
         }
         for (_, deed) in scenario.deeds.iter_mut().filter(|_| edge) {
             if let Deed::Submit { style, letters, .. } = deed {
