@@ -366,6 +366,13 @@ impl<'a> Resolver<'a> {
                 1,
                 10_000,
             ),
+            messages_in_flight: self.count(
+                "delivery.messages_in_flight",
+                raw.messages_in_flight,
+                limits::FLIGHT_TRANSACTIONS as u32,
+                1,
+                limits::FLIGHT_TRANSACTIONS as u32,
+            ),
             messages_per_connection: self.count(
                 "delivery.messages_per_connection",
                 raw.messages_per_connection,

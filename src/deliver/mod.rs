@@ -11,6 +11,7 @@ mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
+mod flights;
 mod maildir;
 mod outcome;
 mod params;
@@ -34,6 +35,7 @@ use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
+use flights::Flights;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use std::collections::{HashMap, VecDeque};
@@ -73,6 +75,7 @@ pub struct Deliverer {
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
+    flights: Flights,
     /// Messages on their way into Maildirs.
     writers: Writers,
     next_token: u64,
@@ -186,6 +189,7 @@ impl Deliverer {
             wake: VecDeque::new(),
             starved: VecDeque::new(),
             max_connections,
+            flights: Flights::default(),
             writers: Writers::default(),
             next_token: 0,
             order: Vec::new(),

@@ -104,6 +104,9 @@ impl Deliverer {
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
+        if transaction.flown {
+            self.flights.landed(&host, outcome, now.mono);
+        }
         let heard = transaction.answered
             || matches!(outcome, Outcome::Accepted(_))
             || matches!(outcome, Outcome::Refused { stage, .. } if *stage != RefusedAt::Local);
@@ -166,6 +169,16 @@ impl Deliverer {
                     self.queue.put_back(key);
                     self.wake(destination);
                     return;
+                }
+                // The host takes no flights: at once again, without.
+                Outcome::Refused { stage: RefusedAt::Flight, .. } if !answered && again.is_empty() => {
+                    self.queue.put_back(key);
+                    self.wake(destination);
+                    return;
+                }
+                Outcome::Refused { stage: RefusedAt::Flight, reply } => {
+                    again.extend_from_slice(rest.as_slice());
+                    reason = Some(Box::new(last_reply(reply, now.wall, &host)));
                 }
                 Outcome::Refused { stage, reply } => {
                     let reply = Box::new(match stage {
