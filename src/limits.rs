@@ -151,7 +151,8 @@ pub const REPLY_TEXT_BYTES: usize = 4096;
 pub const REPLY_LINES: usize = 256;
 
 const _: () = assert!(FLIGHT_OCTETS >= FLIGHT_BODY_BYTES, "any message that may fly can be the first of a flight");
-const _: () = assert!(FLIGHT_PAUSE.as_secs() > RETRY_FIRST_DEFAULT.as_secs(), "what failed in a flight is retried without");
+const _: () =
+    assert!(FLIGHT_PAUSE.as_secs() > RETRY_FIRST_DEFAULT.as_secs(), "what failed in a flight is retried without");
 const _: () = assert!(REPLY_TEXT_BYTES >= REPLY_LINE_BYTES, "the longest line of a reply can be kept whole");
 
 // --- Headers and notifications that Ringpost writes ----------------------------------------------------------------

@@ -166,6 +166,9 @@ struct BehaviourArgs {
     /// Before each reply: 10ms, 5ms..20ms, exp:10ms
     #[arg(long, value_parser = Delay::parse)]
     delay: Option<Delay>,
+    /// All replies come so much later, as over a long way: unlike with --delay, what stands behind does not wait
+    #[arg(long, value_parser = duration)]
+    latency: Option<Duration>,
     /// PHASE:CODE:ODDS[@DOMAIN], like rcpt:4xx:0.1. Phases: connect ehlo mail rcpt data dot
     #[arg(long, value_parser = Fail::parse)]
     fail: Vec<Fail>,
@@ -181,17 +184,22 @@ struct BehaviourArgs {
     /// Do not announce PIPELINING
     #[arg(long)]
     no_pipelining: bool,
+    /// Announce CHUNKING
+    #[arg(long)]
+    chunking: bool,
 }
 
 impl BehaviourArgs {
     fn behaviour(self) -> Behaviour {
         Behaviour {
             delay: self.delay,
+            latency: self.latency,
             fail: self.fail,
             disconnect: self.disconnect,
             max_connections: self.max_connections,
             greylist: self.greylist,
             pipelining: !self.no_pipelining,
+            chunking: self.chunking,
             seed: 1,
         }
     }

@@ -98,7 +98,6 @@ impl Transaction {
 /// Pieces of one write: commands and body of each transaction of a flight, and what goes behind.
 const PIECES: usize = 2 * limits::FLIGHT_TRANSACTIONS + 2;
 
-
 /// Bytes the socket has not taken.
 enum Piece {
     Bytes(Vec<u8>, usize),

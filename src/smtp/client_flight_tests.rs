@@ -141,7 +141,8 @@ fn each_message_of_a_flight_that_is_lost_has_its_own_outcome() {
     start(&mut d, 5);
     d.client.handle_closed();
     d.hear("");
-    let expected = ["1 accepted 250", "2 lost true", "3 lost true", "4 lost false", "5 lost false", "closed PeerClosed"];
+    let expected =
+        ["1 accepted 250", "2 lost true", "3 lost true", "4 lost false", "5 lost false", "closed PeerClosed"];
     assert_eq!(d.take(), expected);
     // RFC 5321 section 3.8: who says 421 reads nothing behind it.
     let mut d = ready(16);
