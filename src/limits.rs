@@ -370,6 +370,19 @@ pub const DNS_ADDRESSES_PER_FAMILY: usize = 16;
 pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Shortest a record is kept: a TTL of 0 must not cost a query per message.
 pub const DNS_TTL_MIN: Duration = Duration::from_secs(5);
+/// Range of both as an operator may set them.
+pub const DNS_TTL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 86_400));
+/// How long beyond its time a route with hosts is used where DNS fails (RFC 8767 §5 has 1 to 3 days): mail to a host that answered
+/// a day ago is better tried than kept.
+pub const DNS_STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long such a route is used before DNS is asked again (RFC 8767 §4).
+pub const DNS_STALE_TTL: Duration = Duration::from_secs(30);
+/// A route that was used so often is asked for again shortly before its time is over, while mail goes on by what is known...
+pub const DNS_PREFETCH_USES: u32 = 3;
+/// ...in the last of so many parts of its time (as Unbound does).
+pub const DNS_PREFETCH_PART: u32 = 10;
+/// How long a server that does not give a question back in the case it was asked is asked in lower case.
+pub const DNS_LOWER_CASE_TIME: Duration = Duration::from_secs(3600);
 /// Longest that "no such name" or "no such record" is kept (RFC 2308 §5 suggests 1 to 3 hours).
 pub const DNS_NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
 /// How long a failure is kept (RFC 2308 §7: 5 minutes at most).

@@ -299,6 +299,9 @@ struct RunArgs {
     /// A line of TOML for the relay's configuration
     #[arg(long)]
     relay_config: Vec<String>,
+    /// A line of TOML for its [delivery], like connections_per_destination=1
+    #[arg(long)]
+    relay_delivery: Vec<String>,
     /// Another relay: a command for sh. {config} is the configuration file; LISTEN, DNS, DELIVERY_PORT and SPOOL are
     /// in its environment
     #[arg(long)]
@@ -365,6 +368,7 @@ fn run_command(args: RunArgs) -> Result<ExitCode, String> {
         slow: (args.slow, args.slow_interval),
         retry_first: args.retry_first.or(trouble.then(|| "1s".into())),
         extra: args.relay_config.iter().map(|l| format!("{l}\n")).collect(),
+        delivery: args.relay_delivery.iter().map(|l| format!("{l}\n")).collect(),
     })?;
     if args.json {
         print_json(&found)?;

@@ -116,6 +116,12 @@ pub struct Dns {
     pub timeout: Duration,
     /// Rounds over all servers.
     pub attempts: u32,
+    /// Shortest and longest time that an answer is kept.
+    pub ttl: (Duration, Duration),
+    /// How long beyond that a route is used where DNS fails.
+    pub serve_stale: Duration,
+    /// Names are asked for in random case.
+    pub random_case: bool,
 }
 
 /// `[delivery]`

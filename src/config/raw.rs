@@ -142,6 +142,10 @@ section! {
         servers: Option<Vec<String>>,
         timeout: Option<Span>,
         attempts: Option<i64>,
+        min_ttl: Option<Span>,
+        max_ttl: Option<Span>,
+        serve_stale: Option<Span>,
+        random_case: Option<bool>,
     }
 }
 

@@ -114,9 +114,13 @@ fn a_peer_that_bears_no_flight_is_not_believed_about_the_mail() {
         start(&mut d, 2);
         replies(&mut d, rest);
         assert_eq!(d.take(), [format!("1 refused Flight {code}")]);
-        assert!(!d.client.can_start(), "no more of them on this connection");
-        replies(&mut d, &[OK, OK, OK, "250 done\r\n"]);
-        assert_eq!(start(&mut d, 3), "MAIL FROM:<s@t>\r\nRCPT TO:<a@x>\r\nDATA\r\n");
+        // No more of them on this connection.
+        assert_eq!(start(&mut d, 3), "RSET\r\nMAIL FROM:<s@t>\r\nRCPT TO:<a@x>\r\nDATA\r\n");
+        assert!(!d.client.can_start());
+        replies(&mut d, &[OK, OK, OK, "250 done\r\n", OK, OK, OK]);
+        assert_eq!(d.hear("354 go\r\n"), "<3>x\r\n.\r\n");
+        d.hear(OK);
+        assert_eq!(start(&mut d, 4), "MAIL FROM:<s@t>\r\nRCPT TO:<a@x>\r\nDATA\r\n");
     }
     // Without a flight it is about the mail.
     let mut d = ready(1);

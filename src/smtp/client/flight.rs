@@ -99,15 +99,17 @@ pub(super) struct PendingBody {
 #[derive(Debug)]
 pub(super) struct UnderWay {
     queue: VecDeque<Transaction>,
-    /// Transactions of a flight; 1: none.
+    /// Transactions of a flight from now on; 1: none.
     most: usize,
+    /// And when those under way began: what may stand behind them does not change with it.
+    room: usize,
     /// Octets of the flight.
     octets: u64,
 }
 
 impl Default for UnderWay {
     fn default() -> Self {
-        UnderWay { queue: VecDeque::new(), most: 1, octets: 0 }
+        UnderWay { queue: VecDeque::new(), most: 1, room: 1, octets: 0 }
     }
 }
 
@@ -128,7 +130,7 @@ impl UnderWay {
     pub(super) fn has_room(&self) -> bool {
         match self.queue.back() {
             None => true,
-            Some(t) if t.is_flown() => self.queue.len() < self.most && self.octets < limits::FLIGHT_OCTETS,
+            Some(t) if t.is_flown() => self.queue.len() < self.room && self.octets < limits::FLIGHT_OCTETS,
             Some(t) => t.stage == Stage::Final,
         }
     }
@@ -171,9 +173,12 @@ impl UnderWay {
 }
 
 impl Client {
-    /// The most transactions in a flight from now on; 1: each waits for the reply to the one before, as by DATA.
+    /// The most transactions in a flight from now on; 1: each waits for the reply to the one before, as by DATA, which may also
+    /// stand behind what is in flight already.
     pub fn fly(&mut self, most: usize) {
-        self.under_way.most = most.clamp(1, limits::FLIGHT_TRANSACTIONS);
+        let way = &mut self.under_way;
+        way.most = most.clamp(1, limits::FLIGHT_TRANSACTIONS);
+        way.room = if way.queue.is_empty() { way.most } else { way.room.max(way.most) };
     }
 
     /// How the octets of this message go.
