@@ -32,16 +32,20 @@ impl Flights {
         if host.is_some_and(|h| h.until.is_some_and(|until| now < until)) { 1 } else { most as usize }
     }
 
-    /// What became of a message in a flight.
-    pub(super) fn landed(&mut self, host: &Rc<str>, outcome: &Outcome<'_>, now: Moment) {
+    /// What became of a message in a flight; whether it flew in vain.
+    pub(super) fn landed(&mut self, host: &Rc<str>, outcome: &Outcome<'_>, now: Moment) -> bool {
         match outcome {
-            Outcome::Accepted(_) => self.carried(host),
+            Outcome::Accepted(_) => {
+                self.carried(host);
+                return false;
+            }
             // Lost behind 421 is not read; lost without a word may be because of the flight.
             Outcome::Refused { stage: RefusedAt::Mail | RefusedAt::Recipients, .. }
             | Outcome::Lost { after_final_dot: false } => self.wasted(host, now),
             Outcome::Refused { stage: RefusedAt::Flight, .. } | Outcome::Lost { .. } => self.failed(host, now),
-            Outcome::Refused { .. } => {}
+            Outcome::Refused { .. } => return false,
         }
+        true
     }
 
     /// The host takes no flights, or the connection was lost with one under way.

@@ -564,5 +564,7 @@ impl Deliverer {
         stats.dns_queries.follow(dns.queries);
         stats.dns_cache_hits.follow(dns.cache_hits);
         stats.dns_failures.follow(dns.unanswered);
+        stats.dns_stale.follow(dns.stale);
+        stats.dns_prefetched.follow(dns.prefetched);
     }
 }

@@ -239,7 +239,14 @@ impl Deliverer {
             return None;
         }
         let route = match &pool.route {
-            Some(route) if route.expires > now.mono => Rc::clone(route),
+            Some(route) if route.expires > now.mono => {
+                if let Some(NextHop::Mx(name) | NextHop::Host(name, _)) =
+                    self.queue.name(destination).map(|name| self.routes.next_hop(name))
+                {
+                    self.resolver.touch(name, now.mono);
+                }
+                Rc::clone(route)
+            }
             _ => {
                 let name = self.queue.name(destination)?;
                 let answer = match self.routes.next_hop(name) {
