@@ -43,6 +43,8 @@ pub(super) struct Bounds {
     pub(super) messages: u32,
     /// Recipients of a transaction.
     pub(super) recipients: u32,
+    /// Messages have a rate.
+    pub(super) paced: bool,
 }
 
 impl Lanes {
@@ -107,6 +109,7 @@ impl Deliverer {
         Bounds {
             messages: limits.messages_per_connection.map_or(messages, |most| most.min(messages)),
             recipients: limits.recipients.unwrap_or(u32::MAX),
+            paced: limits.message_rate.is_some(),
         }
     }
 

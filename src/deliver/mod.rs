@@ -12,6 +12,7 @@ mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
+mod flights;
 mod lanes;
 mod maildir;
 mod outcome;
@@ -38,6 +39,7 @@ use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
+use flights::Flights;
 use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
@@ -83,6 +85,7 @@ pub struct Deliverer {
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
+    flights: Flights,
     /// Messages on their way into Maildirs.
     writers: Writers,
     next_token: u64,
@@ -213,6 +216,7 @@ impl Deliverer {
             wake: VecDeque::new(),
             starved: VecDeque::new(),
             max_connections,
+            flights: Flights::default(),
             writers: Writers::default(),
             next_token: 0,
             order: Vec::new(),
@@ -595,5 +599,7 @@ impl Deliverer {
         stats.dns_queries.follow(dns.queries);
         stats.dns_cache_hits.follow(dns.cache_hits);
         stats.dns_failures.follow(dns.unanswered);
+        stats.dns_stale.follow(dns.stale);
+        stats.dns_prefetched.follow(dns.prefetched);
     }
 }

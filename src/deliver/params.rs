@@ -1,9 +1,11 @@
 //! PURE. What a message's parameters mean for one next hop: what goes on with it, which of its recipients can go together,
 //! and which of them the next hop will not report of. Plain mail costs a look at an empty slice.
 
+use crate::limits;
 use crate::message::params::{BodyType, Notify};
 use crate::queue::Terms;
 use crate::smtp::client::{By, MailParams, Rcpt};
+use crate::smtp::dots;
 use crate::smtp::extensions::Capabilities;
 use crate::spool::RecordView;
 use crate::time::Moment;
@@ -35,6 +37,18 @@ pub(super) fn mail<'a>(view: &RecordView<'a>, indices: &[u16], terms: Option<&Te
         priority: options.priority,
         ..plain
     }
+}
+
+/// Whether the message can go by BDAT, in a flight: then its size is told exactly, and how many of its dots are doubled in wire
+/// form. A large one is not looked at.
+pub(super) fn exact(params: &mut MailParams<'_>, view: &RecordView<'_>) -> Option<usize> {
+    let is_small = view.chunk_count() == 0 && params.size <= limits::FLIGHT_BODY_BYTES;
+    if !is_small || params.body == BodyType::Binary {
+        return None;
+    }
+    let doubled = dots::doubled(view.data())?;
+    (params.size, params.exact_size) = (dots::undoubled(view.data()).len() as u64 - doubled as u64, true);
+    Some(doubled)
 }
 
 /// The reverse-path of a list that they have the message by. Recipients of one job have it all, or none has.

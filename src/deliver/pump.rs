@@ -87,18 +87,30 @@ impl Deliverer {
         self.ahead.loaded += bytes;
     }
 
-    /// An idle connection, or else one that takes an envelope behind its final dot; not that if messages have a rate: it
-    /// counts when they are begun, not when they are written down.
+    /// An idle connection, or else the one with the least under way that takes an envelope behind its final dot or in its
+    /// flight; not that if messages have a rate: it counts when they are begun, not when they are written down. A flight
+    /// takes no more than its connection's even share of the mail that there is: others may be about to open.
     fn free_connection(&self, destination: DestinationId, paced: bool) -> Option<ConnId> {
-        let mut free = None;
-        for &conn in &self.pools.get(&destination)?.connections {
-            let Some(connection) = self.connections.get(conn).filter(|c| c.can_start()) else { continue };
+        let pool = self.pools.get(&destination)?;
+        let (mut free, mut under_way) = (None, 0);
+        for &conn in &pool.connections {
+            let Some(connection) = self.connections.get(conn) else { continue };
+            let count = connection.transactions.len();
+            under_way += count;
+            if !connection.can_start() {
+                continue;
+            }
             if connection.is_idle() {
                 return Some(conn);
             }
-            free = free.or(Some(conn).filter(|_| !paced));
+            if !paced && free.is_none_or(|(_, least)| count < least) {
+                free = Some((conn, count));
+            }
         }
-        free
+        let (conn, count) = free?;
+        let all = under_way + pool.loaded.len() + pool.fetching + self.queue.peek_len(destination);
+        // One behind the other it always takes.
+        (count < 2 || count < all.div_ceil(pool.connections.len())).then_some(conn)
     }
 
     /// The next job whose record is in memory, for a connection that is free. Records that are not are asked for, some
@@ -157,6 +169,7 @@ impl Deliverer {
             return self.expire(key, turn);
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
+        let rested = connection.has_rested(turn.now.mono);
         let share = job.body.as_deref().and_then(RecordView::parse);
         if let Some((kept, others)) = share.and_then(|view| {
             params::share(&view, job.recipients.as_slice(), &connection.peer, connection.bounds.recipients)
@@ -169,15 +182,17 @@ impl Deliverer {
         let token = self.next_token;
         self.next_token += 1;
         let mut params = params::mail(&view, job.recipients.as_slice(), job.terms.as_deref(), turn.now.mono);
+        let now = turn.now.mono;
+        let most = self.flights.most(self.config.delivery.messages_in_flight, &connection.host, now);
+        client.fly(if rested { 1 } else { most });
+        let doubled = if most > 1 && connection.peer.chunking { params::exact(&mut params, &view) } else { None };
         if connection.lmtp {
             params::to_local(&mut params, &connection.peer, connection.remote);
         }
         let recipients = params::recipients(&view, job.recipients.as_slice());
         let sender = params::sender(&view, job.recipients.as_slice());
-        client.start(token, sender, recipients, &params, turn.now.mono);
-        connection.begun += 1;
-        connection.idle_since = None;
-        connection.transactions.push(Transaction {
+        let flown = client.start(token, sender, recipients, &params, now);
+        connection.began(Transaction {
             token,
             job: key,
             record,
@@ -185,6 +200,8 @@ impl Deliverer {
             refused: Vec::new(),
             taken: Vec::new(),
             answered: false,
+            flown,
+            doubled,
         });
         self.touched.push(conn);
     }

@@ -379,10 +379,10 @@ impl Scenario {
 
     /// What the host with `ip` announces beside what its mood says.
     pub fn announced_by(&self, ip: IpAddr) -> Vec<String> {
-        if !self.edge {
-            return Vec::new();
-        }
         let rng = &mut Rng::new(name_number(&format!("{} {ip}", self.seed)));
+        if !self.edge {
+            return if rng.one_in(2) { vec!["CHUNKING".to_owned()] } else { Vec::new() };
+        }
         let all = ["DSN", "CHUNKING", "BINARYMIME", "SMTPUTF8", "MT-PRIORITY", "REQUIRETLS"];
         let mut announced: Vec<String> = all.iter().filter(|_| rng.one_in(2)).map(|&word| word.to_owned()).collect();
         match rng.below(4) {
@@ -394,6 +394,11 @@ impl Scenario {
             announced.push("LIMITS RCPTMAX=2 MAILMAX=3".to_owned());
         }
         announced
+    }
+
+    /// Whether that host bears no flights.
+    pub fn is_grounded(&self, ip: IpAddr) -> bool {
+        Rng::new(name_number(&format!("grounded {} {ip}", self.seed))).one_in(5)
     }
 
     /// The longest that a letter asks to be held.
