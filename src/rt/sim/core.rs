@@ -269,7 +269,8 @@ impl Core {
 
     /// The relay writes to `host`.
     pub(super) fn count_message(&mut self, host: IpAddr, first: Option<&[u8]>) {
-        let begins = first.is_some_and(|bytes| bytes.starts_with(b"MAIL FROM:"));
+        let begins =
+            first.is_some_and(|bytes| bytes.strip_prefix(b"RSET\r\n").unwrap_or(bytes).starts_with(b"MAIL FROM:"));
         if let Some(&group) = self.caps.of.get(&host).filter(|_| begins && !self.dead) {
             self.caps.begun.push(Begun { at: self.now.mono, group, message: true });
         }
