@@ -96,7 +96,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "shard",
         &[
             "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "shaping",
-            "spool", "rt", "deliver",
+            "lease", "spool", "rt", "deliver",
         ],
     ),
     ("control", &["limits", "time", "message", "config", "shard"]),
