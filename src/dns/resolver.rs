@@ -23,7 +23,7 @@ use std::time::Duration;
 /// - getters: [`counters`](Self::counters), [`pending`](Self::pending), …
 /// - inputs: [`handle_datagram`](Self::handle_datagram), [`handle_stream`](Self::handle_stream),
 ///   [`handle_failed`](Self::handle_failed), [`handle_timeout`](Self::handle_timeout);
-/// - commands: [`resolve`](Self::resolve), [`touch`](Self::touch);
+/// - one command: [`resolve`](Self::resolve);
 /// - polls, after any input or command until empty: [`poll_transmit`](Self::poll_transmit),
 ///   [`poll_event`](Self::poll_event), then [`poll_timeout`](Self::poll_timeout).
 ///
@@ -192,11 +192,6 @@ impl Resolver {
             true => Answer::Ready(self.events.pop_back().expect("one more than before").resolution),
             false => Answer::Pending,
         }
-    }
-
-    /// Counts a use of a route that the caller still holds: a busy one is asked for again before its time is over.
-    pub fn touch(&mut self, domain: &str, now: Moment) {
-        let _ = self.cached(domain, now);
     }
 
     /// What to send or close next.

@@ -58,6 +58,7 @@ exim_group = Debian-exim
 never_users =
 keep_environment =
 add_environment = PATH=/usr/bin
+smtp_accept_queue_per_connection = 0
 log_selector = +pipelining +smtp_protocol_error +smtp_syntax_error
 acl_smtp_rcpt = check_rcpt
 {settings}
