@@ -291,6 +291,17 @@ pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
 pub const LEASE_TERM: Duration = Duration::from_millis(100);
 /// A connection for a message that waits for its rate is opened so long before: it takes a few round trips.
 pub const LEASE_LEAD: Duration = Duration::from_secs(1);
+/// A domain gets lanes on all shards when so many messages for it come from others in a second: a twentieth of what a core
+/// delivers.
+pub const LANE_RATE_DEFAULT: u32 = 640;
+/// Messages are counted for so long, to see whether a domain needs lanes: as fast as leases move.
+pub const LANE_WINDOW: Duration = Duration::from_millis(100);
+/// A lane ends after this, and the domain's mail goes to its owner again, who sees whether it is still so much.
+pub const LANE_TIME: Duration = Duration::from_secs(10);
+/// Counters of domains by their hash. Where two share one, the colder of them gets lanes as well, which does no harm.
+pub const LANE_COUNTERS: usize = 1024;
+/// Domains with lanes that a shard remembers: what more of them send goes to their owners. With so many no core is spared.
+pub const LANE_DOMAINS: usize = 256;
 /// Where fewer connections are allowed than shards want, they go round, each for so long.
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
 /// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that

@@ -141,6 +141,8 @@ pub struct Delivery {
     pub ipv6: bool,
     /// Most connections to one destination, over all shards.
     pub connections_per_destination: u32,
+    /// Messages a second for a domain from other shards, above which all deliver it.
+    pub lane_rate: u32,
     /// Most messages in flight at a time on one connection, where the next hop announces PIPELINING and CHUNKING.
     pub messages_in_flight: u32,
     /// Most messages over one connection.

@@ -166,6 +166,7 @@ section! {
         source_addresses: Option<Vec<String>>,
         ipv6: Option<bool>,
         connections_per_destination: Option<i64>,
+        lane_rate: Option<i64>,
         messages_in_flight: Option<i64>,
         messages_per_connection: Option<i64>,
         idle_timeout: Option<Span>,

@@ -396,6 +396,7 @@ impl<'a> Resolver<'a> {
                 1,
                 10_000,
             ),
+            lane_rate: self.count("delivery.lane_rate", raw.lane_rate, limits::LANE_RATE_DEFAULT, 10, 1_000_000),
             messages_in_flight: self.count(
                 "delivery.messages_in_flight",
                 raw.messages_in_flight,

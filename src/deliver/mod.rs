@@ -28,11 +28,11 @@ use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
-use crate::route::Routes;
+use crate::route::{Heat, NextHop, Routes};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::shard::Tables;
-use crate::shard::mailbox::Handoff;
+use crate::shard::mailbox::{Handoff, Mail};
 use crate::shard::stats::{LatencyStage, ShardStats};
 use crate::shard::table::ConnTable;
 use crate::shard::{Turn, micros};
@@ -71,6 +71,7 @@ pub struct Deliverer {
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
     lanes: Lanes,
+    heat: Heat,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
     /// Who waits for a record or a chunk from its home.
@@ -207,6 +208,7 @@ impl Deliverer {
             verifying: Map::default(),
             connections: ConnTable::default(),
             lanes: Lanes::new(shards),
+            heat: Heat::new(config.delivery.lane_rate),
             questions: ConnTable::default(),
             exchanges: Map::default(),
             fetches: Map::default(),
@@ -246,7 +248,17 @@ impl Deliverer {
     // --- mail from home shards ------------------------------------------------------------------------------------
 
     /// Takes a job.
-    pub fn handoff(&mut self, handoff: Handoff, now: Now) {
+    pub fn handoff(&mut self, handoff: Handoff, turn: &mut Turn<'_>) {
+        let now = turn.now;
+        if handoff.home != self.me
+            && self.heat.count(&handoff.domain, now.mono)
+            && matches!(self.routes.next_hop(&handoff.domain), NextHop::Mx(_))
+        {
+            // It comes from all: all keep it.
+            for shard in (0..self.shards).filter(|shard| *shard != self.me) {
+                turn.post.send(usize::from(shard), Mail::Lane { domain: handoff.domain.clone() });
+            }
+        }
         let Handoff { id, home, age, handed, size, domain, recipients, record, terms } = handoff;
         let mut accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
         if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {

@@ -16,11 +16,13 @@
 //! **Local domains** go to their LMTP server, or into their Maildirs, whatever is done with all others: `local`.
 
 mod hash;
+mod lanes;
 mod local;
 #[cfg(test)]
 mod property_tests;
 
 pub use hash::{hash, shard_of};
+pub use lanes::{Heat, Lanes};
 pub use local::LocalRoutes;
 
 use crate::limits::DOMAIN_BYTES;

@@ -26,7 +26,7 @@ use crate::config::{Config, ListenerKind};
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::trace::DateCache;
-use crate::route::{Routes, Splitter};
+use crate::route::{Lanes, Routes, Splitter};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::smtp::server::Verdict;
@@ -48,6 +48,8 @@ pub(super) struct Home {
     config: Arc<Config>,
     gate: Gate,
     routes: Arc<Routes>,
+    /// Domains whose mail stays here.
+    lanes: Lanes,
     sessions: ConnTable<Box<Session>>,
     log: Log,
     folder: PathBuf,
@@ -127,6 +129,7 @@ impl Home {
             gate: Gate::new(me, shards, Arc::clone(&config), tables, quotas, now),
             config,
             routes,
+            lanes: Lanes::default(),
             sessions: ConnTable::default(),
             log,
             dates: DateCache::default(),
@@ -300,6 +303,11 @@ impl Home {
             self.end_event(conn, if lingered { Fate::Over } else { fate }, turn);
         }
         self.due = due;
+    }
+
+    /// A domain's mail is too much for its owner alone.
+    pub(super) fn keep_mail_for(&mut self, domain: &str, now: Moment) {
+        self.lanes.add(domain, now);
     }
 
     /// New accounts, certificates, local names.
@@ -494,6 +502,7 @@ impl Home {
             | Mail::Verify { .. }
             | Mail::Verified { .. }
             | Mail::Guard(_)
+            | Mail::Lane { .. }
             | Mail::ToLedger(_)
             | Mail::ToLane(_)
             | Mail::ToOwner(_)

@@ -13,6 +13,7 @@
 //!   while it does not look, none). So all that can ever wait for a home are the outcomes of what it held when it
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
 //! - `ToOwner` and `ToPurse`: one request and its answer for each limit in use, and what ends leases.
+//! - `Lane`: one in [`limits::LANE_WINDOW`] for a domain of which much comes.
 //! - `ToLedger` and `ToLane`: one of each for a change of what a lane wants or has: a connection, a batch of permits.
 //! - `Verify` and `Verified`, `Guard`: two at most for each session that waits, and a session waits for one at a time.
 //! - `Late`: once for each job of the owner's queue.
@@ -63,6 +64,11 @@ pub enum Mail {
     ToOwner(ToOwner),
     /// Owner of an account's limits → home.
     ToPurse(ToPurse),
+    /// Owner of a domain → all others: it is too much for one core; keep its mail for a while.
+    Lane {
+        /// In lower case.
+        domain: Box<str>,
+    },
     /// Lane → owner of a site's limits.
     ToLedger(ToLedger),
     /// Owner of a site's limits → lane.

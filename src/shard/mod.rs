@@ -178,9 +178,10 @@ impl ShardCore {
             for mail in batch.drain(..) {
                 let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
                 match mail {
-                    Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
+                    Mail::Handoff(handoff) => self.deliverer.handoff(handoff, turn),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
                     Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
+                    Mail::Lane { domain } => self.home.keep_mail_for(&domain, now.mono),
                     Mail::ToLedger(mail) => self.deliverer.to_ledger(mail, turn),
                     Mail::ToLane(mail) => self.deliverer.to_lane(mail, turn),
                     Mail::ToOwner(mail) => self.home.quota_owner(mail, now),

@@ -104,6 +104,7 @@ impl<'a> Run<'a> {
         config.dns.servers = SERVERS.map(|ip| SocketAddr::new(ip.into(), 53)).to_vec();
         config.delivery.connections_per_destination = scenario.connections;
         config.delivery.messages_per_connection = scenario.messages_per_connection;
+        config.delivery.lane_rate = scenario.lane_rate;
         config.delivery.idle_timeout = scenario.idle;
         config.delivery.ipv6 = scenario.ipv6;
         let (first, max, give_up) = scenario.retry;

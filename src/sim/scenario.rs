@@ -179,6 +179,8 @@ pub struct Scenario {
     pub limited: bool,
     /// And they hear of their clients from a proxy, those that may relay.
     pub proxied: bool,
+    /// Messages a second for a domain that give it lanes.
+    pub lane_rate: u32,
     /// Rates of messages and connections to each site.
     pub rates: [Option<Rate>; 2],
     /// The number of a destination that is a domain of the relay's own: its first exchanger speaks LMTP.
@@ -256,6 +258,7 @@ impl Scenario {
             verifies: false,
             limited: edge && edge_rng.one_in(2),
             proxied: edge && edge_rng.one_in(4),
+            lane_rate: 1_000_000,
             rates: [None; 2],
             local: None,
         };
@@ -267,6 +270,10 @@ impl Scenario {
         let site_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x53_49_54_45));
         if site_rng.one_in(3) {
             scenario.add_twins(site_rng);
+        }
+        if site_rng.one_in(3) {
+            // One or two at a time are much.
+            scenario.lane_rate = *site_rng.pick(&[10, 20]);
         }
         if site_rng.one_in(4) {
             let draw = |rng: &mut Rng, rates: &[&str]| Some(rng.pick(rates).parse().expect("a rate"));

@@ -44,7 +44,8 @@ impl Home {
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
         let lists: BTreeMap<u16, &[u8]> = facts.params.reverse_paths().collect();
         routes.split(&mut self.splitter, recipients().map(|r| r.domain), |destination, group| {
-            let owner = routes.owner(destination, me, shards, connections);
+            let is_lane = self.lanes.keeps(destination, turn.now.mono);
+            let owner = if is_lane { me } else { routes.owner(destination, me, shards, connections) };
             let mut hand = |group: &[u16]| {
                 for part in group.chunks(limits::TRANSACTION_RECIPIENTS) {
                     let handoff = Handoff {
