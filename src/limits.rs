@@ -291,6 +291,8 @@ pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
 pub const LEASE_TERM: Duration = Duration::from_millis(100);
 /// A connection for a message that waits for its rate is opened so long before: it takes a few round trips.
 pub const LEASE_LEAD: Duration = Duration::from_secs(1);
+/// A turn in which no message could be begun, because of its rate or because nobody answers, ends after this.
+pub const LEASE_TURN_MAX: Duration = Duration::from_secs(10);
 /// A domain gets lanes on all shards when so many messages for it come from others in a second: a twentieth of what a core
 /// delivers.
 pub const LANE_RATE_DEFAULT: u32 = 640;

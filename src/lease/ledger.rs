@@ -25,6 +25,10 @@ struct Ledger {
     /// Who comes first where there is too little; moves on each [`limits::LEASE_TURN`].
     first: usize,
     turn_ends: Option<Moment>,
+    /// A message was begun in this turn.
+    turn_used: bool,
+    /// It ends in any case then.
+    turn_ends_at_last: Moment,
     paces: [Pacing; 2],
     /// Who gets the next permit.
     next: [usize; 2],
@@ -103,6 +107,8 @@ impl Ledger {
             lanes: vec![Lane::default(); usize::from(shards)],
             first: 0,
             turn_ends: None,
+            turn_used: false,
+            turn_ends_at_last: Moment(0),
             paces: [Pacing::default(), Pacing::default()],
             next: [0; 2],
             timer: None,
@@ -154,11 +160,17 @@ impl Ledger {
         if u32::try_from(busy).unwrap_or(u32::MAX) > limit {
             // They go round.
             let ends = *self.turn_ends.get_or_insert(now + limits::LEASE_TURN);
+            // Where messages are rarer than turns, one that opens a connection gets to use it.
+            let used = self.turn_used || self.rate(Paced::Message).is_none() || self.turn_ends_at_last <= now;
             if ends <= now {
+                self.turn_ends = Some(now + limits::LEASE_TURN);
+            }
+            if ends <= now && used {
+                self.turn_used = false;
+                self.turn_ends_at_last = now + limits::LEASE_TURN_MAX;
                 let lanes = self.lanes.len();
                 let wants = |at: &usize| self.lanes[*at].wanted > 0;
                 self.first = (1..=lanes).map(|by| (self.first + by) % lanes).find(wants).unwrap_or(0);
-                self.turn_ends = Some(now + limits::LEASE_TURN);
             }
         } else {
             self.turn_ends = None;
@@ -264,6 +276,7 @@ impl Ledgers {
         for kind in KINDS {
             if let Some(used) = used[kind as usize] {
                 let rate = ledger.rate(kind);
+                ledger.turn_used |= kind == Paced::Message && used.count > 0;
                 ledger.paces[kind as usize].settle(lane, used, rate);
             }
         }

@@ -19,7 +19,8 @@
 //!
 //! Connections: each lane what it wants, if that is too much the same for each. Where one has more than that and another
 //! waits, they are recalled: a lane closes what idles at once and the rest behind its message. Where there are fewer units
-//! than lanes, they go round, each for [`limits::LEASE_TURN`]. Permits go round too.
+//! than lanes, they go round, each for [`limits::LEASE_TURN`], and where messages have a rate until one was begun. Permits go round
+//! too.
 //!
 //! The mail between two shards keeps its order, and is never lost: both end together. The same would do between machines,
 //! with terms on connections as well.

@@ -301,8 +301,8 @@ impl Scenario {
             };
             scenario.deeds.push((pause, deed));
         }
-        if scenario.destinations.iter().any(|d| d.twin_of.is_some()) {
-            // One that invents exchangers parts the twins, for the relay as for anybody.
+        if scenario.destinations.iter().any(|d| d.twin_of.is_some()) || scenario.lane_rate < 1000 {
+            // One that invents exchangers makes one site two, for the relay as for anybody.
             for (_, deed) in &mut scenario.deeds {
                 if let Deed::Dns { mood: mood @ DnsMood::ManyRecords, .. } = deed {
                     *mood = DnsMood::ServFail;
