@@ -306,6 +306,13 @@ pub const LANE_COUNTERS: usize = 1024;
 pub const LANE_DOMAINS: usize = 256;
 /// Where fewer connections are allowed than shards want, they go round, each for so long.
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
+/// In the sharing of a destination between tenants a message counts one more for each so many octets: sending it takes about
+/// as long as the round trips of a small one.
+pub const QUEUE_COST_BYTES: u32 = 64 << 10;
+/// And at most so many more: one large message does not end a tenant's turn for long.
+pub const QUEUE_COST_MAX: u64 = 63;
+/// Flows without mail that a destination remembers beside those with some, so that nobody gains by sending one at a time.
+pub const QUEUE_IDLE_FLOWS: usize = 64;
 /// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that
 /// the pool's connections are found again.
 pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);

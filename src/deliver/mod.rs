@@ -27,7 +27,7 @@ use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
-use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
+use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy, TenantId};
 use crate::route::{Heat, NextHop, Routes};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
@@ -259,12 +259,16 @@ impl Deliverer {
                 turn.post.send(usize::from(shard), Mail::Lane { domain: handoff.domain.clone() });
             }
         }
-        let Handoff { id, home, age, handed, size, domain, recipients, record, terms } = handoff;
+        let Handoff { id, home, age, handed, size, domain, recipients, record, terms, tenant } = handoff;
         let mut accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
         if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {
             accepted = age::later(accepted, held, now);
         }
-        let job = Job { terms, ..Job::new(id, home, recipients, accepted, size, record) };
+        let tenant = tenant.map_or(TenantId::NONE, |name| {
+            let weight = self.tables.shaping.tenant_weight(&name);
+            self.queue.tenant(&name, weight)
+        });
+        let job = Job { terms, tenant, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
     }
 

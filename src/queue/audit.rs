@@ -11,6 +11,7 @@ impl<B> Queue<B> {
         // A job is a recipient domain of a live message: what the home shards take bounds them.
         report("queue.jobs", jobs, limits::LIVE_MESSAGES_PER_SHARD.saturating_mul(limits::SHARDS));
         report("queue.destinations", counts.destinations, jobs + limits::QUEUE_IDLE_DESTINATIONS);
+        report("queue.tenants", self.tenants.len(), jobs);
         report("queue.suspended", counts.suspended, counts.destinations);
         report("queue.retry timers", self.retries.len(), counts.waiting);
         report("queue.deadlines", self.deadlines.len(), self.deadlines.bound());

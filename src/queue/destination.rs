@@ -4,7 +4,8 @@
 //! A domain has a destination of its own until it is bound to a site: then it shares that one's with all domains bound to
 //! it. Jobs that were ready before are brought over as they are met: see `Queue::take` and `Queue::sweep`.
 
-use super::job::{DestinationId, DomainId, LastReply};
+use super::flows::Flows;
+use super::job::{DestinationId, DomainId, LastReply, TenantId};
 use super::slots::{List, NONE, State};
 use super::terms::{HIGH_RANKS, RANKS};
 use crate::limits;
@@ -35,6 +36,8 @@ pub(super) struct Ranks {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sweep {
     pub list: State,
+    /// Of Fresh and Retry.
+    pub tenant: TenantId,
     pub cursor: u32,
 }
 
@@ -62,17 +65,13 @@ pub(super) struct Destination {
     pub is_site: bool,
     /// The domains bound to it.
     domains: u32,
-    /// Ready jobs never attempted.
-    pub fresh: List,
-    /// Ready jobs whose retry fell due.
-    pub retry: List,
+    /// Ready jobs without a priority.
+    pub plain: Flows,
     /// Ready jobs with a priority, if there are any.
     pub ranks: Option<Box<Ranks>>,
     pub waiting: u32,
     pub in_flight: u32,
     pub expired: u32,
-    /// Fresh jobs taken in a row while retries were ready.
-    pub fresh_run: u8,
     pub access: Access,
     /// Consecutive times it was unreachable.
     pub strikes: u16,
@@ -90,24 +89,22 @@ pub(super) struct Destination {
 impl Destination {
     /// The number of ready jobs.
     pub fn ready(&self) -> u32 {
-        self.fresh.len + self.retry.len + self.ranks.as_ref().map_or(0, |r| r.len)
+        self.plain.len() + self.ranks.as_ref().map_or(0, |r| r.len)
     }
 
-    /// The list of ready jobs in `state`.
-    pub fn list(&self, state: State) -> List {
+    /// The list of a tenant's ready jobs in `state`; those with a rank are in one for all tenants.
+    pub fn list(&self, state: State, tenant: TenantId) -> List {
         match state {
-            State::Fresh => self.fresh,
-            State::Retry => self.retry,
+            State::Fresh | State::Retry => self.plain.list(state, tenant),
             State::Ranked(rank) => self.ranks.as_ref().map_or(List::EMPTY, |r| r.lists[usize::from(rank)]),
             State::Waiting | State::InFlight | State::Expired => unreachable!("these are not ready"),
         }
     }
 
-    /// Changes the list of ready jobs in `state`.
-    pub fn edit_list(&mut self, state: State, edit: impl FnOnce(&mut List)) {
+    /// Changes the list of ready jobs in `state` of a tenant with this weight.
+    pub fn edit_list(&mut self, state: State, (tenant, weight): (TenantId, u32), edit: impl FnOnce(&mut List)) {
         match state {
-            State::Fresh => edit(&mut self.fresh),
-            State::Retry => edit(&mut self.retry),
+            State::Fresh | State::Retry => self.plain.edit(state, tenant, weight, edit),
             State::Ranked(rank) => {
                 let ranks =
                     self.ranks.get_or_insert_with(|| Box::new(Ranks { lists: [List::EMPTY; RANKS], len: 0, run: 0 }));
@@ -130,17 +127,14 @@ impl Destination {
         (if high { above } else { below }).iter().map(|list| list.head).filter(|head| *head != NONE)
     }
 
-    /// The first jobs of the lists of plain mail.
-    pub fn plain_heads(&self) -> impl Iterator<Item = u32> {
-        [self.fresh.head, self.retry.head].into_iter().filter(|head| *head != NONE)
-    }
-
     /// Which list of ready jobs is looked through behind that of `state`.
-    pub fn list_behind(&self, state: State) -> Option<State> {
+    pub fn list_behind(&self, state: State, tenant: TenantId) -> Option<(State, TenantId)> {
         match state {
-            State::Fresh => Some(State::Retry),
-            State::Retry if self.ranks.is_some() => Some(State::Ranked(0)),
-            State::Ranked(rank) if usize::from(rank) + 1 < RANKS => Some(State::Ranked(rank + 1)),
+            State::Fresh | State::Retry => {
+                let ranked = || self.ranks.is_some().then_some((State::Ranked(0), tenant));
+                self.plain.behind(state, tenant).or_else(ranked)
+            }
+            State::Ranked(rank) if usize::from(rank) + 1 < RANKS => Some((State::Ranked(rank + 1), tenant)),
             _ => None,
         }
     }
@@ -242,13 +236,11 @@ impl Destinations {
             name,
             is_site,
             domains: 1,
-            fresh: List::EMPTY,
-            retry: List::EMPTY,
+            plain: Flows::new(),
             ranks: None,
             waiting: 0,
             in_flight: 0,
             expired: 0,
-            fresh_run: 0,
             access: Access::Open,
             strikes: 0,
             trouble: None,

@@ -28,6 +28,8 @@ pub struct Job<B> {
     pub recipients: RecipientSet,
     /// Octets of the message in wire form.
     pub size: u32,
+    /// Who shares the destination with others: see [`Queue::tenant`](super::Queue::tenant).
+    pub tenant: TenantId,
     /// The shard that wrote its spool record and is told the outcome.
     pub home: u16,
     /// Attempts that failed for the time being.
@@ -44,7 +46,19 @@ impl<B> Job<B> {
         size: u32,
         body: Option<B>,
     ) -> Job<B> {
-        Job { id, accepted, enqueued: Moment(0), body, last: None, terms: None, recipients, size, home, attempts: 0 }
+        Job {
+            id,
+            accepted,
+            enqueued: Moment(0),
+            body,
+            last: None,
+            terms: None,
+            recipients,
+            size,
+            tenant: TenantId::NONE,
+            home,
+            attempts: 0,
+        }
     }
 }
 
@@ -118,6 +132,15 @@ pub struct DestinationId {
     pub(super) generation: u32,
 }
 
+/// Names a tenant of one [`Queue`](super::Queue) for as long as it has jobs there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct TenantId(pub(super) u32);
+
+impl TenantId {
+    /// All mail without a tenant is one tenant's.
+    pub const NONE: TenantId = TenantId(0);
+}
+
 /// Names a domain of one [`Queue`](super::Queue) until it is forgotten; kept longer it names nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct DomainId {
@@ -128,5 +151,5 @@ pub struct DomainId {
 // 200,000 jobs within 300 MB of resident memory leave room for everything else only if each is small. A body is at
 // most a fat shared pointer and a range.
 const _: () = assert!(size_of::<RecipientSet>() == 16, "the index shares the box's two words");
-const _: () = assert!(size_of::<Job<std::rc::Rc<()>>>() <= 72, "a job with a thin shared body");
+const _: () = assert!(size_of::<Job<std::rc::Rc<()>>>() <= 80, "a job with a thin shared body");
 const _: () = assert!(size_of::<Job<(std::rc::Rc<()>, u32, u32, u64)>>() <= 96, "a job with a large handle");

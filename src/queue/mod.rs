@@ -25,6 +25,9 @@
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod destination;
+mod flows;
+#[cfg(test)]
+mod flows_tests;
 mod job;
 #[cfg(test)]
 mod property_tests;
@@ -34,24 +37,26 @@ mod sites;
 #[cfg(test)]
 mod sites_tests;
 mod slots;
+mod tenants;
 mod terms;
 #[cfg(test)]
 mod terms_tests;
 #[cfg(test)]
 mod tests;
 
-pub use job::{DestinationId, DomainId, Job, JobKey, LastReply, RecipientSet};
+pub use job::{DestinationId, DomainId, Job, JobKey, LastReply, RecipientSet, TenantId};
 pub use retry::RetryPolicy;
 pub use terms::Terms;
 
 use crate::limits;
 use crate::time::{Moment, Now, Wall};
 use destination::{Access, Destinations};
-use ready::{End, next_plain};
+use ready::End;
 use slots::{List, NONE, Slots, State};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
+use tenants::Tenants;
 use terms::Deadlines;
 
 /// What became of a deferred job.
@@ -87,6 +92,7 @@ pub struct Queue<B> {
     policy: RetryPolicy,
     slots: Slots<B>,
     destinations: Destinations,
+    tenants: Tenants,
     /// Retry timers, earliest first. An entry whose job was finished meanwhile is skipped.
     retries: BinaryHeap<Reverse<(Moment, u32, u32)>>,
     deadlines: Deadlines,
@@ -113,6 +119,7 @@ impl<B> Queue<B> {
             policy,
             slots: Slots::new(),
             destinations: Destinations::new(seed),
+            tenants: Tenants::default(),
             retries: BinaryHeap::new(),
             deadlines: Deadlines::default(),
             late: VecDeque::new(),
@@ -152,7 +159,7 @@ impl<B> Queue<B> {
     /// How long the oldest ready job of a destination has been ready. `None`: none is.
     pub fn oldest_ready_wait(&self, dest: DestinationId, now: Moment) -> Option<Duration> {
         let d = self.destinations.get(dest)?;
-        let heads = d.ranked_heads(true).chain(d.plain_heads()).chain(d.ranked_heads(false));
+        let heads = d.ranked_heads(true).chain(d.plain.heads()).chain(d.ranked_heads(false));
         heads.map(|index| now.since(self.slots.get(index).job.enqueued)).max()
     }
 
@@ -213,6 +220,7 @@ impl<B> Queue<B> {
     pub fn enqueue(&mut self, domain: &str, mut job: Job<B>, now: Moment) -> DestinationId {
         job.enqueued = now;
         self.now.mono = self.now.mono.max(now);
+        self.tenants.add(job.tenant);
         let domain = self.destinations.find_or_create(domain);
         let home = self.destinations.domain_at_mut(domain);
         home.jobs += 1;
@@ -245,7 +253,7 @@ impl<B> Queue<B> {
     }
 
     /// Takes the next ready job: the oldest fresh mail, else the oldest retry; with both ready every eighth is a retry
-    /// ([`limits::QUEUE_RETRY_SHARE`]). Mail with a higher priority goes before (RFC 6710 §5.1), that with a lower one behind,
+    /// ([`limits::QUEUE_RETRY_SHARE`]); of several tenants the one whose turn it is, by their weights. Mail with a higher priority goes before (RFC 6710 §5.1), that with a lower one behind,
     /// and while there is any, every eighth is the oldest of all ([`limits::QUEUE_RANK_SHARE`]). The driver holds it from now on and gives it back by [`finished`](Self::finished),
     /// [`deferred`](Self::deferred) or [`put_back`](Self::put_back). `None`: nothing is ready, or the destination is
     /// suspended or forgotten.
@@ -255,7 +263,7 @@ impl<B> Queue<B> {
             if matches!(d.access, Access::Suspended(_)) || d.ready() == 0 {
                 return None;
             }
-            let index = if d.ranks.is_some() { self.next_ranked(dest.index) } else { next_plain(d) };
+            let index = if d.ranks.is_some() { self.next_ranked(dest.index) } else { self.next_plain(dest.index) };
             if self.place_of(index) == dest.index {
                 self.hold(index);
                 return Some(self.slots.key(index));
@@ -298,6 +306,7 @@ impl<B> Queue<B> {
             self.deadlines.end(|key| self.slots.resolve(key).is_some());
         }
         self.in_flight -= 1;
+        self.tenants.remove(used.job.tenant);
         self.destinations.at_mut(used.destination).in_flight -= 1;
         self.destinations.domain_at_mut(used.domain).jobs -= 1;
         self.destinations.note_if_empty(used.domain, self.now.mono);
@@ -367,6 +376,7 @@ impl<B> Queue<B> {
             used.job.body = None;
         }
         used.destination = place;
+        let (tenant, size) = (used.job.tenant, used.job.size);
         if let Some(terms) = used.job.terms.as_deref().copied() {
             // Its moment may have come while the driver held it.
             self.deadlines.watch(key, &terms, |key| self.slots.resolve(key).is_some());
@@ -374,6 +384,7 @@ impl<B> Queue<B> {
         self.in_flight -= 1;
         self.destinations.at_mut(destination).in_flight -= 1;
         self.make_ready(index, End::Front);
+        self.destinations.at_mut(place).plain.refund(tenant, size);
     }
 
     /// Leaves `kept` of a held job's recipients to it; for the `others` there is another job like it, which is the first
@@ -393,6 +404,8 @@ impl<B> Queue<B> {
         let mut job = Job::new(old.id, old.home, others, old.accepted, old.size, body);
         (job.enqueued, job.attempts, job.last, job.terms) =
             (old.enqueued, old.attempts, old.last.clone(), old.terms.clone());
+        job.tenant = old.tenant;
+        self.tenants.add(job.tenant);
         let home = self.destinations.domain_at_mut(domain);
         home.jobs += 1;
         let destination = home.destination;
@@ -438,11 +451,13 @@ impl<B> Queue<B> {
         }
         d.trouble = Some(Box::new(reason));
         // Fresh mail came last and has bodies; what has none came before it.
-        let mut index = d.fresh.tail;
+        let tails = d.plain.fresh_tails();
         self.destinations.set_access(dest.index, Access::Suspended(until));
         self.suspensions.push(Reverse((until, dest)));
-        while index != NONE && self.slots.get_mut(index).job.body.take().is_some() {
-            index = self.slots.prev(index);
+        for mut index in tails {
+            while index != NONE && self.slots.get_mut(index).job.body.take().is_some() {
+                index = self.slots.prev(index);
+            }
         }
         let d = self.destinations.at_mut(dest.index);
         if self.policy.is_expired(d.oldest, now.wall) {

@@ -2,7 +2,7 @@
 //! that have become too old. Refuses to decide when: that is the queue's.
 
 use super::Queue;
-use super::destination::{Access, Destination, Sweep};
+use super::destination::{Access, Sweep};
 use super::slots::{NONE, State};
 use crate::limits;
 use crate::time::Wall;
@@ -22,16 +22,22 @@ impl<B> Queue<B> {
         ranks.run += 1;
         if ranks.run >= limits::QUEUE_RANK_SHARE {
             ranks.run = 0;
-            let heads = d.ranked_heads(true).chain(d.plain_heads()).chain(d.ranked_heads(false));
+            let heads = d.ranked_heads(true).chain(d.plain.heads()).chain(d.ranked_heads(false));
             return heads.min_by_key(|index| self.slots.get(*index).job.enqueued).expect("something is ready");
         }
         if let Some(high) = d.ranked_heads(true).next() {
             return high;
         }
-        if d.fresh.len + d.retry.len > 0 {
-            return next_plain(d);
+        if d.plain.len() > 0 {
+            return self.next_plain(destination);
         }
         d.ranked_heads(false).next().expect("something is ready")
+    }
+
+    /// The next plain job of a destination that has any.
+    pub(super) fn next_plain(&mut self, destination: u32) -> u32 {
+        let slots = &self.slots;
+        self.destinations.at_mut(destination).plain.next(|index| slots.get(index).job.size)
     }
 
     /// Puts a job that is in no list into a list of its destination.
@@ -44,9 +50,11 @@ impl<B> Queue<B> {
         };
         used.state = state;
         let (destination, accepted) = (used.destination, used.job.accepted);
+        let tenant = used.job.tenant;
+        let weight = self.tenants.weight(tenant);
         let d = self.destinations.at_mut(destination);
         d.oldest = d.oldest.min(accepted);
-        d.edit_list(state, |list| match end {
+        d.edit_list(state, (tenant, weight), |list| match end {
             End::Front => self.slots.push_front(list, index),
             End::Back => self.slots.push_back(list, index),
         });
@@ -78,13 +86,15 @@ impl<B> Queue<B> {
         let used = self.slots.get_mut(index);
         let destination = used.destination;
         let from = std::mem::replace(&mut used.state, to);
+        let tenant = used.job.tenant;
+        let weight = self.tenants.weight(tenant);
         let d = self.destinations.at_mut(destination);
         if let Some(sweep) = &mut d.sweep
             && sweep.cursor == index
         {
             sweep.cursor = prev;
         }
-        d.edit_list(from, |list| self.slots.unlink(list, index));
+        d.edit_list(from, (tenant, weight), |list| self.slots.unlink(list, index));
         self.ready -= 1;
         if d.ready() == 0 {
             d.oldest = Wall(u64::MAX);
@@ -120,7 +130,8 @@ impl<B> Queue<B> {
     /// Looks through the ready jobs of a destination, from the start.
     pub(super) fn begin_sweep(&mut self, destination: u32) {
         let d = self.destinations.at_mut(destination);
-        d.sweep = Some(Sweep { list: State::Fresh, cursor: d.fresh.tail });
+        let (list, tenant) = d.plain.first();
+        d.sweep = Some(Sweep { list, tenant, cursor: d.list(list, tenant).tail });
         if !std::mem::replace(&mut d.sweep_queued, true) {
             self.sweeping.push_back(self.destinations.id(destination));
         }
@@ -134,13 +145,14 @@ impl<B> Queue<B> {
                 self.sweeping.pop_front();
                 continue;
             };
-            let Some(Sweep { list, cursor }) = d.sweep else {
+            let Some(Sweep { list, tenant, cursor }) = d.sweep else {
                 d.sweep_queued = false;
                 self.sweeping.pop_front();
                 continue;
             };
             if cursor == NONE {
-                d.sweep = d.list_behind(list).map(|list| Sweep { list, cursor: d.list(list).tail });
+                let next = d.list_behind(list, tenant);
+                d.sweep = next.map(|(list, tenant)| Sweep { list, tenant, cursor: d.list(list, tenant).tail });
                 continue;
             }
             if budget == 0 {
@@ -157,21 +169,9 @@ impl<B> Queue<B> {
             } else {
                 let d = self.destinations.at_mut(dest.index);
                 d.oldest = d.oldest.min(accepted);
-                d.sweep = Some(Sweep { list, cursor: self.slots.prev(cursor) });
+                d.sweep = Some(Sweep { list, tenant, cursor: self.slots.prev(cursor) });
             }
         }
-    }
-}
-
-/// The next plain job of a destination that has any.
-pub(super) fn next_plain(d: &mut Destination) -> u32 {
-    let retry_turn = d.retry.len > 0 && d.fresh_run + 1 >= limits::QUEUE_RETRY_SHARE;
-    if d.fresh.len == 0 || retry_turn {
-        d.fresh_run = 0;
-        d.retry.head
-    } else {
-        d.fresh_run = if d.retry.len > 0 { d.fresh_run + 1 } else { 0 };
-        d.fresh.head
     }
 }
 

@@ -50,7 +50,7 @@ impl<B> Queue<B> {
     /// The domain of the job that [`take`](Self::take) would return, or about that.
     pub fn next_domain(&self, dest: DestinationId) -> Option<DomainId> {
         let d = self.destinations.get(dest)?;
-        let index = d.ranked_heads(true).chain(d.plain_heads()).chain(d.ranked_heads(false)).next()?;
+        let index = d.ranked_heads(true).chain(d.plain.heads()).chain(d.ranked_heads(false)).next()?;
         Some(self.destinations.domain_id(self.slots.get(index).domain))
     }
 

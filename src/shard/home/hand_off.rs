@@ -39,6 +39,8 @@ impl Home {
         let (me, shards, routes) = (self.me, self.shards, &self.routes);
         let connections = self.config.delivery.connections_per_destination;
         let terms = mailbox::terms(facts.params, facts.accepted, turn.now);
+        let account = facts.params.account();
+        let tenant: Option<Box<str>> = (!account.is_empty()).then(|| String::from_utf8_lossy(account).into());
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
@@ -58,6 +60,7 @@ impl Home {
                         recipients: RecipientSet::from_slice(part),
                         record: facts.record.cloned(),
                         terms: terms.clone(),
+                        tenant: tenant.clone(),
                     };
                     turn.post.send(usize::from(owner), Mail::Handoff(handoff));
                 }

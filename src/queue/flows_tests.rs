@@ -1,0 +1,158 @@
+//! Tenants at one destination: each gets its part, whatever the others have waiting.
+
+#![allow(clippy::unwrap_used)]
+use super::tests::{at, job, queue, reply};
+use super::*;
+use crate::properties::cases;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+fn of(q: &mut Queue<u64>, tenant: &str, weight: u32, id: u64, size: u32) -> Job<u64> {
+    Job { size, tenant: q.tenant(tenant, weight), ..job(id, Wall(0)) }
+}
+
+/// Who is served, in order, until nothing is left.
+fn served(q: &mut Queue<u64>, dest: DestinationId, most: usize) -> Vec<String> {
+    let mut order = Vec::new();
+    while order.len() < most
+        && let Some(key) = q.take(dest)
+    {
+        let tenant = q.job(key).unwrap().tenant;
+        order.push(q.tenant_name(tenant).to_owned());
+        q.finished(key);
+    }
+    order
+}
+
+#[test]
+fn a_lone_message_passes_a_million() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..1_000_000 {
+        let one = of(&mut q, "a", 1, id, 4096);
+        dest = Some(q.enqueue("x.example", one, Moment(0)));
+    }
+    let dest = dest.unwrap();
+    assert_eq!(served(&mut q, dest, 1000), vec!["a"; 1000]);
+    let lone = of(&mut q, "b", 1, 1, 4096);
+    q.enqueue("x.example", lone, Moment(1));
+    let order = served(&mut q, dest, 3);
+    assert!(order[..2].contains(&"b".to_owned()), "{order:?}");
+}
+
+#[test]
+fn tenants_share_by_weight() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..4000 {
+        let (name, weight) = [("one", 1), ("two", 2), ("five", 5)][id as usize % 3];
+        let next = of(&mut q, name, weight, id, 4096);
+        dest = Some(q.enqueue("x.example", next, Moment(0)));
+    }
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in served(&mut q, dest.unwrap(), 800) {
+        *counts.entry(name).or_default() += 1;
+    }
+    for (name, share) in [("one", 100), ("two", 200), ("five", 500)] {
+        assert!(counts[name].abs_diff(share) <= 2, "{counts:?}");
+    }
+}
+
+#[test]
+fn large_mail_costs_more_and_mail_without_a_tenant_is_one_tenants() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..300 {
+        let large = of(&mut q, "large", 1, id, 9 * (64 << 10));
+        q.enqueue("x.example", large, Moment(0));
+        dest = Some(q.enqueue("x.example", job(1000 + id, Wall(0)), Moment(0)));
+    }
+    let order = served(&mut q, dest.unwrap(), 110);
+    let large = order.iter().filter(|name| *name == "large").count();
+    assert!((9..=11).contains(&large), "{large} of 110");
+}
+
+#[test]
+fn who_sends_one_at_a_time_gains_nothing() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..2000 {
+        let heavy = of(&mut q, "heavy", 9, id, 4096);
+        dest = Some(q.enqueue("x.example", heavy, Moment(0)));
+    }
+    let dest = dest.unwrap();
+    let mut light = 0;
+    for turn in 0..1000 {
+        if !q.tenants_ready("light", dest) {
+            let next = of(&mut q, "light", 1, 5000 + turn, 4096);
+            q.enqueue("x.example", next, Moment(0));
+        }
+        light += usize::from(served(&mut q, dest, 1) == ["light"]);
+    }
+    assert!((95..=105).contains(&light), "{light} of 1000, 100 by weight");
+}
+
+impl Queue<u64> {
+    fn tenants_ready(&mut self, name: &str, dest: DestinationId) -> bool {
+        let tenant = self.tenant(name, 1);
+        let d = self.destinations.get(dest).unwrap();
+        d.list(State::Fresh, tenant).len > 0
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(100))]
+
+    /// Jain's index of equal tenants with mail waiting is 0.95 or more, whatever each has, over any stretch of some length;
+    /// and nothing is lost on the way through suspensions, retries and returns.
+    #[test]
+    fn property_equal_tenants_get_the_same(
+        loads in prop::collection::vec(50..2000u64, 2..12),
+        returns in prop::collection::vec(0..40u8, 0..200),
+    ) {
+        let mut q = queue();
+        let (mut id, mut dest) = (0, None);
+        for (tenant, load) in loads.iter().enumerate() {
+            for _ in 0..*load {
+                id += 1;
+                let next = of(&mut q, &format!("t{tenant}"), 1, id, 4096);
+                dest = Some(q.enqueue("x.example", next, Moment(0)));
+            }
+        }
+        let dest = dest.unwrap();
+        let mut got: BTreeMap<String, u64> = BTreeMap::new();
+        let stretch = 40 * loads.len();
+        let mut returns = returns.into_iter();
+        for _ in 0..stretch {
+            let key = q.take(dest).unwrap();
+            let tenant = q.job(key).unwrap().tenant;
+            match returns.next() {
+                Some(0..=4) => { q.put_back(key); continue; }
+                Some(5) => {
+                    q.unreachable(dest, reply(at(0)), at(0), 7);
+                    q.reachable(dest);
+                }
+                Some(6..=9) => { q.deferred(key, RecipientSet::One(0), reply(at(0)), at(0), 7); }
+                _ => {}
+            }
+            *got.entry(q.tenant_name(tenant).to_owned()).or_default() += 1;
+            if q.job(key).is_some_and(|job| job.attempts == 0) {
+                q.finished(key);
+            }
+        }
+        let sum: u64 = got.values().sum();
+        let squares: u64 = got.values().map(|n| n * n).sum();
+        let index = (sum * sum) as f64 / (loads.len() as u64 * squares) as f64;
+        assert!(index >= 0.95, "{got:?}: {index}");
+        // All the rest comes out.
+        for hour in 1..200 {
+            q.handle_timeout(at(hour * 3600));
+            while let Some(key) = q.take(dest) {
+                q.finished(key);
+            }
+        }
+        let counts = q.counts();
+        assert_eq!((counts.ready, counts.waiting, counts.in_flight), (0, 0, 0));
+        assert_eq!(q.tenants.len(), 0);
+    }
+}
