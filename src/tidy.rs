@@ -75,7 +75,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("message", &["limits", "time"]),
     ("smtp", &["limits", "time", "message", "rt"]),
     ("local", &["limits", "message", "smtp"]),
-    ("route", &["limits", "message", "local"]),
+    ("route", &["limits", "message", "local", "config"]),
     ("shaping", &["limits", "time", "message", "config"]),
     ("queue", &["limits", "time", "message", "shaping"]),
     ("dns", &["limits", "time"]),

@@ -17,6 +17,7 @@ mod outcome;
 mod params;
 mod pump;
 mod questions;
+mod routed;
 mod site;
 mod verify;
 
@@ -25,7 +26,7 @@ use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
-use crate::route::Routes;
+use crate::route::{Hosts, Routes, SmartHost};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::shard::Tables;
@@ -60,6 +61,10 @@ pub struct Deliverer {
     resolving: Map<Rc<str>, Vec<DomainId>>,
     /// The same domains.
     asked: Map<DomainId, ()>,
+    /// Where mail goes whose own hosts stay out of reach.
+    fallback: Option<Arc<Hosts>>,
+    /// Domains whose time there is over: their own hosts have a new chance.
+    returning: Map<DomainId, ()>,
     /// The answer that has just come.
     answered: Option<(DomainId, Rc<Resolution>)>,
     /// Sessions that wait for one: their shard, and their question's number there.
@@ -182,6 +187,8 @@ impl Deliverer {
             pools: Map::default(),
             resolving: Map::default(),
             asked: Map::default(),
+            fallback: fallback(&config),
+            returning: Map::default(),
             answered: None,
             verifying: Map::default(),
             connections: ConnTable::default(),
@@ -205,9 +212,13 @@ impl Deliverer {
         }
     }
 
-    /// New accounts, certificates, local names.
+    /// New accounts, certificates, local names, routes.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
+        let changed = self.tables.routes != tables.routes;
         self.tables = tables;
+        if changed {
+            self.routes_changed();
+        }
     }
 
     /// The most connections to a destination from here.
@@ -571,4 +582,10 @@ impl Deliverer {
         stats.dns_cache_hits.follow(dns.cache_hits);
         stats.dns_failures.follow(dns.unanswered);
     }
+}
+
+/// `[delivery] fallback_relay`, which the start has checked.
+fn fallback(config: &Config) -> Option<Arc<Hosts>> {
+    let relay = config.delivery.fallback_relay.as_ref()?;
+    relay.to_string().parse::<SmartHost>().ok().map(|host| Arc::new(host.into()))
 }
