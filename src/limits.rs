@@ -565,8 +565,6 @@ pub const ROUTES_FILE_BYTES: u64 = 16 << 20;
 pub const ROUTE_DOMAINS: usize = 500_000;
 /// The text of a refusal: with its code it fits a line (RFC 5321 §4.5.3.1.5).
 pub const ROUTE_REPLY_BYTES: usize = 400;
-/// How long mail that a route holds rests before the route is looked at again; a reload looks at once.
-pub const HOLD_PAUSE: Duration = Duration::from_secs(3600);
 /// How long the hosts of a domain must have been out of reach, by default, before the fallback relay gets its mail: longer
 /// than a restart, or greylisting.
 pub const FALLBACK_AFTER_DEFAULT: Duration = Duration::from_secs(3600);

@@ -58,7 +58,8 @@ impl Deliverer {
                 let Some(own) = self.own(domain) else { return Some(Way::Nowhere) };
                 let status = Some(Status::new(4, 7, 1));
                 let reply = LastReply::new(turn.now.wall, "", 0, status, b"held by a route");
-                let until = turn.now.mono + limits::HOLD_PAUSE;
+                // Looked at as seldom as what is out of reach, so that it expires in time; a reload looks at once.
+                let until = turn.now.mono + self.queue.policy().max;
                 self.queue.pause(own, reply, until, age::steady(turn.now));
                 self.tell_suspended(own, "held by a route", until, turn);
                 Way::Nowhere

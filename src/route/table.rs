@@ -388,4 +388,15 @@ to = "mx"
             assert!(told(text).contains(expected), "{text}\n  gave     {}\n  expected {expected}", told(text));
         }
     }
+
+    /// The sample of docs/routes.md; the first is of ringpost.toml, the last too.
+    #[test]
+    fn the_documents_sample_is_a_table() {
+        let text = include_str!("../../docs/routes.md");
+        let block = text.split("```toml\n").nth(2).and_then(|rest| rest.split("```").next()).unwrap();
+        let table = RouteTable::parse("docs/routes.md", block).unwrap();
+        assert_eq!((table.len(), table.routes.len()), (8, 7));
+        assert!(matches!(table.find("x.example.org"), Some(Route::Hosts(_))));
+        assert_eq!(table.find("direct.example.org"), Some(&Route::Mx));
+    }
 }

@@ -157,3 +157,28 @@ fn mail_out_of_reach_goes_by_the_fallback_relay_and_comes_back() {
     assert_eq!((taken(&mut world, "10.0.5.1"), taken(&mut world, "10.0.0.1")), (11, 1));
     assert_at_rest(&mut world);
 }
+
+#[test]
+fn a_domain_may_go_to_an_lmtp_server_and_its_sender_hears_that_it_is_delivered() {
+    let mut world = routed(66, 1, "[[route]]\ndomains = [\"a.test\"]\nto = \"lmtp:10.0.6.1:24\"\n");
+    let server = world.lmtp("10.0.6.1");
+    for n in 0..3 {
+        world.accept(0, &Letter::new(n, &["x@a.test", "y@b.test"]));
+    }
+    assert!(world.run_until(secs(20), |w| server.mailbox("x@a.test").len() == 3 && w.received().count() == 3));
+    assert_at_rest(&mut world);
+    assert_eq!((taken(&mut world, "10.0.0.1"), taken(&mut world, "10.0.0.2")), (0, 3));
+}
+
+/// A name that is nobody's is a mistake in the file: mail waits for it to be mended, and is not returned.
+#[test]
+fn hosts_without_an_address_keep_mail_waiting_until_they_have_one() {
+    let mut world = routed(67, 1, "[[route]]\ndomains = [\"a.test\"]\nto = \"smart_host:nowhere.test:25\"\n");
+    world.accept(0, &Letter::new(1, &["x@a.test"]));
+    world.run(minutes(60));
+    assert_eq!((world.received().count(), world.queued()), (0, 1));
+    world.records.host("nowhere.test", &[Ipv4Addr::new(10, 0, 5, 2)], &[]);
+    assert!(world.run_until(minutes(120), |w| w.received().count() == 1));
+    assert_eq!(taken(&mut world, "10.0.5.2"), 1);
+    assert_at_rest(&mut world);
+}
