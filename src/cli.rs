@@ -253,9 +253,10 @@ fn summary(config: &Config) -> String {
         (
             "connections",
             format!(
-                "{} a destination, {} messages each, {} to connect, idle for {}",
+                "{} a destination, {} messages each, {} of them in flight, {} to connect, idle for {}",
                 delivery.connections_per_destination,
                 delivery.messages_per_connection,
+                delivery.messages_in_flight,
                 Span(delivery.connect_timeout),
                 Span(delivery.idle_timeout)
             ),

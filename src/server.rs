@@ -182,6 +182,9 @@ pub fn dns_settings(config: &Config) -> DnsSettings {
         servers: config.dns.servers.clone(),
         timeout: config.dns.timeout,
         attempts: config.dns.attempts,
+        ttl: config.dns.ttl,
+        serve_stale: config.dns.serve_stale,
+        random_case: config.dns.random_case,
         families: if config.delivery.ipv6 { AddressFamilies::default() } else { AddressFamilies::Ipv4Only },
         addresses_only: config.delivery.smart_host.is_some() && config.delivery.routes.is_none(),
         ..DnsSettings::default()

@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "src/route/",
     "src/queue/",
     "src/shaping/",
+    "src/lease/",
     "src/dns/",
     "src/accounts/mod.rs",
     "src/accounts/check.rs",
@@ -78,6 +79,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("route", &["limits", "message", "local", "config"]),
     ("shaping", &["limits", "time", "message", "config"]),
     ("queue", &["limits", "time", "message", "shaping"]),
+    ("lease", &["limits", "time", "route", "shaping"]),
     ("dns", &["limits", "time"]),
     ("config", &["limits", "dns", "local"]),
     ("accounts", &["limits", "smtp", "config"]),
@@ -86,15 +88,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "deliver",
         &[
-            "limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "shaping", "spool", "rt",
-            "shard",
+            "limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "shaping", "lease",
+            "spool", "rt", "shard",
         ],
     ),
     (
         "shard",
         &[
             "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "shaping",
-            "spool", "rt", "deliver",
+            "lease", "spool", "rt", "deliver",
         ],
     ),
     ("control", &["limits", "time", "message", "config", "shard"]),

@@ -150,6 +150,10 @@ section! {
         servers: Option<Vec<String>>,
         timeout: Option<Span>,
         attempts: Option<i64>,
+        min_ttl: Option<Span>,
+        max_ttl: Option<Span>,
+        serve_stale: Option<Span>,
+        random_case: Option<bool>,
     }
 }
 
@@ -165,6 +169,7 @@ section! {
         source_addresses: Option<Vec<String>>,
         ipv6: Option<bool>,
         connections_per_destination: Option<i64>,
+        messages_in_flight: Option<i64>,
         messages_per_connection: Option<i64>,
         idle_timeout: Option<Span>,
         connect_timeout: Option<Span>,

@@ -302,7 +302,18 @@ impl<'a> Resolver<'a> {
             Some(given) if !given.is_empty() => self.servers(&given),
             _ => self.resolv_conf(),
         };
+        let (least, most) = limits::DNS_TTL_RANGE;
+        let ttl = (
+            self.span("dns.min_ttl", raw.min_ttl, limits::DNS_TTL_MIN, least..=limits::DNS_NEGATIVE_TTL_MAX),
+            self.span("dns.max_ttl", raw.max_ttl, limits::DNS_TTL_MAX, least..=most),
+        );
+        if ttl.0 > ttl.1 {
+            self.error("dns.min_ttl", "is longer than dns.max_ttl");
+        }
         Dns {
+            ttl: (ttl.0.min(ttl.1), ttl.1),
+            serve_stale: self.span("dns.serve_stale", raw.serve_stale, limits::DNS_STALE_MAX, Duration::ZERO..=most),
+            random_case: raw.random_case.unwrap_or(true),
             servers,
             timeout: self.span(
                 "dns.timeout",
@@ -401,6 +412,13 @@ impl<'a> Resolver<'a> {
                 limits::CONNECTIONS_PER_DESTINATION_DEFAULT,
                 1,
                 10_000,
+            ),
+            messages_in_flight: self.count(
+                "delivery.messages_in_flight",
+                raw.messages_in_flight,
+                limits::FLIGHT_TRANSACTIONS as u32,
+                1,
+                limits::FLIGHT_TRANSACTIONS as u32,
             ),
             messages_per_connection: self.count(
                 "delivery.messages_per_connection",

@@ -245,7 +245,7 @@ impl Deliverer {
     fn end_writing(&mut self, writer: usize, turn: &mut Turn<'_>) {
         let Writing { job, record, began, failed, .. } = self.writers.jobs.remove(writer);
         let stages = self.stages(job, began, turn);
-        let attempt = Attempt { remote: None, stages, record: Some(&record) };
+        let attempt = Attempt { stages, record: Some(&record), ..Attempt::default() };
         let destination = self.queue.destination_of(job);
         let mut again = Vec::new();
         let mut reason = None;

@@ -12,6 +12,8 @@ mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
+mod flights;
+mod lanes;
 mod maildir;
 mod outcome;
 mod params;
@@ -23,6 +25,7 @@ mod verify;
 
 use crate::config::Config;
 use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
+use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
@@ -37,6 +40,8 @@ use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
+use flights::Flights;
+use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use std::collections::{HashMap, VecDeque};
@@ -70,6 +75,7 @@ pub struct Deliverer {
     /// Sessions that wait for one: their shard, and their question's number there.
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
+    lanes: Lanes,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
     /// Who waits for a record or a chunk from its home.
@@ -84,6 +90,7 @@ pub struct Deliverer {
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
+    flights: Flights,
     /// Messages on their way into Maildirs.
     writers: Writers,
     next_token: u64,
@@ -95,6 +102,8 @@ pub struct Deliverer {
 /// A destination's connections.
 #[derive(Default)]
 struct Pool {
+    /// The site's name, whose limits count here.
+    scope: Option<Scope>,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
@@ -118,6 +127,18 @@ struct Pool {
     no_more_until: Moment,
     /// Refusals in a row, for that.
     refusals: u32,
+    /// Addresses that an attempt has not come to, because connections have a rate.
+    left: Option<Box<Left>>,
+}
+
+/// What is left of an attempt to connect.
+struct Left {
+    route: Rc<Resolution>,
+    /// The next one last.
+    addresses: Vec<Attempt>,
+    /// How it went with the ones before.
+    why: String,
+    began: Moment,
 }
 
 /// Memory of the records that the pools hold ahead of their turn.
@@ -192,6 +213,7 @@ impl Deliverer {
             answered: None,
             verifying: Map::default(),
             connections: ConnTable::default(),
+            lanes: Lanes::new(shards),
             questions: ConnTable::default(),
             exchanges: Map::default(),
             fetches: Map::default(),
@@ -201,6 +223,7 @@ impl Deliverer {
             wake: VecDeque::new(),
             starved: VecDeque::new(),
             max_connections,
+            flights: Flights::default(),
             writers: Writers::default(),
             next_token: 0,
             order: Vec::new(),
@@ -216,6 +239,7 @@ impl Deliverer {
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
         let changed = self.tables.routes != tables.routes;
         self.tables = tables;
+        self.new_shaping();
         if changed {
             self.routes_changed();
         }
@@ -324,7 +348,11 @@ impl Deliverer {
             }
             RtEvent::Writable { .. } => {
                 let want = connection.writable(turn);
+                let (free, destination) = (connection.can_start(), connection.destination);
                 self.after_flush(conn, want, turn);
+                if free {
+                    self.wake(destination);
+                }
             }
             RtEvent::Failed { error, .. } if connection.client.is_none() => {
                 self.connect_failed(conn, &format!("cannot connect: {error}"), turn);
@@ -426,7 +454,7 @@ impl Deliverer {
                     self.idle.push_back(conn);
                 }
             }
-            if self.draining || connection.is_spent(self.config.delivery.messages_per_connection) {
+            if self.draining || connection.is_spent() {
                 self.quit(conn, turn);
             }
         }
@@ -526,6 +554,7 @@ impl Deliverer {
         }
         // A pump may have asked DNS.
         self.dns(turn);
+        self.lease_turn(turn);
     }
 
     /// Whether another turn has something to do at once.
@@ -540,7 +569,7 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout()].into_iter().flatten().min()
+        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout()].into_iter().flatten().min()
     }
 
     /// No more transactions; what is under way is finished.
@@ -581,6 +610,8 @@ impl Deliverer {
         stats.dns_queries.follow(dns.queries);
         stats.dns_cache_hits.follow(dns.cache_hits);
         stats.dns_failures.follow(dns.unanswered);
+        stats.dns_stale.follow(dns.stale);
+        stats.dns_prefetched.follow(dns.prefetched);
     }
 }
 

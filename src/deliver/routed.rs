@@ -13,6 +13,7 @@ use crate::local::LmtpServer;
 use crate::message::Status;
 use crate::queue::{DomainId, LastReply};
 use crate::route::{Hosts, Route, RouteTable};
+use crate::shaping::Site;
 use crate::shard::Turn;
 use crate::smtp::reply::{EnhancedCode, Reply};
 use crate::time::Moment;
@@ -136,13 +137,17 @@ impl Deliverer {
             return Way::Nowhere;
         }
         self.bind(domain, hosts.site(), until.unwrap_or(expires));
-        Way::To(Rc::new(Resolution { expires, verdict: Verdict::Hosts(all) }))
+        Way::To(Rc::new(Resolution { expires, exchangers: Vec::new(), verdict: Verdict::Hosts(all) }))
     }
 
     /// A domain's mail waits at this site from now on.
     fn bind(&mut self, domain: DomainId, site: &str, until: Moment) {
         let before = self.queue.destination(domain);
         let after = self.queue.bind(domain, site, until);
+        if let Some(after) = after {
+            // What rules say of sites without a provider.
+            self.join(after, Site { name: site.into(), provider: None });
+        }
         if let (Some(before), true) = (before, before != after) {
             // What was loaded there goes along.
             self.wake(before);

@@ -11,6 +11,9 @@ pub struct Resolution {
     pub expires: Moment,
     /// What DNS said.
     pub verdict: Verdict,
+    /// The hosts that MX names, or the domain itself, whether their addresses are known or not: who shares them shares a
+    /// receiver.
+    pub exchangers: Vec<Rc<str>>,
 }
 
 /// What DNS says about a domain's mail.
@@ -183,6 +186,7 @@ mod tests {
     fn by_preference_and_random_among_equals() {
         let resolution = Resolution {
             expires: Moment(0),
+            exchangers: Vec::new(),
             verdict: Verdict::Hosts(vec![
                 host(5, "a", &["192.0.2.1"]),
                 host(10, "b", &["192.0.2.2"]),
@@ -207,6 +211,7 @@ mod tests {
     fn every_address_once_and_families_take_turns() {
         let resolution = Resolution {
             expires: Moment(0),
+            exchangers: Vec::new(),
             verdict: Verdict::Hosts(vec![host(
                 0,
                 "a",
@@ -226,7 +231,7 @@ mod tests {
 
     #[test]
     fn nothing_to_try_without_hosts() {
-        let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx };
+        let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx, exchangers: Vec::new() };
         assert!(order(&resolution, 1).is_empty());
         assert_eq!(resolution.status(), Some("5.1.10"));
     }

@@ -84,6 +84,9 @@ fn what_can_happen_happens() {
     for act in ["Close", "Vanish", "Silence"] {
         expect("next hop at Final", act);
     }
+    for bdat in ["BDAT", "BDAT to nobody", "BDAT in a flight, and bears none"] {
+        expect(&format!("next hop: {bdat}"), "");
+    }
     for fault in ["Write Error", "Write Lost", "Create Error", "Read Error", "Remove Error", "Killed", "PowerLost"] {
         expect("disk: ", fault);
     }
