@@ -198,6 +198,11 @@ fn summary(config: &Config) -> String {
     let list = |items: Vec<String>, none: &str| if items.is_empty() { none.to_owned() } else { items.join(" ") };
     let delivery = &config.delivery;
     let retry = &delivery.retry;
+    let routes = delivery.routes.as_ref().map_or(String::new(), |path| format!(", but for {}", path.display()));
+    let fallback = delivery.fallback_relay.as_ref().map_or("none".to_owned(), |relay| {
+        format!("{relay}, for what is out of reach for {}", Span(delivery.fallback_after))
+    });
+    let rules: Vec<String> = config.shaping.iter().map(|path| path.display().to_string()).collect();
     let lines = [
         ("hostname", config.hostname.clone()),
         ("shards", config.shards.to_string()),
@@ -232,8 +237,10 @@ fn summary(config: &Config) -> String {
             match &delivery.smart_host {
                 Some(host) => format!("smart host {host}"),
                 None => format!("mail exchangers, port {}", delivery.port),
-            },
+            } + &routes,
         ),
+        ("fallback relay", fallback),
+        ("rules", list(rules, "none")),
         (
             "as",
             format!(

@@ -624,14 +624,28 @@ pub const MAILDIR_WRITERS: usize = 4;
 const _: () =
     assert!(PATH_BYTES + 5 <= ORCPT_BYTES + 6, "a list's reverse-path takes the place of a recipient's options");
 
+// --- Routes ---------------------------------------------------------------------------------------------------------
+
+/// A file of routes. It is read into memory at the start and at SIGHUP.
+pub const ROUTES_FILE_BYTES: u64 = 16 << 20;
+/// Domains and patterns of all routes, some 100 octets each.
+pub const ROUTE_DOMAINS: usize = 500_000;
+/// The text of a refusal: with its code it fits a line (RFC 5321 §4.5.3.1.5).
+pub const ROUTE_REPLY_BYTES: usize = 400;
+/// How long the hosts of a domain must have been out of reach, by default, before the fallback relay gets its mail: longer
+/// than a restart, or greylisting.
+pub const FALLBACK_AFTER_DEFAULT: Duration = Duration::from_secs(3600);
+
+const _: () = assert!(ROUTE_REPLY_BYTES + "550 5.7.1 \r\n".len() <= 512);
+
 // --- Rules: what receivers take -------------------------------------------------------------------------------------
 
 /// Rule files of one process: ours, and the operator's own beside it.
 pub const SHAPING_FILES: usize = 16;
 /// A rule file. It is read into memory at the start and at SIGHUP.
 pub const SHAPING_FILE_BYTES: u64 = 4 << 20;
-/// Problems told of one set of rule files: one misplaced file must not fill the log.
-pub const SHAPING_PROBLEMS: usize = 50;
+/// Problems told of one set of rule files, or of routes: one misplaced file must not fill the log.
+pub const TABLE_PROBLEMS: usize = 50;
 /// Providers, tenants and campaigns, of each kind; they are in memory.
 pub const SHAPING_NAMES: usize = 100_000;
 /// Names and patterns of all providers, some 100 octets each.

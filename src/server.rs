@@ -8,7 +8,7 @@ mod tables;
 
 pub use tables::{TablesError, shaping};
 
-use crate::config::{Config, Host};
+use crate::config::Config;
 use crate::control::{self, Command};
 use crate::dns::{AddressFamilies, DnsSettings};
 use crate::limits;
@@ -37,7 +37,7 @@ pub enum ServerError {
     /// The control plane cannot be started.
     #[error("control plane: {0}")]
     Control(io::Error),
-    /// Accounts, certificates, local domains or rules cannot be used.
+    /// Accounts, certificates, local domains, rules or routes cannot be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
     /// The smart host cannot be used.
@@ -59,7 +59,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     Ok(loaded.warnings)
 }
 
-/// Reads what [`Config`] names: accounts, certificates, mailboxes, aliases and rules.
+/// Reads what [`Config`] names: accounts, certificates, mailboxes, aliases, rules and routes.
 fn tables(config: &Config) -> Result<Tables, TablesError> {
     let loaded = tables::load(config)?;
     for warning in &loaded.warnings {
@@ -109,12 +109,14 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
                     tracing::info!(
                         accounts = tables.accounts.iter().len(),
                         rules = tables.shaping.summary(),
-                        "accounts, certificates, local domains and rules read again"
+                        "accounts, certificates, local domains, rules and routes read again"
                     );
                     Control::Tables(Arc::new(tables))
                 }
                 Err(error) => {
-                    tracing::error!("accounts, certificates, local domains and rules stay as they were: {error}");
+                    tracing::error!(
+                        "accounts, certificates, local domains, rules and routes stay as they were: {error}"
+                    );
                     return;
                 }
             },
@@ -164,20 +166,14 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
     Ok(())
 }
 
+/// Of all mail. With a table of routes the smart host is its last one, and the owner of a domain looks there.
 fn routes(config: &Config) -> Result<Routes, ServerError> {
     let local =
         config.local.iter().flat_map(|block| block.domains.iter().map(|domain| (domain.as_str(), &block.deliver)));
-    let Some(smart_host) = &config.delivery.smart_host else { return Ok(Routes::Mx.with_local(local)) };
-    let host = match &smart_host.host {
-        Host::Name(name) => name.clone(),
-        Host::Address(address) if address.is_ipv6() => format!("[{address}]"),
-        Host::Address(address) => address.to_string(),
-    };
-    format!("{host}:{}", smart_host.port)
-        .parse()
-        .map(Routes::SmartHost)
-        .map(|routes| routes.with_local(local))
-        .map_err(ServerError::SmartHost)
+    let smart_host = config.delivery.smart_host.as_ref().filter(|_| config.delivery.routes.is_none());
+    let Some(host) = smart_host else { return Ok(Routes::Mx.with_local(local)) };
+    let host = tables::smart_host(host).map_err(ServerError::SmartHost)?;
+    Ok(Routes::SmartHost(host).with_local(local))
 }
 
 /// As the shards have them.
@@ -190,7 +186,7 @@ pub fn dns_settings(config: &Config) -> DnsSettings {
         serve_stale: config.dns.serve_stale,
         random_case: config.dns.random_case,
         families: if config.delivery.ipv6 { AddressFamilies::default() } else { AddressFamilies::Ipv4Only },
-        addresses_only: config.delivery.smart_host.is_some(),
+        addresses_only: config.delivery.smart_host.is_some() && config.delivery.routes.is_none(),
         ..DnsSettings::default()
     }
 }

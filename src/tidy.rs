@@ -76,7 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("message", &["limits", "time"]),
     ("smtp", &["limits", "time", "message", "rt"]),
     ("local", &["limits", "message", "smtp"]),
-    ("route", &["limits", "time", "message", "local"]),
+    ("route", &["limits", "time", "message", "local", "config"]),
     ("shaping", &["limits", "time", "message", "config"]),
     ("queue", &["limits", "time", "message", "shaping"]),
     ("lease", &["limits", "time", "route", "shaping"]),

@@ -7,6 +7,7 @@
 
 mod edge;
 mod raw;
+pub(crate) mod read;
 mod resolve;
 mod source;
 mod value;
@@ -133,6 +134,12 @@ pub struct Delivery {
     pub port: u16,
     /// Where all mail goes, instead of the mail exchangers.
     pub smart_host: Option<SmartHost>,
+    /// The file of routes of single domains (absolute).
+    pub routes: Option<PathBuf>,
+    /// Where mail goes whose own hosts have been out of reach for [`fallback_after`](Self::fallback_after).
+    pub fallback_relay: Option<SmartHost>,
+    /// See there.
+    pub fallback_after: Duration,
     /// Our name in EHLO.
     pub ehlo_name: String,
     /// Local addresses to connect from: at most one of each family is used for a connection. Empty: the kernel chooses.

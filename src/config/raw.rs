@@ -162,6 +162,9 @@ section! {
     RawDelivery {
         port: Option<i64>,
         smart_host: Option<String>,
+        routes: Option<String>,
+        fallback_relay: Option<String>,
+        fallback_after: Option<Span>,
         ehlo_name: Option<String>,
         source_addresses: Option<Vec<String>>,
         ipv6: Option<bool>,

@@ -381,11 +381,28 @@ impl<'a> Resolver<'a> {
                 Ok(ip) => source_addresses.push(ip),
             }
         }
+        let mut host = |key: &str, given: Option<String>| {
+            let text = given?;
+            smart_host(&text).map_err(|why| self.error(key, format!("\"{text}\": {why}"))).ok()
+        };
+        let smart_host = host("delivery.smart_host", raw.smart_host);
+        let fallback_relay = host("delivery.fallback_relay", raw.fallback_relay);
+        let routes = raw.routes.map(|path| self.path("delivery.routes", &path));
+        if fallback_relay.is_some() && smart_host.is_some() && routes.is_none() {
+            let why = "would never be used: all mail goes to smart_host, which waits for that. Take one of them out";
+            self.error("delivery.fallback_relay", why);
+        }
         Delivery {
             port: u16::try_from(self.integer("delivery.port", raw.port, 25, 1..=65535)).expect("the range was checked"),
-            smart_host: raw.smart_host.and_then(|text| {
-                smart_host(&text).map_err(|why| self.error("delivery.smart_host", format!("\"{text}\": {why}"))).ok()
-            }),
+            smart_host,
+            routes,
+            fallback_relay,
+            fallback_after: self.span(
+                "delivery.fallback_after",
+                raw.fallback_after,
+                limits::FALLBACK_AFTER_DEFAULT,
+                SECOND..=LONGEST,
+            ),
             ehlo_name,
             source_addresses,
             ipv6: raw.ipv6.unwrap_or(true),

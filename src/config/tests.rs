@@ -57,6 +57,7 @@ fn every_documented_default_is_the_codes_default() {
     documented.hostname.clone_from(&code.hostname);
     assert_eq!(documented.delivery.ehlo_name, "relay.example.net");
     documented.delivery.ehlo_name.clone_from(&code.delivery.ehlo_name);
+    assert!(documented.delivery.routes.take().is_some() && documented.delivery.fallback_relay.take().is_some());
     assert!(documented.delivery.smart_host.take().is_some() && documented.admin.take().is_some());
     assert!(documented.accounts.take().is_some() && std::mem::take(&mut documented.tls) != Tls::default());
     assert_eq!(std::mem::take(&mut documented.local).len(), 1);
@@ -66,6 +67,8 @@ fn every_documented_default_is_the_codes_default() {
         "#hostname",
         "#ehlo_name",
         "#smart_host",
+        "#routes",
+        "#fallback_relay",
         "#certificates",
         "#client_ca",
         "#file ",
@@ -197,6 +200,8 @@ fn values_are_checked_and_every_problem_is_told_with_its_line() {
             "test.toml:2:1: delivery.smart_host: \"smtp.example.net\": the port is missing",
         ),
         ("[delivery]\nsmart_host = \"::1:25\"", "brackets"),
+        ("[delivery]\nfallback_relay = \"x\"", "test.toml:2:1: delivery.fallback_relay: \"x\": the port is missing"),
+        ("[delivery]\nfallback_relay = \"x:25\"\nsmart_host = \"y:25\"", "would never be used"),
         ("[delivery]\nsmart_host = \"a.example:0\"", "1 to 65535"),
         ("[delivery]\nsource_addresses = [\"192.0.2.1\", \"192.0.2.2\"]", "one IPv4 and one IPv6"),
         (

@@ -19,6 +19,7 @@ mod outcome;
 mod params;
 mod pump;
 mod questions;
+mod routed;
 mod site;
 mod verify;
 
@@ -28,7 +29,7 @@ use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy, TenantId};
-use crate::route::{Heat, NextHop, Routes};
+use crate::route::{Heat, Hosts, NextHop, Routes, SmartHost};
 use crate::rt::buffer::Slice;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::shard::Tables;
@@ -65,6 +66,10 @@ pub struct Deliverer {
     resolving: Map<Rc<str>, Vec<DomainId>>,
     /// The same domains.
     asked: Map<DomainId, ()>,
+    /// Where mail goes whose own hosts stay out of reach.
+    fallback: Option<Arc<Hosts>>,
+    /// Domains whose time there is over: their own hosts have a new chance.
+    returning: Map<DomainId, ()>,
     /// The answer that has just come.
     answered: Option<(DomainId, Rc<Resolution>)>,
     /// Sessions that wait for one: their shard, and their question's number there.
@@ -204,6 +209,8 @@ impl Deliverer {
             pools: Map::default(),
             resolving: Map::default(),
             asked: Map::default(),
+            fallback: fallback(&config),
+            returning: Map::default(),
             answered: None,
             verifying: Map::default(),
             connections: ConnTable::default(),
@@ -230,10 +237,14 @@ impl Deliverer {
         }
     }
 
-    /// New accounts, certificates, local names.
+    /// New accounts, certificates, local names, routes.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
+        let changed = self.tables.routes != tables.routes;
         self.tables = tables;
         self.new_shaping();
+        if changed {
+            self.routes_changed();
+        }
     }
 
     /// The most connections to a destination from here.
@@ -618,4 +629,10 @@ impl Deliverer {
         stats.dns_stale.follow(dns.stale);
         stats.dns_prefetched.follow(dns.prefetched);
     }
+}
+
+/// `[delivery] fallback_relay`, which the start has checked.
+fn fallback(config: &Config) -> Option<Arc<Hosts>> {
+    let relay = config.delivery.fallback_relay.as_ref()?;
+    relay.to_string().parse::<SmartHost>().ok().map(|host| Arc::new(host.into()))
 }

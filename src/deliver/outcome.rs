@@ -6,6 +6,7 @@ use super::{Deliverer, age, params};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet};
+use crate::route::RouteTable;
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
 use crate::shard::event::{self, Code, Event, Notice, NoticeKind};
@@ -251,7 +252,9 @@ impl Deliverer {
         turn.report.histograms.record(LatencyStage::Total, total_us(job, turn));
         let view = RecordView::parse(record);
         let domain = self.queue.domain_of(key).and_then(|d| self.queue.domain_name(d));
-        let is_local = domain.is_some_and(|name| self.routes.is_local(name));
+        let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d));
+        let is_local = domain.is_some_and(|name| self.routes.is_local(name))
+            || site.is_some_and(|name| RouteTable::lmtp_server(name).is_some());
         let reported = match &view {
             Some(view) if is_local => params::stored(view, recipients.as_slice(), peer),
             Some(view) => params::reported(view, recipients.as_slice(), peer),

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::local::LmtpServer;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, JobKey, LastReply, RecipientSet};
-use crate::route::NextHop;
+use crate::route::{NextHop, RouteTable};
 use crate::rt::ConnId;
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
@@ -321,14 +321,17 @@ impl Deliverer {
         let mut local = true;
         let routes = Arc::clone(&self.routes);
         let next_hop = self.fixed_hop(destination).map(|name| routes.next_hop(name));
-        let server = if let Some(NextHop::Lmtp(server)) = next_hop { Some(server.clone()) } else { None };
+        let server = match next_hop {
+            Some(NextHop::Lmtp(server)) => Some(server.clone()),
+            _ => self.queue.name(destination).and_then(RouteTable::lmtp_server),
+        };
         let port = if let Some(NextHop::Host(_, port)) = next_hop { port } else { self.config.delivery.port };
         while let Some(attempt) = others.pop() {
             let Some(host) = route.hosts().get(usize::from(attempt.host)) else { break };
             let remote = match &server {
                 Some(LmtpServer::Tcp(address)) => Some(*address),
                 Some(LmtpServer::Unix(_)) => None,
-                None => Some(SocketAddr::new(attempt.address, port)),
+                None => Some(SocketAddr::new(attempt.address, host.port.unwrap_or(port))),
             };
             let sources = &self.config.delivery.source_addresses;
             let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 /// What is known of where a domain's mail goes.
-enum Route {
+pub(super) enum Route {
     /// There.
     To(Rc<Resolution>),
     /// DNS was asked.
@@ -56,7 +56,8 @@ impl Deliverer {
     /// Whether a job that was taken at a destination belongs there; what DNS said of its domain is looked after.
     pub(super) fn stays(&mut self, key: JobKey, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         let Some(domain) = self.queue.domain_of(key) else { return true };
-        if self.queue.bound_until(domain) <= turn.now.mono && self.queue.own_domain(destination).is_none() {
+        let over = self.queue.bound_until(domain) <= turn.now.mono && self.queue.own_domain(destination).is_none();
+        if over || self.is_lost(domain, turn.now.mono) {
             self.locate(domain, turn);
         }
         !self.queue.is_misplaced(key)
@@ -114,6 +115,11 @@ impl Deliverer {
         let Some(name) = self.queue.domain_name(domain).map(Rc::clone) else { return Route::Nowhere };
         let routes = Arc::clone(&self.routes);
         let next_hop = routes.next_hop(&name);
+        if matches!(next_hop, NextHop::Mx(_))
+            && let Some(way) = self.routed(domain, &name, turn)
+        {
+            return way;
+        }
         let host = match next_hop {
             NextHop::Mx(domain) => domain,
             NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -167,7 +173,7 @@ impl Deliverer {
     }
 
     /// DNS names no host for a domain, now or at all.
-    fn has_no_hosts(&mut self, domain: DomainId, verdict: &Verdict, turn: &mut Turn<'_>) {
+    pub(super) fn has_no_hosts(&mut self, domain: DomainId, verdict: &Verdict, turn: &mut Turn<'_>) {
         let failure = |status, text: &str| LastReply::new(turn.now.wall, "", 0, Some(status), text.as_bytes());
         let (reply, for_good) = match verdict {
             Verdict::Hosts(_) => return,
@@ -200,7 +206,7 @@ impl Deliverer {
 }
 
 /// The route to a host given as an address.
-fn fixed(name: &str, address: IpAddr) -> Resolution {
-    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address] };
+pub(super) fn fixed(name: &str, address: IpAddr) -> Resolution {
+    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address], port: None };
     Resolution { expires: Moment::NEVER, exchangers: vec![name.into()], verdict: Verdict::Hosts(vec![host]) }
 }

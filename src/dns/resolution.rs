@@ -43,6 +43,8 @@ pub struct MailHost {
     pub name: Rc<str>,
     /// The addresses, those of the family to begin with first; [`Resolution::attempt_order`] mixes them.
     pub addresses: Vec<IpAddr>,
+    /// A port of its own, which no record of DNS names.
+    pub port: Option<u16>,
 }
 
 /// One address to try.
@@ -170,7 +172,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn host(preference: u16, name: &str, addresses: &[&str]) -> MailHost {
-        MailHost { preference, name: name.into(), addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        MailHost { preference, name: name.into(), addresses, port: None }
     }
 
     fn order(resolution: &Resolution, random: u64) -> Vec<(u16, String)> {

@@ -156,8 +156,8 @@ impl Resolver {
     /// route costs no allocation. A text that is no domain is [`Verdict::NoSuchDomain`] without a query.
     pub fn resolve(&mut self, domain: &str, now: Moment) -> Answer {
         self.lookups.counters_mut().resolutions += 1;
-        // Keys are canonical, so a text that is found is: most come in lower case.
-        if let Some(resolution) = self.cached(domain, now) {
+        // Keys are canonical, so a text that is found is: most come in lower case. With a final dot they are hosts'.
+        if let Some(resolution) = self.cached(domain, now).filter(|_| !domain.ends_with('.')) {
             return Answer::Ready(resolution);
         }
         let Ok(canonical) = name::canonical(domain) else { return Answer::Ready(Rc::clone(&self.bad_name)) };
@@ -168,6 +168,25 @@ impl Resolver {
         if domain.starts_with('[') {
             return Answer::Ready(self.literal(domain, now));
         }
+        self.start(domain, now)
+    }
+
+    /// Asks for the addresses of `host`, a name or an address literal with its brackets, and not for its MX. It is named by
+    /// its event with a dot behind it: what is known of a domain of that name is another thing.
+    pub fn resolve_host(&mut self, host: &str, now: Moment) -> Answer {
+        self.lookups.counters_mut().resolutions += 1;
+        let Ok(canonical) = name::canonical(host) else { return Answer::Ready(Rc::clone(&self.bad_name)) };
+        if canonical.as_str().starts_with('[') {
+            return Answer::Ready(self.literal(canonical.as_str(), now));
+        }
+        let key = format!("{}.", canonical.as_str());
+        if let Some(resolution) = self.cached(&key, now) {
+            return Answer::Ready(resolution);
+        }
+        self.start(&key, now)
+    }
+
+    fn start(&mut self, domain: &str, now: Moment) -> Answer {
         if let Some(&key) = self.by_domain.get(domain) {
             self.jobs[key].ahead = false;
             self.lookups.counters_mut().coalesced += 1;
@@ -230,7 +249,7 @@ impl Resolver {
     fn literal(&mut self, text: &str, now: Moment) -> Rc<Resolution> {
         let Some(address) = parse_literal(text) else { return Rc::clone(&self.bad_name) };
         let name: Rc<str> = text.into();
-        let host = MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address] };
+        let host = MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address], port: None };
         let expires = now + limits::DNS_TTL_MAX;
         let resolution = Rc::new(Resolution {
             expires,
@@ -282,6 +301,8 @@ impl Resolver {
 
 impl Resolver {
     fn begin(&mut self, domain: Rc<str>, ahead: bool, now: Moment) {
+        // With a dot behind it, it is a host: see `resolve_host`.
+        let addresses_only = self.addresses_only || domain.ends_with('.');
         self.jobs_begun += 1;
         let entry = self.jobs.vacant_entry();
         let (key, id) = (entry.key(), self.jobs_begun << 16 | entry.key() as u64);
@@ -291,15 +312,16 @@ impl Resolver {
             ahead,
             explicit: true,
             hosts: Vec::new(),
-            outstanding: usize::from(!self.addresses_only),
+            outstanding: usize::from(!addresses_only),
             expires: Moment::NEVER,
             rest_at: None,
         });
         self.by_domain.insert(Rc::clone(&domain), key);
-        if self.addresses_only {
+        if addresses_only {
             let job = &mut self.jobs[key];
             job.explicit = false;
-            job.hosts.push(Host { preference: 0, name: domain, v4: None, v6: None });
+            let name = domain.strip_suffix('.').map_or(Rc::clone(&domain), Into::into);
+            job.hosts.push(Host { preference: 0, name, v4: None, v6: None });
             return self.ask_addresses(key, now);
         }
         let question = Question { name: domain, kind: Kind::Mx };
@@ -493,7 +515,12 @@ impl Host {
             addresses.sort_by_key(IpAddr::is_ipv4);
         }
         let has_address = !addresses.is_empty();
-        has_address.then(|| MailHost { preference: self.preference, name: Rc::clone(&self.name), addresses })
+        has_address.then(|| MailHost {
+            preference: self.preference,
+            name: Rc::clone(&self.name),
+            addresses,
+            port: None,
+        })
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) struct Destination {
     /// Consecutive times it was unreachable.
     pub strikes: u16,
     pub trouble: Option<Box<LastReply>>,
+    /// Since when no host of it could be reached.
+    pub unreachable_since: Option<Moment>,
     /// No ready job was accepted earlier.
     pub oldest: Wall,
     pub sweep: Option<Sweep>,
@@ -244,6 +246,7 @@ impl Destinations {
             access: Access::Open,
             strikes: 0,
             trouble: None,
+            unreachable_since: None,
             oldest: Wall(u64::MAX),
             sweep: None,
             sweep_queued: false,
@@ -322,6 +325,11 @@ impl Destinations {
         self.at_mut(to).domains += 1;
         self.move_domain(index, from, to);
         true
+    }
+
+    /// What DNS said of any domain holds no more.
+    pub fn unbind_all(&mut self) {
+        self.domains.all_mut().for_each(|domain| domain.bound_until = Moment(0));
     }
 
     /// Gives a domain a destination of its own again. True: it is another than before.
@@ -506,6 +514,10 @@ impl<T> Places<T> {
     fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
         let (now, place) = self.places.get_mut(index as usize)?;
         place.as_mut().filter(|_| *now == generation)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|(_, place)| place.as_mut())
     }
 
     fn at(&self, index: u32) -> Option<&T> {

@@ -179,6 +179,11 @@ impl<B> Queue<B> {
         self.destinations.get(dest)?.trouble.as_deref()
     }
 
+    /// Since when no host of the destination could be reached; `None`: one could.
+    pub fn unreachable_since(&self, dest: DestinationId) -> Option<Moment> {
+        self.destinations.get(dest)?.unreachable_since
+    }
+
     /// The job of that name. `None`: finished.
     pub fn job(&self, key: JobKey) -> Option<&Job<B>> {
         Some(&self.slots.get(self.slots.resolve(key)?).job)
@@ -436,6 +441,7 @@ impl<B> Queue<B> {
             return until;
         }
         d.strikes = d.strikes.saturating_add(1);
+        d.unreachable_since.get_or_insert(now.mono);
         let until = now.mono + self.policy.delay(d.strikes, random);
         self.pause(dest, reason, until, now);
         until
@@ -470,6 +476,7 @@ impl<B> Queue<B> {
     /// A host of the destination answered: it is open, its failures are forgotten.
     pub fn reachable(&mut self, dest: DestinationId) {
         let Some(d) = self.destinations.get_mut(dest) else { return };
+        d.unreachable_since = None;
         if d.access == Access::Open {
             return;
         }
@@ -540,21 +547,7 @@ impl<B> Queue<B> {
             // An outage is over; its memory is for others. Copies an eighth at most, after seven eighths went.
             self.retries.shrink_to(self.retries.len() * 2 + 1024);
         }
-        while let Some(Reverse((until, dest))) = self.suspensions.peek().copied() {
-            if until > now.mono {
-                break;
-            }
-            self.suspensions.pop();
-            let Some(d) = self.destinations.get_mut(dest) else { continue };
-            if d.access == Access::Suspended(until) {
-                d.abandon_sweep();
-                let ready = d.ready() > 0;
-                self.destinations.set_access(dest.index, Access::Probing);
-                if ready {
-                    self.destinations.touch(dest.index);
-                }
-            }
-        }
+        self.end_suspensions(now.mono);
         self.sweep(limits::QUEUE_SWEEP_PER_TURN);
         self.destinations.forget_idle(now.mono);
     }

@@ -1,8 +1,10 @@
 //! PURE. Domains, and where their mail waits: which destination is a domain's, and the move to another.
 
 use super::Queue;
+use super::destination::Access;
 use super::job::{DestinationId, DomainId, JobKey};
 use crate::time::Moment;
+use std::cmp::Reverse;
 use std::rc::Rc;
 
 impl<B> Queue<B> {
@@ -62,6 +64,35 @@ impl<B> Queue<B> {
             self.empty_out(from);
         }
         self.destination(domain)
+    }
+
+    /// Where any domain's mail goes is to be asked again.
+    pub fn unbind_all(&mut self) {
+        self.destinations.unbind_all();
+    }
+
+    /// Suspensions end now.
+    pub fn probe_all(&mut self) {
+        self.end_suspensions(Moment::NEVER);
+    }
+
+    /// The suspensions that are over by then end.
+    pub(super) fn end_suspensions(&mut self, by: Moment) {
+        while let Some(Reverse((until, dest))) = self.suspensions.peek().copied() {
+            if until > by {
+                break;
+            }
+            self.suspensions.pop();
+            let Some(d) = self.destinations.get_mut(dest) else { continue };
+            if d.access == Access::Suspended(until) {
+                d.abandon_sweep();
+                let ready = d.ready() > 0;
+                self.destinations.set_access(dest.index, Access::Probing);
+                if ready {
+                    self.destinations.touch(dest.index);
+                }
+            }
+        }
     }
 
     /// A domain gets a destination of its own: where its mail goes is not known any more, and that is its trouble alone.

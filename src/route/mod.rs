@@ -13,6 +13,9 @@
 //! share hand their mail to those that have one. A configuration is not refused for it: the limit is the smart host's
 //! wish, the number of shards that of the machine, and neither knows of the other.
 //!
+//! **Routes** of single domains ([`RouteTable`]) are the owner's matter: the destination is the domain, and the owner looks there
+//! before it asks DNS.
+//!
 //! **Local domains** go to their LMTP server, or into their Maildirs, whatever is done with all others: `local`.
 
 mod hash;
@@ -20,10 +23,12 @@ mod lanes;
 mod local;
 #[cfg(test)]
 mod property_tests;
+mod table;
 
 pub use hash::{hash, shard_of};
 pub use lanes::{Heat, Lanes};
 pub use local::LocalRoutes;
+pub use table::{Hosts, Route, RouteTable};
 
 use crate::limits::DOMAIN_BYTES;
 use crate::local::LmtpServer;

@@ -6,9 +6,10 @@
 
 use crate::accounts::file::LoadError;
 use crate::accounts::{self, Accounts};
-use crate::config::Config;
+use crate::config::{self, Config, Host};
 use crate::limits;
 use crate::local::{self, LocalTable};
+use crate::route::{RouteTable, SmartHost};
 use crate::rt::random_u64;
 use crate::rt::tls::{self, Acceptor};
 use crate::shaping::Shaping;
@@ -40,8 +41,9 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let tls = found.certificates(config);
     let local = found.local(config);
     let shaping = Arc::new(found.shaping(config));
+    let routes = found.routes(config);
     if found.errors.is_empty() {
-        Ok(Loaded { tables: Tables { accounts, tls, local, shaping }, warnings: found.warnings })
+        Ok(Loaded { tables: Tables { accounts, tls, local, shaping, routes }, warnings: found.warnings })
     } else {
         Err(TablesError(found.errors))
     }
@@ -78,6 +80,26 @@ impl Found {
             tls::Files { certificates: config.tls.certificates.clone(), client_ca: config.tls.client_ca.clone() };
         let loaded = Acceptor::load(&files);
         loaded.map_err(|errors| self.errors.extend(errors.iter().map(|error| format!("tls: {error}")))).ok()
+    }
+
+    fn routes(&mut self, config: &Config) -> RouteTable {
+        let Some(path) = &config.delivery.routes else { return RouteTable::default() };
+        let name = path.display().to_string();
+        let text = match read_bounded(path, limits::ROUTES_FILE_BYTES) {
+            Ok(text) => text,
+            Err(error) => {
+                self.errors.push(format!("{name}: {error}"));
+                return RouteTable::default();
+            }
+        };
+        let parsed = RouteTable::parse(&name, &text);
+        let table =
+            parsed.map_err(|problems| self.errors.extend(problems.iter().map(ToString::to_string))).unwrap_or_default();
+        match config.delivery.smart_host.as_ref().map(smart_host) {
+            Some(Ok(host)) => table.or_smart_host(host),
+            // The start tells of the other.
+            _ => table,
+        }
     }
 
     fn shaping(&mut self, config: &Config) -> Shaping {
@@ -143,6 +165,16 @@ pub fn shaping(config: &Config) -> Result<Shaping, TablesError> {
     let mut found = Found::default();
     let shaping = found.shaping(config);
     if found.errors.is_empty() { Ok(shaping) } else { Err(TablesError(found.errors)) }
+}
+
+/// As the configuration has it, for routes.
+pub fn smart_host(host: &config::SmartHost) -> Result<SmartHost, &'static str> {
+    let name = match &host.host {
+        Host::Name(name) => name.clone(),
+        Host::Address(address) if address.is_ipv6() => format!("[{address}]"),
+        Host::Address(address) => address.to_string(),
+    };
+    format!("{name}:{}", host.port).parse()
 }
 
 fn read_bounded(path: &Path, most: u64) -> io::Result<String> {

@@ -14,7 +14,6 @@ mod limits;
 mod maintained_tests;
 mod parse;
 mod rate;
-mod read;
 mod reply;
 mod schedule;
 mod site;

@@ -5,22 +5,22 @@
 //! of an earlier one's name takes its place; and a later file's reply rules are tried before an earlier one's. It refuses
 //! unknown keys, names and patterns that two providers claim, and a provider that nothing can match.
 
-use super::read::{Reader, Table, count, number, size, span, text, word};
 use super::reply::{CodePattern, EnhancedPattern, Pattern, text_pattern};
 use super::site::{Owner, canonical};
 use super::{
     Action, IpFamilies, Limit, Limits, Lowering, Place, Provider, Rate, ReplyRule, Rests, Schedule, Shaping, TlsLevel,
     Written,
 };
+use crate::config::read::{Reader, Table, count, number, size, span, text, word};
 use crate::config::{Problem, Size, Span};
 use crate::limits::{
     CONFIG_DURATION_MAX, LABEL_BYTES, REPLY_PATTERN_BYTES, SHAPING_FILE_BYTES, SHAPING_FILES, SHAPING_NAME_BYTES,
-    SHAPING_NAMES, SHAPING_PATTERNS, SHAPING_PROBLEMS, SHAPING_RULES, TENANT_WEIGHT_MAX,
+    SHAPING_NAMES, SHAPING_PATTERNS, SHAPING_RULES, TABLE_PROBLEMS, TENANT_WEIGHT_MAX,
 };
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 const LIMITS: &[&str] =
     &["connections", "connection_rate", "message_rate", "recipients", "messages_per_connection", "bytes_in_flight"];
@@ -30,7 +30,7 @@ impl Shaping {
     /// Reads files, each a name for messages and a text.
     ///
     /// # Errors
-    /// Everything that is wrong with any of them, at most [`SHAPING_PROBLEMS`].
+    /// Everything that is wrong with any of them, at most [`TABLE_PROBLEMS`].
     pub fn parse(files: &[(&str, &str)]) -> Result<Shaping, Vec<Problem>> {
         let mut builder = Builder::default();
         if files.len() > SHAPING_FILES {
@@ -69,13 +69,7 @@ impl Builder {
         if text.len() as u64 > SHAPING_FILE_BYTES {
             return reader.wrong(0, "", format!("is longer than {}", Size(SHAPING_FILE_BYTES)));
         }
-        let parsed = match DeTable::parse(text) {
-            Ok(parsed) => parsed,
-            Err(error) => {
-                let words = error.message().replace('\n', "; ");
-                return reader.wrong(error.span().map_or(0, |span| span.start), "", words);
-            }
-        };
+        let Some(parsed) = reader.parse() else { return };
         let root = Table::root(parsed.get_ref());
         reader.only(&root, &[&["default", "provider", "reply", "tenant", "campaign"]]);
         if let Some(default) = reader.table(&root, "default") {
@@ -119,7 +113,7 @@ impl Builder {
         let index = known.unwrap_or_else(|| {
             let index = u32::try_from(self.shaping.providers.len()).unwrap_or(u32::MAX);
             self.shaping.by_name.insert(name.into(), index);
-            let at = reader.place(table.at);
+            let at = place(reader, table.at);
             self.shaping.providers.push(Provider { name: name.into(), at, ..Provider::default() });
             self.own.push(Default::default());
             index
@@ -136,7 +130,7 @@ impl Builder {
         schedule(reader, table, &mut provider.schedule, &mut provider.written);
         let mut note = |reader: &Reader<'_>, key: &str| {
             let value = table.keys.get(key).and_then(|value| value.get_ref().as_str()).unwrap_or_default();
-            written(&mut provider.written, key, value.to_owned(), reader.place(table.place_of(key)));
+            written(&mut provider.written, key, value.to_owned(), place(reader, table.place_of(key)));
         };
         if let Some(level) = reader.value(table, "tls", word(TLS)) {
             note(reader, "tls");
@@ -158,7 +152,7 @@ impl Builder {
         if let Err(why) = check_pattern(&name) {
             return reader.wrong(offset, key, why);
         }
-        let at = reader.place(offset);
+        let at = place(reader, offset);
         let names = if key.ends_with("mx") { &mut self.shaping.exchangers } else { &mut self.shaping.domains };
         if let Err(other) = names.insert(&name, Owner { provider, at }) {
             let whose = &self.shaping.providers[other.provider as usize].name;
@@ -178,7 +172,7 @@ impl Builder {
         schedule(reader, table, &mut tenant.schedule, &mut tenant.written);
         if let Some(weight) = reader.value(table, "weight", count(1..=TENANT_WEIGHT_MAX)) {
             tenant.weight = Some(weight);
-            written(&mut tenant.written, "weight", weight.to_string(), reader.place(table.place_of("weight")));
+            written(&mut tenant.written, "weight", weight.to_string(), place(reader, table.place_of("weight")));
         }
         let Some(at) = reader.table(table, "at") else { return };
         for (provider, _) in at.keys.iter() {
@@ -187,7 +181,7 @@ impl Builder {
             reader.only(&inner, &[LIMITS]);
             let mut here = Limits::default();
             limits(reader, &inner, &format!("at.{provider}."), &mut here, &mut tenant.written);
-            let place = reader.place(inner.at);
+            let place = place(reader, inner.at);
             self.at.push(At { tenant: name.into(), provider: provider.into(), limits: here, place });
         }
     }
@@ -234,7 +228,7 @@ impl Builder {
             provider.limits = or(own, shaping.default.limits);
             provider.per_source = or(per_source, shaping.default.per_source);
         }
-        self.problems.truncate(SHAPING_PROBLEMS);
+        self.problems.truncate(TABLE_PROBLEMS);
         if self.problems.is_empty() { Ok(self.shaping) } else { Err(self.problems) }
     }
 }
@@ -316,6 +310,10 @@ fn check_pattern(name: &str) -> Result<(), String> {
     ))
 }
 
+fn place(reader: &Reader<'_>, offset: usize) -> Place {
+    Place { file: reader.number, line: u32::try_from(reader.line(offset)).unwrap_or(u32::MAX) }
+}
+
 // --- what several blocks have ---------------------------------------------------------------------------------------
 
 fn written(all: &mut Vec<Written>, key: &str, value: String, at: Place) {
@@ -325,7 +323,7 @@ fn written(all: &mut Vec<Written>, key: &str, value: String, at: Place) {
 /// Reads what `table` has of limits over what is there.
 fn limits(reader: &mut Reader<'_>, table: &Table<'_>, before: &str, into: &mut Limits, all: &mut Vec<Written>) {
     let mut note = |reader: &Reader<'_>, limit: Limit, value: String| {
-        let at = reader.place(table.place_of(limit.key()));
+        let at = place(reader, table.place_of(limit.key()));
         written(all, &format!("{before}{}", limit.key()), value, at);
     };
     for (limit, field, range) in [
@@ -365,12 +363,12 @@ fn schedule(reader: &mut Reader<'_>, table: &Table<'_>, into: &mut Schedule, all
     for (key, field) in [("first", &mut into.first), ("max", &mut into.max), ("give_up", &mut into.give_up)] {
         if let Some(value) = reader.value(&inner, key, span(SPANS)) {
             *field = Some(value);
-            written(all, &format!("retry.{key}"), Span(value).to_string(), reader.place(inner.place_of(key)));
+            written(all, &format!("retry.{key}"), Span(value).to_string(), place(reader, inner.place_of(key)));
         }
     }
     if let Some(value) = reader.value(&inner, "factor", number(1.0..=10.0)) {
         into.factor = Some(value);
-        written(all, "retry.factor", value.to_string(), reader.place(inner.place_of("factor")));
+        written(all, "retry.factor", value.to_string(), place(reader, inner.place_of("factor")));
     }
     for (low, high, words) in [
         (into.first, into.max, "first is longer than max"),
@@ -442,7 +440,7 @@ fn reply_rule(reader: &mut Reader<'_>, table: &Table<'_>, name: &str) -> Option<
     let action = action(reader, table);
     let source = reader.value(table, "source", sentence).map(Into::into);
     let right = reader.problems.len() == before;
-    let at = reader.place(table.at);
+    let at = place(reader, table.at);
     action.filter(|_| right).map(|action| ReplyRule { action, name: name.into(), source, at, pattern })
 }
 

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::config::Problem;
-use crate::limits::SHAPING_PROBLEMS;
+use crate::limits::TABLE_PROBLEMS;
 use crate::properties::cases;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -337,7 +337,7 @@ fn everything_wrong_is_told_with_its_line_and_what_to_do() {
     }
     assert_eq!(errors("[default]\nconnections = 0\nrecipients = 0\n[[tenant]]\nweight = 0\n").lines().count(), 3);
     let all_wrong: String = (0..1000).map(|n| format!("key{n} = 1\n")).collect();
-    assert_eq!(errors(&all_wrong).lines().count(), SHAPING_PROBLEMS);
+    assert_eq!(errors(&all_wrong).lines().count(), TABLE_PROBLEMS);
     assert!(lines(&Shaping::parse(&[("x", ""); 17]).unwrap_err()).contains("at most 16"));
 }
 
@@ -378,7 +378,7 @@ proptest! {
                 let _ = rules.judge(&site, 421, Some((4, 7, 28)), "listed at x");
             }
             Err(problems) => {
-                prop_assert!(!problems.is_empty() && problems.len() <= SHAPING_PROBLEMS);
+                prop_assert!(!problems.is_empty() && problems.len() <= TABLE_PROBLEMS);
                 prop_assert!(problems.iter().all(|problem| problem.file == "a.toml" && !problem.message.is_empty()));
             }
         }

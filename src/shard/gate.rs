@@ -15,7 +15,7 @@ use crate::config::{Config, Demand, Listener, ListenerKind};
 use crate::limits;
 use crate::local::{self, LocalTable};
 use crate::message::Member;
-use crate::route::{self, Domain};
+use crate::route::{self, Domain, Route, RouteTable};
 use crate::rt::tls::{self, Acceptor};
 use crate::rt::{ConnId, WorkResult};
 use crate::shaping::Shaping;
@@ -41,6 +41,8 @@ pub struct Tables {
     pub local: LocalTable,
     /// What receivers take.
     pub shaping: Arc<Shaping>,
+    /// Domains whose mail does not go where DNS says.
+    pub routes: RouteTable,
 }
 
 /// The answer to a session's question.
@@ -256,7 +258,10 @@ impl Gate {
             ask_sender: accounts
                 || self.verifies(rules.verify_sender_domain)
                 || !trusted && self.rates.counts_messages(),
-            ask_recipient: accounts || self.verifies(rules.verify_recipient_domain) || !self.tables.local.is_empty(),
+            ask_recipient: accounts
+                || self.verifies(rules.verify_recipient_domain)
+                || !self.tables.local.is_empty()
+                || self.tables.routes.rejects(),
             trusted,
             xclient: rules.xclient_networks.contain(address),
             xforward: rules.xforward_networks.contain(address),
@@ -356,7 +361,14 @@ impl Gate {
         if recipient.domain.is_empty() {
             return Some(Reply::Text(text::NO_POSTMASTER.to_vec()));
         }
-        if !self.verifies(self.listener(listener).verify_recipient_domain) || recipient.domain.first() == Some(&b'[') {
+        let routed = !self.tables.routes.is_empty();
+        let route = routed.then(|| Domain::new(recipient.domain)).and_then(|domain| self.route(&domain));
+        if let Some(Route::Reject(why)) = route {
+            return Some(Reply::Text(format!("550 5.7.1 {why}\r\n").into_bytes()));
+        }
+        // What DNS says is asked where it counts.
+        let by_mx = matches!(route, None | Some(Route::Mx)) && recipient.domain.first() != Some(&b'[');
+        if !by_mx || !self.verifies(self.listener(listener).verify_recipient_domain) {
             return self.charge(conn, server.account(), Unit::Recipient, turn.now);
         }
         self.verify(conn, Whose::Recipient, recipient.domain, server.account(), turn)
@@ -374,6 +386,10 @@ impl Gate {
     /// Who has a mailbox or an alias here.
     pub(super) fn local(&self) -> &LocalTable {
         &self.tables.local
+    }
+
+    fn route(&self, domain: &Domain) -> Option<&Route> {
+        self.tables.routes.find(domain.as_str())
     }
 
     fn is_local(&self, domain: &[u8]) -> bool {

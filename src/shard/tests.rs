@@ -12,6 +12,7 @@ mod parameters;
 mod peers;
 mod quota;
 mod restart;
+mod routes;
 mod ways;
 mod world;
 

@@ -3,9 +3,8 @@
 //! In: a text that is TOML. Out: values within their ranges, or [`Problem`]s: all of a file at once, where a derived
 //! deserializer stops at the first.
 
-use super::Place;
-use crate::config::{Problem, Size, Span};
-use crate::limits::SHAPING_PROBLEMS;
+use super::{Problem, Size, Span};
+use crate::limits::TABLE_PROBLEMS;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -13,9 +12,10 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 /// A file's text, and what is wrong with it so far.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     file: &'a str,
-    number: u16,
+    /// Of the files that are read together, from 0.
+    pub number: u16,
     text: &'a str,
     /// Where each line begins.
     lines: Vec<usize>,
@@ -24,7 +24,7 @@ pub(super) struct Reader<'a> {
 
 /// A table of the file.
 #[derive(Clone)]
-pub(super) struct Table<'t> {
+pub(crate) struct Table<'t> {
     /// What it is called in messages: `provider.reply`.
     path: String,
     pub keys: &'t DeTable<'t>,
@@ -38,16 +38,27 @@ impl<'a> Reader<'a> {
         Reader { file, number, text, lines, problems: Vec::new() }
     }
 
-    pub fn place(&self, offset: usize) -> Place {
-        let line = self.lines.partition_point(|start| *start <= offset);
-        Place { file: self.number, line: u32::try_from(line).unwrap_or(u32::MAX) }
+    /// The line, from 1, in which an octet stands.
+    pub fn line(&self, offset: usize) -> usize {
+        self.lines.partition_point(|start| *start <= offset)
+    }
+
+    /// The keys of the file, which is told if it is no TOML.
+    pub fn parse(&mut self) -> Option<Spanned<DeTable<'a>>> {
+        let parsed = DeTable::parse(self.text);
+        parsed
+            .map_err(|error| {
+                let words = error.message().replace('\n', "; ");
+                self.wrong(error.span().map_or(0, |span| span.start), "", words);
+            })
+            .ok()
     }
 
     pub fn wrong(&mut self, offset: usize, key: &str, message: impl Into<String>) {
-        if self.problems.len() >= SHAPING_PROBLEMS {
+        if self.problems.len() >= TABLE_PROBLEMS {
             return;
         }
-        let line = self.place(offset).line as usize;
+        let line = self.line(offset);
         let start = self.lines[line - 1];
         let column = 1 + self.text.get(start..offset).map_or(0, |before| before.chars().count());
         let place = Some((line, column));
@@ -144,12 +155,12 @@ fn list<'t>(value: &'t DeValue<'t>) -> Result<&'t DeArray<'t>, String> {
     value.as_array().ok_or_else(|| format!("is {}, expected a list in [ ]", kind(value)))
 }
 
-pub(super) fn text<'t>(value: &'t DeValue<'t>) -> Result<&'t str, String> {
+pub(crate) fn text<'t>(value: &'t DeValue<'t>) -> Result<&'t str, String> {
     value.as_str().ok_or_else(|| format!("is {}, expected text in quotes", kind(value)))
 }
 
 /// A whole number in a range.
-pub(super) fn count(range: RangeInclusive<u32>) -> impl FnOnce(&DeValue<'_>) -> Result<u32, String> {
+pub(crate) fn count(range: RangeInclusive<u32>) -> impl FnOnce(&DeValue<'_>) -> Result<u32, String> {
     move |value| {
         let number = integer(value)?;
         let inside = u32::try_from(number).ok().filter(|number| range.contains(number));
@@ -163,7 +174,7 @@ fn integer(value: &DeValue<'_>) -> Result<i64, String> {
 }
 
 /// A number in a range.
-pub(super) fn number(range: RangeInclusive<f64>) -> impl FnOnce(&DeValue<'_>) -> Result<f64, String> {
+pub(crate) fn number(range: RangeInclusive<f64>) -> impl FnOnce(&DeValue<'_>) -> Result<f64, String> {
     move |value| {
         let number = match value.as_float() {
             Some(float) => float.as_str().parse().map_err(|_| "is not a number".to_owned())?,
@@ -174,7 +185,7 @@ pub(super) fn number(range: RangeInclusive<f64>) -> impl FnOnce(&DeValue<'_>) ->
 }
 
 /// A duration in a range.
-pub(super) fn span(range: RangeInclusive<Duration>) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, String> {
+pub(crate) fn span(range: RangeInclusive<Duration>) -> impl FnOnce(&DeValue<'_>) -> Result<Duration, String> {
     move |value| {
         let expected = "a duration in quotes with its unit, like \"30s\", \"5m\", \"4h\" or \"5d\"";
         let given = value.as_str().ok_or_else(|| format!("is {}, expected {expected}", kind(value)))?;
@@ -187,7 +198,7 @@ pub(super) fn span(range: RangeInclusive<Duration>) -> impl FnOnce(&DeValue<'_>)
 }
 
 /// A number of octets in a range.
-pub(super) fn size(range: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> Result<u64, String> {
+pub(crate) fn size(range: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> Result<u64, String> {
     move |value| {
         let size = match value.as_str() {
             Some(text) => Size::parse(text)?.0,
@@ -201,7 +212,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl FnOnce(&DeValue<'_>) -> R
 }
 
 /// One of some words.
-pub(super) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl FnOnce(&DeValue<'_>) -> Result<T, String> {
+pub(crate) fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl FnOnce(&DeValue<'_>) -> Result<T, String> {
     move |value| {
         let given = value.as_str().unwrap_or_default();
         words.iter().find(|(word, _)| *word == given).map(|(_, meaning)| *meaning).ok_or_else(|| {
