@@ -8,8 +8,9 @@
 //! Methods, as on every machine: getters (`counters`, …), `handle_*`, one command (`ask`), `poll_*`.
 //!
 //! Against forged answers (RFC 5452): ids come out of ChaCha, keyed by the caller's seed, so those seen tell nothing
-//! about the next; names are asked for in random case, which must come back (0x20); each exchange has a socket and so a port of its own; equal questions are never under way twice; a
-//! socket that gets foreign datagrams is given up for TCP.
+//! about the next; names are asked for in random case, and the question must come back in it (0x20; a server that loses it is
+//! found out over TCP, and asked in lower case for an hour); each exchange has a socket and so a port of its own; equal questions
+//! are never under way twice; a socket that gets foreign datagrams is given up for TCP.
 
 use super::cache::{Cache, nearly_over};
 use super::name;

@@ -61,7 +61,7 @@ pub(super) enum Exchange {
 pub(super) enum Reading {
     /// It answers something else: wrong id, question or opcode, no response, or no DNS message at all.
     Mismatched,
-    /// It answers the query, in another case (0x20): of a server that does not keep it, or forged.
+    /// It answers the query in another case (0x20): of a server that does not keep it, or forged.
     CaseLost,
     /// It answers the query and cannot be read to its end.
     Malformed,

@@ -25,7 +25,6 @@ use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle as JoinHandleLocal;
 use tokio::time::Instant;
 
 use crate::cpu::ThreadClock;
@@ -349,10 +348,15 @@ async fn serve(
     let _ = local.run_until(stopped.wait_for(|s| *s)).await;
 }
 
+/// What is written after the latency, with its moment, and who writes it.
+struct Late {
+    pieces: mpsc::UnboundedSender<(Instant, Vec<u8>)>,
+    writer: tokio::task::JoinHandle<()>,
+}
+
 struct Connection {
     stream: Rc<TcpStream>,
-    /// What is written after the latency, and who writes it.
-    late: Option<(mpsc::UnboundedSender<(Instant, Vec<u8>)>, JoinHandleLocal<()>)>,
+    late: Option<Late>,
     peer: SocketAddr,
     session: Session,
     out: Vec<u8>,
@@ -382,8 +386,8 @@ impl Connection {
         let _ = self.stream.set_nodelay(true);
         // An error is the peer's hanging up: nothing to tell, it is not the sink that is under test.
         let _ = self.talk(open as usize).await;
-        if let Some((sender, writer)) = self.late.take() {
-            drop(sender);
+        if let Some(Late { pieces, writer }) = self.late.take() {
+            drop(pieces);
             let _ = writer.await;
         }
         self.inner.counters.open.fetch_sub(1, Relaxed);
@@ -547,12 +551,12 @@ impl Connection {
     async fn flush(&mut self) -> io::Result<()> {
         let latency = self.shared.borrow().behaviour.latency;
         if let Some(latency) = latency.filter(|_| !self.out.is_empty()) {
-            let (sender, _) = self.late.get_or_insert_with(|| {
-                let (sender, receiver) = mpsc::unbounded_channel();
-                (sender, tokio::task::spawn_local(write_late(Rc::clone(&self.stream), receiver)))
+            let late = self.late.get_or_insert_with(|| {
+                let (pieces, receiver) = mpsc::unbounded_channel();
+                Late { pieces, writer: tokio::task::spawn_local(write_late(Rc::clone(&self.stream), receiver)) }
             });
             // A writer that has ended had an error: so will the next read.
-            let _ = sender.send((Instant::now() + latency, std::mem::take(&mut self.out)));
+            let _ = late.pieces.send((Instant::now() + latency, std::mem::take(&mut self.out)));
             return Ok(());
         }
         write(&self.stream, &self.out).await?;
