@@ -6,10 +6,11 @@
 
 use super::asks::Asks;
 use super::client::Letter;
-use super::scenario::Scenario;
+use super::scenario::{Scenario, Way};
 use crate::accounts::{Accounts, Secret};
 use crate::config::{Demand, Listener, ListenerKind, Local, Networks};
 use crate::local::{Block, LocalTable, Target};
+use crate::route::RouteTable;
 use crate::rt::sim::Rng;
 use crate::rt::sim::rng::mix;
 use crate::rt::tls::Acceptor;
@@ -257,7 +258,7 @@ pub fn tables(scenario: &Scenario, known: bool) -> Tables {
         blocks.push(Block { domains, deliver: deliver.clone(), mailboxes: None, aliases: None, subaddress });
     }
     let local = LocalTable::build(&blocks).expect("one domain").table;
-    Tables { accounts, tls: Some(Acceptor::simulated()), local, shaping: shaping(scenario), ..Tables::default() }
+    Tables { accounts, tls: Some(Acceptor::simulated()), local, shaping: shaping(scenario), routes: routes(scenario) }
 }
 
 /// The rates of the scenario, as a rule file.
@@ -269,4 +270,16 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
         }
     }
     Arc::new(Shaping::parse(&[("shaping.toml", &text)]).expect("a good file"))
+}
+
+/// The table of routes.
+pub fn routes(scenario: &Scenario) -> RouteTable {
+    let Some((n, way)) = scenario.route else { return RouteTable::default() };
+    let to = match way {
+        Way::Smart => "smart_host:smart.test:25",
+        Way::Discard => "discard",
+        Way::Hold => "hold",
+    };
+    let text = format!("[[route]]\ndomains = [{:?}]\nto = {to:?}\n", scenario.destinations[n].name);
+    RouteTable::parse("routes.toml", &text).expect("a good file")
 }

@@ -11,7 +11,7 @@ mod shaped;
 
 use super::client::Sent;
 use super::hop::{At, Mood, Received, Refusal};
-use super::scenario::Scenario;
+use super::scenario::{Scenario, Way};
 use super::world::{Found, World};
 use super::zone::Records;
 use crate::limits;
@@ -294,7 +294,8 @@ impl<'a> Oracle<'a> {
                     continue;
                 }
                 let key = (sent.letter.mark, to.to_ascii_lowercase());
-                let ended = account.copies.contains_key(&key)
+                let ended = self.scenario.way(&domain_of(to)) == Some(Way::Discard)
+                    || account.copies.contains_key(&key)
                     || !account.notes(id, &key.1).is_empty()
                     || self.failed_for_good(world.sim.now(), &account, sent, &key.1).is_some();
                 if !ended && !self.excuse(number) {
@@ -330,8 +331,9 @@ impl<'a> Oracle<'a> {
         let domain = domain_of(to);
         let hosts = self.scenario.exchangers(&domain);
         let (_, since, wall) = sent.verdict.as_ref()?;
-        if !self.scenario.smart_host && (hosts.is_empty() || !self.records.refusals(&domain).is_empty()) {
-            return Some("DNS says so");
+        let by_dns = !self.scenario.smart_host && self.scenario.way(&domain) != Some(Way::Smart);
+        if by_dns && (hosts.is_empty() || !self.records.refusals(&domain).is_empty()) {
+            return Some("DNS says so, or a route");
         }
         let refused = |whom: &str| {
             let refusals = account.refusals.get(whom).into_iter().flatten();
@@ -532,6 +534,22 @@ impl<'a> Oracle<'a> {
             let mark = key.0;
             self.bounced += notes.len().min(1) as u64;
             self.check_told(world, account, sent, &key);
+            let way = self.scenario.way(&domain_of(to));
+            let overdue = self.asked_too_much(sent, &key.1, told).is_some();
+            if way == Some(Way::Discard) && !notes.is_empty() && !overdue {
+                self.violate("route", format!("#{mark} to {to} was to be discarded, and was returned"));
+            }
+            if way == Some(Way::Hold)
+                && let Some((_, since, wall)) = &sent.verdict
+                && !notes.is_empty()
+                && !overdue
+                && !self.may_expire(*since, *wall, told)
+            {
+                self.violate("route", format!("#{mark} to {to} was to be held, and was returned before its time"));
+            }
+            if way == Some(Way::Discard) {
+                continue;
+            }
             if copies.is_empty() && notes.is_empty() {
                 // Nobody is told if there is nobody to tell, or nobody who can be told.
                 let sender = sent.letter.sender.to_ascii_lowercase();

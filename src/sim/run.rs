@@ -120,7 +120,7 @@ impl<'a> Run<'a> {
         let mut world = World::new(scenario.seed, config, scenario.max_connections, scenario.geometry);
         world.tables = Arc::new(match scenario.edge {
             true => guise::tables(scenario, true),
-            false => Tables { shaping: guise::shaping(scenario), ..Tables::default() },
+            false => Tables { shaping: guise::shaping(scenario), routes: guise::routes(scenario), ..Tables::default() },
         });
         if let Some(lines) = lines {
             world.sim.core.trace.print(lines);
@@ -196,6 +196,8 @@ impl<'a> Run<'a> {
             for destination in &self.scenario.destinations {
                 core.cap(self.scenario.addresses(destination), limit);
             }
+            // A domain with a route has one owner: its smart host sees no more than another's exchangers.
+            core.cap([SMART.into()], limit);
             core.cap([SENDERS.into()], limit);
         }
         self.start(self.scenario.shards, &[]);

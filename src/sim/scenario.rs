@@ -185,6 +185,20 @@ pub struct Scenario {
     pub rates: [Option<Rate>; 2],
     /// The number of a destination that is a domain of the relay's own: its first exchanger speaks LMTP.
     pub local: Option<usize>,
+    /// The number of a destination with a route, and which.
+    pub route: Option<(usize, Way)>,
+}
+
+/// What a route does with a destination's mail. None refuses any: clients here go on behind a refused recipient as if there had
+/// been none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    /// It goes to the smart host.
+    Smart,
+    /// It is taken, and goes nowhere.
+    Discard,
+    /// It waits, until it is too old.
+    Hold,
 }
 
 /// The address of client number `n`; one outside of the networks that may relay for the last.
@@ -261,6 +275,7 @@ impl Scenario {
             lane_rate: 1_000_000,
             rates: [None; 2],
             local: None,
+            route: None,
         };
         if edge && edge_rng.one_in(2) {
             let chosen = edge_rng.below(scenario.destinations.len() as u64) as usize;
@@ -281,6 +296,13 @@ impl Scenario {
             scenario.rates[0] = if site_rng.one_in(5) { None } else { draw(site_rng, &messages) };
             let connections = ["1/s", "20/m burst 3", "10/s", "10/s burst 4"];
             scenario.rates[1] = if site_rng.one_in(2) { None } else { draw(site_rng, &connections) };
+        }
+        // Drawn apart as well.
+        let route_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x52_4f_55_54));
+        if !scenario.smart_host && route_rng.one_in(4) {
+            let chosen = route_rng.below(scenario.destinations.len() as u64) as usize;
+            let way = *route_rng.pick(&[Way::Smart, Way::Smart, Way::Discard, Way::Hold]);
+            scenario.route = Some((chosen, way)).filter(|(n, _)| scenario.local != Some(*n));
         }
         // A smart host knows a DNS of its own.
         scenario.verifies = edge && !scenario.smart_host && edge_rng.one_in(2);
@@ -363,8 +385,18 @@ impl Scenario {
         if self.smart_host {
             return vec![SMART.into()];
         }
+        match self.way(domain) {
+            Some(Way::Smart) => return vec![SMART.into()],
+            Some(Way::Discard | Way::Hold) => return Vec::new(),
+            None => {}
+        }
         let found = self.destinations.iter().find(|d| d.name == domain);
         found.map(|d| self.addresses(d)).unwrap_or_default()
+    }
+
+    /// What the route of `domain` does, if it has one.
+    pub fn way(&self, domain: &str) -> Option<Way> {
+        self.route.filter(|(n, _)| self.destinations[*n].name == domain).map(|(_, way)| way)
     }
 
     /// Whether `domain` is one of the relay's own.

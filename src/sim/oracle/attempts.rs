@@ -50,7 +50,8 @@ impl Oracle<'_> {
     /// The exchanger of a lower preference goes first (RFC 5321 §5.1), unless something was the matter with it.
     pub(super) fn check_preference(&mut self, domain: &str, ip: IpAddr) {
         let Some(destination) = self.scenario.destinations.iter().find(|d| d.name == domain) else { return };
-        if self.any_troubled || self.scenario.smart_host || self.scenario.is_local(domain) {
+        let elsewhere = self.scenario.is_local(domain) || self.scenario.way(domain).is_some();
+        if self.any_troubled || self.scenario.smart_host || elsewhere {
             return;
         }
         let addresses = self.scenario.addresses(destination);

@@ -27,7 +27,10 @@ impl Oracle<'_> {
         if !door.guised {
             return;
         }
-        let unknown = |to: &&String| self.scenario.exchangers(&domain_of(to)).is_empty();
+        let unknown = |to: &&String| {
+            let domain = domain_of(to);
+            self.scenario.way(&domain).is_none() && self.scenario.exchangers(&domain).is_empty()
+        };
         let asks = self.scenario.verifies && door.listener != RELAY;
         if let (true, Some(to)) = (asks, sent.taken.iter().find(unknown)) {
             self.violate("door", format!("#{mark} to {to} was taken, and there is no such domain"));

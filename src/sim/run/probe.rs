@@ -46,6 +46,7 @@ impl Run<'_> {
         let destination = &self.scenario.destinations[n];
         !self.scenario.smart_host
             && !self.scenario.is_local(&destination.name)
+            && self.scenario.way(&destination.name).is_none()
             && (n.is_multiple_of(2) || destination.exchangers.is_empty())
     }
 

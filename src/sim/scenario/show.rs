@@ -41,6 +41,9 @@ impl fmt::Display for Scenario {
                 writeln!(f, "  {what} to a site: {rate}")?;
             }
         }
+        if let Some((n, way)) = self.route {
+            writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
+        }
         for d in &self.destinations {
             let implicit = if d.implicit { " (no MX)" } else { "" };
             writeln!(f, "  {}{implicit} {:?}", d.name, d.exchangers)?;
