@@ -306,6 +306,8 @@ pub const LANE_COUNTERS: usize = 1024;
 pub const LANE_DOMAINS: usize = 256;
 /// Where fewer connections are allowed than shards want, they go round, each for so long.
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
+/// Connections to a destination of which nothing is known: as many as Postfix begins with.
+pub const WINDOW_INITIAL: u16 = 5;
 /// In the sharing of a destination between tenants a message counts one more for each so many octets: sending it takes about
 /// as long as the round trips of a small one.
 pub const QUEUE_COST_BYTES: u32 = 64 << 10;

@@ -8,6 +8,7 @@ use super::flows::Flows;
 use super::job::{DestinationId, DomainId, LastReply, TenantId};
 use super::slots::{List, NONE, State};
 use super::terms::{HIGH_RANKS, RANKS};
+use super::window::Window;
 use crate::limits;
 use crate::time::{Moment, Wall};
 use std::collections::{HashMap, VecDeque};
@@ -73,6 +74,7 @@ pub(super) struct Destination {
     pub in_flight: u32,
     pub expired: u32,
     pub access: Access,
+    pub window: Window,
     /// Consecutive times it was unreachable.
     pub strikes: u16,
     pub trouble: Option<Box<LastReply>>,
@@ -244,6 +246,7 @@ impl Destinations {
             in_flight: 0,
             expired: 0,
             access: Access::Open,
+            window: Window::new(),
             strikes: 0,
             trouble: None,
             unreachable_since: None,

@@ -43,10 +43,12 @@ mod terms;
 mod terms_tests;
 #[cfg(test)]
 mod tests;
+mod window;
 
 pub use job::{DestinationId, DomainId, Job, JobKey, LastReply, RecipientSet, TenantId};
 pub use retry::RetryPolicy;
 pub use terms::Terms;
+pub use window::Resized;
 
 use crate::limits;
 use crate::time::{Moment, Now, Wall};
