@@ -10,7 +10,7 @@
 //!                        events (typed facts) -> control plane thread -> log files, metrics
 //! ```
 //!
-//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping` (and `dns` but for its driver)
+//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping starttls` (and `dns` but for its driver)
 //! name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
 //! names tokio.
 
@@ -43,6 +43,7 @@ pub mod shard;
 pub mod sim;
 pub mod smtp;
 pub mod spool;
+pub mod starttls;
 #[cfg(test)]
 mod tidy;
 pub mod time;

@@ -182,6 +182,7 @@ fn routes(config: &Config) -> Result<Routes, ServerError> {
 fn dns_settings(config: &Config) -> DnsSettings {
     DnsSettings {
         servers: config.dns.servers.clone(),
+        validating: config.dns.validating,
         timeout: config.dns.timeout,
         attempts: config.dns.attempts,
         families: if config.delivery.ipv6 { AddressFamilies::default() } else { AddressFamilies::Ipv4Only },

@@ -53,6 +53,7 @@ const PURE: &[&str] = &[
     "src/queue/",
     "src/shaping/",
     "src/dns/",
+    "src/starttls/",
     "src/accounts/mod.rs",
     "src/accounts/check.rs",
     "src/accounts/edit.rs",
@@ -79,25 +80,26 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("shaping", &["limits", "time", "message", "config"]),
     ("queue", &["limits", "time", "message", "shaping"]),
     ("dns", &["limits", "time"]),
-    ("config", &["limits", "dns", "local"]),
+    ("starttls", &["limits", "dns", "rt"]),
+    ("config", &["limits", "dns", "local", "starttls"]),
     ("accounts", &["limits", "smtp", "config"]),
     ("local", &["limits", "message", "smtp"]),
     ("spool", &["limits", "time", "message", "rt"]),
     (
         "deliver",
         &[
-            "limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "shaping", "spool", "rt",
-            "shard",
+            "limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "shaping", "starttls",
+            "spool", "rt", "shard",
         ],
     ),
     (
         "shard",
         &[
             "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "shaping",
-            "spool", "rt", "deliver",
+            "starttls", "spool", "rt", "deliver",
         ],
     ),
-    ("control", &["limits", "time", "message", "config", "shard"]),
+    ("control", &["limits", "time", "message", "starttls", "config", "shard"]),
 ];
 
 /// A file, by its path from the root of the repository.

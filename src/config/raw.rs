@@ -71,6 +71,7 @@ section! {
     RawTls {
         certificates: Option<Vec<RawCertificate>>,
         client_ca: Option<String>,
+        trust: Option<String>,
     }
 }
 
@@ -140,6 +141,7 @@ section! {
     /// `[dns]`
     RawDns {
         servers: Option<Vec<String>>,
+        validating: Option<bool>,
         timeout: Option<Span>,
         attempts: Option<i64>,
     }
@@ -153,6 +155,7 @@ section! {
         ehlo_name: Option<String>,
         source_addresses: Option<Vec<String>>,
         ipv6: Option<bool>,
+        tls: Option<String>,
         connections_per_destination: Option<i64>,
         messages_per_connection: Option<i64>,
         idle_timeout: Option<Span>,

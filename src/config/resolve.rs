@@ -285,6 +285,7 @@ impl<'a> Resolver<'a> {
         };
         Dns {
             servers,
+            validating: raw.validating.unwrap_or(false),
             timeout: self.span(
                 "dns.timeout",
                 raw.timeout,
@@ -359,6 +360,7 @@ impl<'a> Resolver<'a> {
             ehlo_name,
             source_addresses,
             ipv6: raw.ipv6.unwrap_or(true),
+            tls: self.tls_level("delivery.tls", raw.tls.as_deref()),
             connections_per_destination: self.count(
                 "delivery.connections_per_destination",
                 raw.connections_per_destination,

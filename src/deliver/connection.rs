@@ -2,6 +2,7 @@
 //! Lives on the shard that owns the destination.
 
 use super::Turn;
+use super::tls::{self, Secure};
 use crate::dns::{Attempt, Resolution};
 use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply};
@@ -29,6 +30,10 @@ pub(super) struct Connection {
     /// Its host speaks LMTP.
     pub(super) lmtp: bool,
     pub(super) host: Rc<str>,
+    /// Which of the route's addresses it is.
+    pub(super) attempt: Attempt,
+    /// Its TLS.
+    pub(super) secure: Secure,
     /// Where the destination's mail goes, as it was when this was opened.
     pub(super) route: Rc<Resolution>,
     /// Addresses of `route` to try if this one fails, the next one last.
@@ -100,7 +105,7 @@ impl Connection {
         conn: ConnId,
         destination: DestinationId,
         remote: Option<SocketAddr>,
-        host: Rc<str>,
+        (host, attempt, secure): (Rc<str>, Attempt, Secure),
         route: Rc<Resolution>,
         others: Vec<Attempt>,
         now: Moment,
@@ -112,6 +117,8 @@ impl Connection {
             remote,
             lmtp: false,
             host,
+            attempt,
+            secure,
             route,
             others,
             began: now,
@@ -180,7 +187,7 @@ impl Connection {
     pub(super) fn flush(&mut self, turn: &mut Turn<'_>) -> Want {
         loop {
             let Some(client) = &mut self.client else { return Want::Nothing };
-            if !self.unsent.is_empty() || self.stream.is_some() {
+            if !self.unsent.is_empty() || self.stream.is_some() || self.secure.is_waiting() {
                 // In order: what the machine says now goes behind what waits. It says nothing behind a body before
                 // `body_sent`.
                 break;
@@ -233,7 +240,7 @@ impl Connection {
                 total += bytes.len();
                 slices[at] = IoSlice::new(bytes);
             }
-            let taken = turn.io.write(self.conn, &slices[..count]);
+            let taken = tls::write(&mut self.secure, self.conn, turn.io, &slices[..count]);
             if taken < total {
                 let mut skip = taken;
                 for (slice, shared) in slices[..count].iter().zip(&shared) {
@@ -280,12 +287,18 @@ impl Connection {
 
     /// The socket has room: goes on with what it did not take.
     pub(super) fn writable(&mut self, turn: &mut Turn<'_>) -> Want {
+        if let Some(sealed) = &mut self.secure.sealed
+            && !sealed.push(self.conn, turn.io)
+        {
+            return self.want_chunk();
+        }
         while let Some(piece) = self.unsent.front_mut() {
             let rest = match piece {
                 Piece::Bytes(bytes, at) => &bytes[*at..],
                 Piece::Shared(slice, range) => &slice[range.clone()],
             };
-            let (len, taken) = (rest.len(), turn.io.write(self.conn, &[IoSlice::new(rest)]));
+            let (len, parts) = (rest.len(), [IoSlice::new(rest)]);
+            let taken = tls::write(&mut self.secure, self.conn, turn.io, &parts);
             if let (Some(client), true) = (&mut self.client, self.stream.is_some()) {
                 client.body_progress(turn.now.mono);
             }

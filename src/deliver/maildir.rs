@@ -229,7 +229,8 @@ impl Deliverer {
         let text = format!("written as {name}");
         let reply = LastReply::new(turn.now.wall, "", 250, Some(Status::new(2, 1, 5)), text.as_bytes());
         let peer = Capabilities::default();
-        self.delivered(key, &one, &as_reply(&reply), "", None, &peer, stages, &record, turn);
+        let attempt = Attempt { stages, record: Some(&record), ..Attempt::default() };
+        self.delivered(key, &one, &as_reply(&reply), "", &peer, attempt, turn);
         self.next_recipient(writer, turn);
     }
 
@@ -245,7 +246,7 @@ impl Deliverer {
     fn end_writing(&mut self, writer: usize, turn: &mut Turn<'_>) {
         let Writing { job, record, began, failed, .. } = self.writers.jobs.remove(writer);
         let stages = self.stages(job, began, turn);
-        let attempt = Attempt { remote: None, stages, record: Some(&record) };
+        let attempt = Attempt { stages, record: Some(&record), ..Attempt::default() };
         let destination = self.queue.destination_of(job);
         let mut again = Vec::new();
         let mut reason = None;

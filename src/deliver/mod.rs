@@ -14,8 +14,10 @@ mod connection;
 mod maildir;
 mod outcome;
 mod params;
+mod plans;
 mod pump;
 mod questions;
+mod tls;
 mod verify;
 
 use crate::config::Config;
@@ -25,6 +27,7 @@ use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, Job, JobKey, LastReply, Queue, RetryPolicy};
 use crate::route::{NextHop, Routes};
 use crate::rt::buffer::Slice;
+use crate::rt::tls::client::Connector;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::shard::Tables;
 use crate::shard::mailbox::Handoff;
@@ -36,6 +39,7 @@ use crate::time::{Moment, Now};
 use connection::{Connection, Want};
 pub(crate) use maildir::WORK;
 use maildir::Writers;
+use plans::{Plans, Unasked};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,6 +60,8 @@ pub struct Deliverer {
     pools: Map<DestinationId, Pool>,
     /// Destinations that wait for a DNS answer, by the name that was asked.
     resolving: Map<Rc<str>, Vec<DestinationId>>,
+    /// Destinations that wait for an answer about a name that is no route.
+    asking: Map<Rc<str>, Vec<DestinationId>>,
     /// Sessions that wait for one: their shard, and their question's number there.
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
@@ -75,10 +81,22 @@ pub struct Deliverer {
     max_connections: usize,
     /// Messages on their way into Maildirs.
     writers: Writers,
+    /// What begins TLS, where it is done at all.
+    connector: Option<Connector>,
+    unasked: Unasked,
+    broken: tls::Broken,
+    /// What records held, while it is looked at.
+    plain: Vec<u8>,
     next_token: u64,
     order: Vec<Attempt>,
     due: Vec<ConnId>,
     draining: bool,
+}
+
+/// What begins TLS with the authorities of these tables; without them there is none.
+fn connector(tables: &Tables) -> Option<Connector> {
+    let made = Connector::new(tables.authorities.as_ref()?);
+    made.map_err(|error| tracing::error!(%error, "no TLS with other servers")).ok()
 }
 
 /// A destination's connections.
@@ -94,6 +112,8 @@ struct Pool {
     /// A connection idled to its end while records were read: the next one is opened when one of them has come.
     awaits_record: bool,
     route: Option<Rc<Resolution>>,
+    /// About the hosts of the route.
+    plans: Option<Rc<Plans>>,
     resolving: bool,
     /// It stands in `Deliverer::wake`.
     woken: bool,
@@ -175,6 +195,7 @@ impl Deliverer {
             resolver: Resolver::new(dns, seed),
             pools: Map::default(),
             resolving: Map::default(),
+            asking: Map::default(),
             verifying: Map::default(),
             connections: ConnTable::default(),
             questions: ConnTable::default(),
@@ -187,6 +208,10 @@ impl Deliverer {
             starved: VecDeque::new(),
             max_connections,
             writers: Writers::default(),
+            connector: connector(&tables),
+            unasked: Unasked::new(config.delivery.tls),
+            broken: tls::Broken::default(),
+            plain: Vec::new(),
             next_token: 0,
             order: Vec::new(),
             due: Vec::new(),
@@ -199,6 +224,7 @@ impl Deliverer {
 
     /// New accounts, certificates, local names.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
+        self.connector = connector(&tables);
         self.tables = tables;
     }
 
@@ -290,10 +316,16 @@ impl Deliverer {
         match event {
             RtEvent::Connected { .. } => {
                 connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
-                if let (true, Some(client)) = (connection.lmtp, &mut connection.client) {
-                    client.speak_lmtp();
+                if let Some(client) = &mut connection.client {
+                    client.wish_tls(connection.secure.wish());
+                    if connection.lmtp {
+                        client.speak_lmtp();
+                    }
                 }
                 self.arm(conn);
+            }
+            RtEvent::Received { bytes, .. } if connection.secure.sealed.is_some() => {
+                self.received_sealed(conn, bytes, turn);
             }
             RtEvent::Received { bytes, .. } => {
                 if let Some(client) = &mut connection.client {
@@ -342,15 +374,15 @@ impl Deliverer {
                 None => {}
                 Some(ClientEvent::Ready) => {
                     connection.ready = true;
+                    connection.secure.ready();
                     connection.peer = client.capabilities();
                     connection.connect_us = micros(turn.now.mono, connection.began);
                     connection.others = Vec::new();
                     turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
                 }
-                // Not asked for: no connection here wishes TLS.
-                Some(ClientEvent::StartTls) => client.tls_failed(),
+                Some(ClientEvent::StartTls) => self.begin_tls(conn, &mut client, turn),
                 Some(ClientEvent::Closed(reason)) => {
-                    end = Some(outcome::end_of_connection(&reason));
+                    end = Some(outcome::end_of_connection(&reason, connection.secure.why.take()));
                 }
                 Some(ClientEvent::Recipient { token, index, reply }) => {
                     let reply = outcome::rcpt_reply(&reply, turn.now.wall, &connection.host);

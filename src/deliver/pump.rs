@@ -1,7 +1,8 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
-use super::{Deliverer, Fetch, Pool, age, params};
+use super::tls::Secure;
+use super::{Deliverer, Fetch, Plans, Pool, age, params};
 use crate::dns::{Answer, Attempt, MailHost, Resolution, Verdict};
 use crate::limits;
 use crate::local::LmtpServer;
@@ -169,7 +170,8 @@ impl Deliverer {
                 return;
             }
             let Some(route) = self.route(destination, turn) else { return };
-            if !self.make_room(destination, turn) || !self.open(destination, &route, turn) {
+            let Some(plans) = self.plans(destination, &route, turn) else { return };
+            if !self.make_room(destination, turn) || !self.open(destination, &route, &plans, turn) {
                 return;
             }
         }
@@ -284,14 +286,20 @@ impl Deliverer {
     }
 
     /// Begins a connection to the best address; false if not even that could be done.
-    fn open(&mut self, destination: DestinationId, route: &Rc<Resolution>, turn: &mut Turn<'_>) -> bool {
+    fn open(
+        &mut self,
+        destination: DestinationId,
+        route: &Rc<Resolution>,
+        plans: &Rc<Plans>,
+        turn: &mut Turn<'_>,
+    ) -> bool {
         let mut order = std::mem::take(&mut self.order);
         route.attempt_order(turn.io.random(), &mut order);
         order.reverse();
         let others = order.clone();
         self.order = order;
         let began = turn.now.mono;
-        self.try_addresses(destination, route, others, "no address to connect to", began, turn)
+        self.try_addresses(destination, (route, plans), others, "no address to connect to", began, turn)
     }
 
     /// Connects to the last of `others`, or the one before it, and so on; if none is left the destination is out of
@@ -299,7 +307,7 @@ impl Deliverer {
     fn try_addresses(
         &mut self,
         destination: DestinationId,
-        route: &Rc<Resolution>,
+        (route, plans): (&Rc<Resolution>, &Rc<Plans>),
         mut others: Vec<Attempt>,
         why: &str,
         began: Moment,
@@ -318,6 +326,14 @@ impl Deliverer {
                 Some(LmtpServer::Unix(_)) => None,
                 None => Some(SocketAddr::new(attempt.address, port)),
             };
+            let decision = match plans.decide(attempt.host, self.broken.contains(&host.name, turn.now.mono)) {
+                Ok(decision) => decision,
+                Err(refused) => {
+                    local = false;
+                    error = format!("{}: {refused}", place(&host.name, remote));
+                    continue;
+                }
+            };
             let sources = &self.config.delivery.source_addresses;
             let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();
             let source = source.filter(|_| server.is_none());
@@ -331,6 +347,8 @@ impl Deliverer {
                     turn.report.stats.outbound_connections.add(1);
                     self.pools.entry(destination).or_default().connections.push(conn);
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
+                    let secure = Secure::new(decision, Rc::clone(plans));
+                    let host = (host, attempt, secure);
                     let mut connection = Connection::new(conn, destination, remote, host, route, others, turn.now.mono);
                     connection.lmtp = server.is_some();
                     self.connections.insert(conn, Box::new(connection));
@@ -374,14 +392,18 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let (others, began) = (std::mem::take(&mut connection.others), connection.began);
         let (destination, route) = (connection.destination, Rc::clone(&connection.route));
+        let plans = Rc::clone(&connection.secure.plans);
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.forget(conn, turn);
-        self.try_addresses(destination, &route, others, &why, began, turn);
+        self.try_addresses(destination, (&route, &plans), others, &why, began, turn);
     }
 
     /// Closes a connection without ceremony and takes it out of its pool.
     pub(super) fn forget(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
-        let Some(connection) = self.connections.remove(conn) else { return };
+        let Some(mut connection) = self.connections.remove(conn) else { return };
+        if let Some(sealed) = &mut connection.secure.sealed {
+            sealed.close(conn, turn.io);
+        }
         turn.io.close(conn);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             if connection.leaves {
@@ -436,6 +458,6 @@ fn place(host: &str, remote: Option<SocketAddr>) -> String {
 
 /// The route to a smart host given as an address.
 fn fixed(name: &str, address: IpAddr) -> Resolution {
-    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address] };
-    Resolution { expires: Moment::NEVER, verdict: Verdict::Hosts(vec![host]) }
+    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address], secure: false, alias: None };
+    Resolution { expires: Moment::NEVER, verdict: Verdict::Hosts(vec![host]), secure: true }
 }

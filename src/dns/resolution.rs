@@ -11,6 +11,8 @@ pub struct Resolution {
     pub expires: Moment,
     /// What DNS said.
     pub verdict: Verdict,
+    /// The names of the hosts are secure by DNSSEC, or the operator's.
+    pub secure: bool,
 }
 
 /// What DNS says about a domain's mail.
@@ -40,6 +42,10 @@ pub struct MailHost {
     pub name: Rc<str>,
     /// The addresses, those of the family to begin with first; [`Resolution::attempt_order`] mixes them.
     pub addresses: Vec<IpAddr>,
+    /// The answers with them are secure by DNSSEC.
+    pub secure: bool,
+    /// What the name is an alias of, in the end.
+    pub alias: Option<Rc<str>>,
 }
 
 /// One address to try.
@@ -167,7 +173,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn host(preference: u16, name: &str, addresses: &[&str]) -> MailHost {
-        MailHost { preference, name: name.into(), addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+        let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
+        MailHost { preference, name: name.into(), addresses, secure: false, alias: None }
     }
 
     fn order(resolution: &Resolution, random: u64) -> Vec<(u16, String)> {
@@ -187,6 +194,7 @@ mod tests {
                 host(10, "d", &["192.0.2.4"]),
                 host(20, "e", &["192.0.2.5"]),
             ]),
+            secure: false,
         };
         let mut seen = BTreeSet::new();
         for random in 0..200 {
@@ -209,6 +217,7 @@ mod tests {
                 "a",
                 &["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"],
             )]),
+            secure: false,
         };
         let mut firsts = BTreeSet::new();
         for random in 0..100 {
@@ -223,7 +232,7 @@ mod tests {
 
     #[test]
     fn nothing_to_try_without_hosts() {
-        let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx };
+        let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx, secure: false };
         assert!(order(&resolution, 1).is_empty());
         assert_eq!(resolution.status(), Some("5.1.10"));
     }

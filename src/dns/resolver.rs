@@ -1,6 +1,7 @@
 //! PURE. A domain's mail route from the answers to its questions: MX, then the addresses of each host. One per shard.
 
 use super::cache::Cache;
+use super::facts::Facts;
 use super::lookup::{Lookups, Waiter};
 use super::name;
 use super::outcome::{Found, Outcome, Question};
@@ -29,7 +30,7 @@ use std::rc::Rc;
 /// A domain that was `Pending` is named by exactly one event, within four times [`limits::DNS_QUESTION_TIMEOUT`] (two questions
 /// one after the other, each waiting for an exchange and then having one); without a crowd, within twice.
 pub struct Resolver {
-    lookups: Lookups,
+    pub(super) lookups: Lookups,
     families: AddressFamilies,
     addresses_only: bool,
     cache: Cache<Rc<str>, Rc<Resolution>>,
@@ -41,6 +42,7 @@ pub struct Resolver {
     /// When a job stops waiting for its last answers.
     timers: BTreeSet<(Moment, u64)>,
     events: VecDeque<Resolved>,
+    pub(super) facts: Facts,
 }
 
 /// What [`Resolver::resolve`] says at once.
@@ -73,6 +75,8 @@ struct Job {
     outstanding: usize,
     /// Until when its MX answer holds.
     expires: Moment,
+    /// Which hosts it has is secure.
+    secure: bool,
     /// When it stops waiting for the answers still missing; set once an address is known.
     rest_at: Option<Moment>,
 }
@@ -95,12 +99,13 @@ impl Resolver {
             families: settings.families,
             addresses_only: settings.addresses_only,
             cache: Cache::new(settings.cached_domains, lookups.random()),
-            bad_name: Rc::new(Resolution { expires: Moment::NEVER, verdict: Verdict::NoSuchDomain }),
+            bad_name: Rc::new(Resolution { expires: Moment::NEVER, verdict: Verdict::NoSuchDomain, secure: false }),
             jobs: Slab::new(),
             jobs_begun: 0,
             by_domain: HashSet::with_hasher(FixedState::with_seed(lookups.random())),
             timers: BTreeSet::new(),
             events: VecDeque::new(),
+            facts: Facts::default(),
             lookups,
         }
     }
@@ -166,7 +171,11 @@ impl Resolver {
             let reason = "too many domains are being resolved".to_owned();
             // Not cached: it says nothing about the domain.
             let expires = now + limits::DNS_FAILURE_TTL;
-            return Answer::Ready(Rc::new(Resolution { expires, verdict: Verdict::Temporary { reason } }));
+            return Answer::Ready(Rc::new(Resolution {
+                expires,
+                verdict: Verdict::Temporary { reason },
+                secure: false,
+            }));
         }
         let events = self.events.len();
         self.begin(domain.into(), now);
@@ -203,9 +212,10 @@ impl Resolver {
     fn literal(&mut self, text: &str, now: Moment) -> Rc<Resolution> {
         let Some(address) = parse_literal(text) else { return Rc::clone(&self.bad_name) };
         let name: Rc<str> = text.into();
-        let host = MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address] };
+        let host =
+            MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address], secure: false, alias: None };
         let expires = now + limits::DNS_TTL_MAX;
-        let resolution = Rc::new(Resolution { expires, verdict: Verdict::Hosts(vec![host]) });
+        let resolution = Rc::new(Resolution { expires, verdict: Verdict::Hosts(vec![host]), secure: false });
         self.cache.insert(name, Rc::clone(&resolution), expires, now);
         resolution
     }
@@ -261,6 +271,8 @@ impl Resolver {
             hosts: Vec::new(),
             outstanding: usize::from(!self.addresses_only),
             expires: Moment::NEVER,
+            // The name comes from the operator.
+            secure: self.addresses_only,
             rest_at: None,
         });
         self.by_domain.insert(Rc::clone(&domain));
@@ -282,8 +294,9 @@ impl Resolver {
     }
 
     /// Hands ended lookups to the jobs that wait for them.
-    fn settle(&mut self, now: Moment) {
+    pub(super) fn settle(&mut self, now: Moment) {
         while let Some(finished) = self.lookups.poll_finished() {
+            self.facts.note(&finished);
             for waiter in finished.waiters {
                 // A job may have ended without its last answers.
                 let Some(key) = self.job(waiter.job) else { continue };
@@ -302,6 +315,7 @@ impl Resolver {
         let job = &mut self.jobs[key];
         job.outstanding -= 1;
         job.expires = outcome.expires;
+        job.secure = outcome.secure;
         let host = |preference, name: &Rc<str>| Host { preference, name: Rc::clone(name), v4: None, v6: None };
         let verdict = match &outcome.found {
             Found::Records(Records::Mx(list)) if list.iter().any(|(_, target)| *target == MxTarget::Null) => {
@@ -323,7 +337,7 @@ impl Resolver {
             }
             Found::NoSuchName => Verdict::NoSuchDomain,
             Found::Failed(reason) => Verdict::Temporary { reason: reason.clone() },
-            Found::Records(Records::Addresses(_)) => unreachable!("a question for MX finds MX"),
+            Found::Records(_) => unreachable!("a question for MX finds MX"),
         };
         self.end(key, verdict, outcome.expires, now);
     }
@@ -396,7 +410,7 @@ impl Resolver {
         self.by_domain.remove(&job.domain);
         // Answers that came early may have run out while the last one was waited for.
         let expires = expires.max(now + limits::DNS_TTL_MIN);
-        let resolution = Rc::new(Resolution { expires, verdict });
+        let resolution = Rc::new(Resolution { expires, verdict, secure: job.secure });
         self.cache.insert(Rc::clone(&job.domain), Rc::clone(&resolution), expires, now);
         self.events.push_back(Resolved { domain: job.domain, resolution });
     }
@@ -409,7 +423,7 @@ impl Job {
         match kind {
             Kind::A => host.v4 = Some(outcome),
             Kind::Aaaa => host.v6 = Some(outcome),
-            Kind::Mx => unreachable!("no host is asked for its MX"),
+            _ => unreachable!("a host is asked for its addresses only"),
         }
     }
 }
@@ -435,7 +449,11 @@ impl Host {
             addresses.sort_by_key(IpAddr::is_ipv4);
         }
         let has_address = !addresses.is_empty();
-        has_address.then(|| MailHost { preference: self.preference, name: Rc::clone(&self.name), addresses })
+        // Failures bring no address and say nothing.
+        let secure = self.outcomes().filter(|o| !matches!(o.found, Found::Failed(_))).all(|o| o.secure);
+        let alias = self.outcomes().find_map(|o| o.alias.clone());
+        let (preference, name) = (self.preference, Rc::clone(&self.name));
+        has_address.then(|| MailHost { preference, name, addresses, secure, alias })
     }
 }
 

@@ -10,8 +10,10 @@ use crate::config::Config;
 use crate::limits;
 use crate::local::{self, LocalTable};
 use crate::rt::random_u64;
+use crate::rt::tls::client::Authorities;
 use crate::rt::tls::{self, Acceptor};
 use crate::shard::Tables;
+use crate::starttls::TlsLevel;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -36,9 +38,10 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let mut found = Found::default();
     let accounts = found.accounts(config);
     let tls = found.certificates(config);
+    let authorities = found.authorities(config);
     let local = found.local(config);
     if found.errors.is_empty() {
-        Ok(Loaded { tables: Tables { accounts, tls, local }, warnings: found.warnings })
+        Ok(Loaded { tables: Tables { accounts, tls, authorities, local }, warnings: found.warnings })
     } else {
         Err(TablesError(found.errors))
     }
@@ -75,6 +78,19 @@ impl Found {
             tls::Files { certificates: config.tls.certificates.clone(), client_ca: config.tls.client_ca.clone() };
         let loaded = Acceptor::load(&files);
         loaded.map_err(|errors| self.errors.extend(errors.iter().map(|error| format!("tls: {error}")))).ok()
+    }
+
+    fn authorities(&mut self, config: &Config) -> Option<Authorities> {
+        if config.delivery.tls == TlsLevel::None {
+            return None;
+        }
+        let loaded = Authorities::load(config.tls.trust.as_deref());
+        let authorities = loaded.map_err(|error| self.errors.push(format!("tls.trust: {error}"))).ok()?;
+        if authorities.is_empty() {
+            let missed = "this system has no file of authorities: no certificate can be verified by one";
+            self.warnings.push(format!("tls.trust: {missed}"));
+        }
+        Some(authorities)
     }
 
     fn local(&mut self, config: &Config) -> LocalTable {

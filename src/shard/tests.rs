@@ -12,6 +12,7 @@ mod parameters;
 mod peers;
 mod quota;
 mod restart;
+mod tls;
 mod ways;
 mod world;
 

@@ -13,6 +13,7 @@ use crate::local::{Block, LocalTable, Target};
 use crate::rt::sim::Rng;
 use crate::rt::sim::rng::mix;
 use crate::rt::tls::Acceptor;
+use crate::rt::tls::client::Authorities;
 use crate::shard::Tables;
 use crate::smtp::sasl::{Password, ScramKeys};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -256,5 +257,5 @@ pub fn tables(scenario: &Scenario, known: bool) -> Tables {
         blocks.push(Block { domains, deliver: deliver.clone(), mailboxes: None, aliases: None, subaddress });
     }
     let local = LocalTable::build(&blocks).expect("one domain").table;
-    Tables { accounts, tls: Some(Acceptor::simulated()), local }
+    Tables { accounts, tls: Some(Acceptor::simulated()), authorities: Some(Authorities::simulated()), local }
 }

@@ -5,10 +5,13 @@
 //! kind: whatever RFC 5321 lets a server do, and some of what it does not, is in [`Act`].
 
 mod mood;
+mod tls;
 
 pub use mood::{Act, Announced, At, Mood};
+pub use tls::StartTls;
 
 use crate::rt::sim::marks::name;
+use crate::rt::sim::tls::SimTls;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use crate::time::{Moment, Wall};
 use std::collections::{BTreeMap, VecDeque};
@@ -42,6 +45,8 @@ pub struct Received {
     pub data: Vec<u8>,
     /// It came by BDAT.
     pub chunked: bool,
+    /// It came in TLS.
+    pub secure: bool,
     /// What stands behind `X-Test:`.
     pub mark: Option<u32>,
     /// Octets written on the connection, the 250 included: the relay knows once it was handed so many. `None`: the hop
@@ -77,6 +82,8 @@ pub struct Refusal {
 
 enum Out {
     Bytes(Vec<u8>),
+    /// No text: a part of the handshake.
+    Raw(Vec<u8>),
     /// The 250 to message number so many.
     Taken(usize, Vec<u8>),
     Close,
@@ -87,6 +94,11 @@ struct Call {
     from: IpAddr,
     counted: bool,
     mute: bool,
+    tls: Option<SimTls>,
+    /// What is said is sealed.
+    sealing: bool,
+    /// What comes next ends it: STARTTLS does not work here.
+    broken: bool,
     input: Vec<u8>,
     scanned: usize,
     in_data: bool,
@@ -118,6 +130,9 @@ impl Call {
             from,
             counted: false,
             mute: false,
+            tls: None,
+            sealing: false,
+            broken: false,
             input: Vec::new(),
             scanned: 0,
             in_data: false,
@@ -146,10 +161,11 @@ impl Call {
     /// Octets written when a reply of `length` octets, said now, is out.
     fn behind(&self, length: usize) -> u64 {
         let waiting = self.out.iter().map(|out| match out {
-            Out::Bytes(bytes) | Out::Taken(_, bytes) => bytes.len(),
+            Out::Bytes(bytes) | Out::Taken(_, bytes) => self.wire(bytes.len()),
+            Out::Raw(bytes) => bytes.len(),
             Out::Close => 0,
         });
-        self.written + (waiting.sum::<usize>() + length) as u64
+        self.written + (waiting.sum::<usize>() + self.wire(length)) as u64
     }
 }
 
@@ -162,6 +178,8 @@ pub struct Hop {
     pub lmtp: bool,
     /// What it announces in every mood, beside what that says: each with what stands behind it.
     pub extensions: Vec<String>,
+    /// What becomes of STARTTLS, if it announces that.
+    pub tls: Option<StartTls>,
     /// Everything it took.
     pub received: Vec<Received>,
     /// Everything it refused for good, and what it put off.
@@ -199,8 +217,11 @@ impl Host for Hop {
             HostEvent::Accepted { link, from, .. } => self.accepted(link, from, side),
             HostEvent::Received { link, bytes } => {
                 let Some(mut call) = self.calls.remove(&link) else { return };
-                call.input.extend_from_slice(bytes);
-                let open = self.work(link, &mut call, side);
+                let open = if call.broken || !call.take(bytes) {
+                    self.end(link, &mut call, side)
+                } else {
+                    self.flush(link, &mut call, side) && self.work(link, &mut call, side)
+                };
                 self.keep(link, call, open);
             }
             HostEvent::Ended { link } => {
@@ -330,6 +351,7 @@ impl Hop {
             announced: call.announced.clone(),
             data,
             chunked,
+            secure: call.is_secure(),
             mark,
             told: None,
             told_at: now.mono,
@@ -397,12 +419,17 @@ impl Hop {
             for line in self.extensions.iter().chain(&self.mood.extensions) {
                 text += &format!("250-{line}\r\n");
             }
+            if self.tls.is_some() && call.tls.is_none() {
+                text += "250-STARTTLS\r\n";
+            }
             let announced = Announced(text.lines().skip(1).map(|line| line[4..].to_owned()).collect());
             text += "250 ENHANCEDSTATUSCODES\r\n";
             let (positive, open) = self.act(At::Ehlo, link, call, &text, side);
             call.announced = if positive { announced } else { Announced::default() };
             call.ready = positive;
             open
+        } else if upper.starts_with("STARTTLS") {
+            self.start_tls(link, call, side)
         } else if upper.starts_with("HELO") && !self.lmtp {
             self.say(link, call, b"250 hop\r\n".to_vec(), side)
         } else if upper.starts_with("MAIL FROM:") {
@@ -501,29 +528,6 @@ impl Hop {
         open
     }
 
-    /// Whether a command says only what was announced (RFC 5321 §2.2.1).
-    fn check_parameters(&mut self, call: &Call, line: &str) {
-        if let Some(parameter) = call.announced.unannounced(line) {
-            self.complaints.push(format!("{parameter} was not announced: {line}"));
-        }
-        if line.contains(" REQUIRETLS") {
-            self.complaints.push(format!("in the clear: {line}"));
-        }
-    }
-
-    /// Whether a message is what MAIL declared (RFC 1870 §6, RFC 6152 §3).
-    fn check_declared(&mut self, call: &Call, data: &[u8]) {
-        let binary = call.said_binary();
-        if !data.is_ascii() && !call.eight_bit && !binary {
-            self.complaints.push(format!("#{:?} has eight bits, MAIL did not say so", mark_of(data)));
-        }
-        let octets = data.len() as u64;
-        if call.size.is_some_and(|size| size > octets || size + 3 < octets) {
-            let size = call.size.unwrap_or_default();
-            self.complaints.push(format!("#{:?} has {octets} octets, MAIL said {size}", mark_of(data)));
-        }
-    }
-
     fn refuse(
         &mut self,
         link: LinkId,
@@ -614,7 +618,7 @@ impl Hop {
     }
 
     fn say(&mut self, link: LinkId, call: &mut Call, bytes: Vec<u8>, side: &mut HostSide<'_>) -> bool {
-        if self.mood.dribbles && bytes.len() < 200 {
+        if self.mood.dribbles && bytes.len() < 200 && call.tls.is_none() {
             call.out.extend(bytes.chunks(1).map(|piece| Out::Bytes(piece.to_vec())));
         } else {
             call.out.push_back(Out::Bytes(bytes));
@@ -652,8 +656,9 @@ impl Hop {
 
     fn send_one(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
         let (bytes, index) = match call.out.pop_front() {
-            Some(Out::Bytes(bytes)) => (bytes, None),
-            Some(Out::Taken(index, bytes)) => (bytes, Some(index)),
+            Some(Out::Bytes(bytes)) => (call.seal(bytes), None),
+            Some(Out::Raw(bytes)) => (bytes, None),
+            Some(Out::Taken(index, bytes)) => (call.seal(bytes), Some(index)),
             Some(Out::Close) => {
                 side.close(link);
                 return false;
