@@ -339,8 +339,31 @@ pub const STS_ID_BYTES: usize = 32;
 pub const STS_POLICY_BYTES: usize = 64 << 10;
 /// Patterns of hosts in one, each up to 255 octets.
 pub const STS_MX_PATTERNS: usize = 100;
+/// Domains whose policy a shard knows, some hundred octets each. A domain beyond has none: what holds is not forgotten for it.
+pub const STS_DOMAINS: usize = 32 << 10;
+/// How long mail waits for a policy to be fetched: as long as the fetch may take, and a little.
+pub const STS_WAIT: Duration = Duration::from_secs(45);
+/// How long one may take to be fetched: RFC 8461 §3.3 suggests one minute or less.
+pub const STS_FETCH_TIMEOUT: Duration = Duration::from_secs(40);
+/// Fetches under way, each a connection; more wait their turn.
+pub const STS_FETCHES: usize = 32;
+/// Fetches that wait; the next has failed.
+pub const STS_FETCHES_WAITING: usize = 4096;
+/// How long a policy that could not be fetched is not tried again: RFC 8461 §3.3 suggests five minutes.
+pub const STS_RETRY: Duration = Duration::from_secs(300);
+/// The age at which a policy is fetched again though its id is the same: RFC 8461 §10.2 would have it often; a day is what senders do.
+pub const STS_REFRESH_AGE: Duration = Duration::from_secs(86_400);
+/// How often a shard looks for policies of that age, and how many it refreshes then.
+pub const STS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// See [`STS_REFRESH_INTERVAL`]: a full table in a day is 23 a minute.
+pub const STS_REFRESHED_AT_ONCE: usize = 64;
+/// How far in the future a kept policy may have been fetched before it is not believed: a clock that was wrong.
+pub const STS_CLOCK_ERROR: Duration = Duration::from_secs(86_400);
 /// The longest that one holds: about a year. RFC 8461 §3.2.
 pub const STS_MAX_AGE: Duration = Duration::from_secs(31_557_600);
+
+const _: () =
+    assert!(STS_FETCH_TIMEOUT.as_secs() < STS_WAIT.as_secs(), "the control plane says no before nobody listens");
 
 // --- DNS, per shard ------------------------------------------------------------------------------------------------
 

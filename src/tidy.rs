@@ -80,7 +80,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("shaping", &["limits", "time", "message", "config"]),
     ("queue", &["limits", "time", "message", "shaping"]),
     ("dns", &["limits", "time"]),
-    ("starttls", &["limits", "dns", "rt"]),
+    ("starttls", &["limits", "time", "dns", "rt"]),
     ("config", &["limits", "dns", "local", "starttls"]),
     ("accounts", &["limits", "smtp", "config"]),
     ("local", &["limits", "message", "smtp"]),

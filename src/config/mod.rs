@@ -136,6 +136,8 @@ pub struct Delivery {
     pub ipv6: bool,
     /// The TLS that hosts must have, where nothing else asks for more.
     pub tls: TlsLevel,
+    /// Whether MTA-STS policies of domains are asked for and kept.
+    pub mta_sts: bool,
     /// Most connections to one destination, over all shards.
     pub connections_per_destination: u32,
     /// Most messages over one connection.

@@ -156,6 +156,7 @@ section! {
         source_addresses: Option<Vec<String>>,
         ipv6: Option<bool>,
         tls: Option<String>,
+        mta_sts: Option<bool>,
         connections_per_destination: Option<i64>,
         messages_per_connection: Option<i64>,
         idle_timeout: Option<Span>,

@@ -361,6 +361,7 @@ impl<'a> Resolver<'a> {
             source_addresses,
             ipv6: raw.ipv6.unwrap_or(true),
             tls: self.tls_level("delivery.tls", raw.tls.as_deref()),
+            mta_sts: raw.mta_sts.unwrap_or(true),
             connections_per_destination: self.count(
                 "delivery.connections_per_destination",
                 raw.connections_per_destination,

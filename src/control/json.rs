@@ -28,6 +28,8 @@ impl Encoder {
             Event::Deferred(outcome) => self.outcome("deferred", outcome, out),
             Event::Bounced(outcome) => self.outcome("bounced", outcome, out),
             Event::Expired(outcome) => self.outcome("expired", outcome, out),
+            // No fact.
+            Event::Sts(_) => return,
             Event::Notice(notice) => self.notice(notice, out),
         }
         out.extend_from_slice(b"}\n");
@@ -217,6 +219,10 @@ fn tls(note: &TlsNote, out: &mut Vec<u8>) {
             field("why", fault.to_string().as_bytes(), out);
         }
         None => {}
+    }
+    if let Some(named) = decision.tested {
+        let passes = named && note.verified == Some(Verified::Pkix);
+        field("sts_testing", if passes { b"pass" } else { b"fail" }, out);
     }
     if let Some(reason) = note.unencrypted {
         field("unencrypted", reason.name().as_bytes(), out);

@@ -40,6 +40,10 @@ impl Deliverer {
         let waiting = self.resolving.values().map(Vec::len).sum();
         report("deliver.waiting for DNS", waiting, pools);
         report("deliver.asking", self.asking.len(), limits::DNS_PENDING_FACTS);
+        let [domains, asked, refreshing] = self.sts.sizes();
+        report("deliver.domains with MTA-STS", domains, limits::STS_DOMAINS);
+        report("deliver.policies asked for", asked, limits::STS_DOMAINS);
+        report("deliver.policies being refreshed", refreshing, limits::STS_DOMAINS);
         report("deliver.hosts with broken TLS", self.broken.len(), limits::TLS_BROKEN_HOSTS);
         report("deliver.questions", self.questions.len(), limits::DNS_EXCHANGES);
         report("deliver.exchanges", self.exchanges.len(), limits::DNS_EXCHANGES);

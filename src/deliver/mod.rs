@@ -17,6 +17,7 @@ mod params;
 mod plans;
 mod pump;
 mod questions;
+mod sts;
 mod tls;
 mod verify;
 
@@ -35,6 +36,7 @@ use crate::shard::stats::{LatencyStage, ShardStats};
 use crate::shard::table::ConnTable;
 use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
+use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
 pub(crate) use maildir::WORK;
@@ -85,6 +87,7 @@ pub struct Deliverer {
     connector: Option<Connector>,
     unasked: Unasked,
     broken: tls::Broken,
+    sts: sts::Sts,
     /// What records held, while it is looked at.
     plain: Vec<u8>,
     next_token: u64,
@@ -174,6 +177,7 @@ impl Deliverer {
         tables: Arc<Tables>,
         routes: Arc<Routes>,
         dns: &DnsSettings,
+        policies: &[Arc<Stored>],
         max_connections: usize,
         seed: u64,
     ) -> Self {
@@ -211,6 +215,7 @@ impl Deliverer {
             connector: connector(&tables),
             unasked: Unasked::new(config.delivery.tls),
             broken: tls::Broken::default(),
+            sts: sts::Sts::new(policies, |domain| routes.owner(domain, me, shards, 1) == me),
             plain: Vec::new(),
             next_token: 0,
             order: Vec::new(),
@@ -504,6 +509,7 @@ impl Deliverer {
             self.resolver.handle_timeout(turn.now.mono);
         }
         self.dns(turn);
+        self.sts_turn(turn);
         while let Some(key) = self.queue.poll_expired() {
             self.expire(key, turn);
         }
@@ -551,7 +557,7 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout()].into_iter().flatten().min()
+        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.sts.poll_timeout()].into_iter().flatten().min()
     }
 
     /// No more transactions; what is under way is finished.

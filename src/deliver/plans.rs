@@ -105,7 +105,8 @@ impl Deliverer {
         if self.connector.is_none() || matches!(next_hop, NextHop::Lmtp(_) | NextHop::Maildir) {
             return Some(Rc::clone(&self.unasked.never));
         }
-        if !self.config.dns.validating {
+        let sts = self.config.delivery.mta_sts && matches!(next_hop, NextHop::Mx(_));
+        if !self.config.dns.validating && !sts {
             return Some(Rc::clone(if route.secure { &self.unasked.secure } else { &self.unasked.plain }));
         }
         let port = if let NextHop::Host(_, port) = next_hop { port } else { self.config.delivery.port };
@@ -117,21 +118,32 @@ impl Deliverer {
             return Some(Rc::clone(plans));
         }
         let mut hosts = Vec::with_capacity(route.hosts().len());
-        let mut missing = false;
+        let mut missing: Vec<Rc<str>> = Vec::new();
+        let mut policy = None;
+        if sts && let Ok(domain) = crate::dns::canonical(self.queue.name(destination)?) {
+            match self.sts(domain.as_str(), turn) {
+                Ok(found) => policy = found,
+                Err(name) => missing.push(name),
+            }
+        }
         for host in route.hosts() {
             match self.dane(route.secure, host, port, now) {
-                Ok((dane, base)) => hosts.push(HostFacts { dane, base, sts: None }),
-                Err(name) => {
-                    missing = true;
-                    let waiting = self.asking.entry(name).or_default();
-                    if !waiting.contains(&destination) {
-                        waiting.push(destination);
-                    }
+                Ok((dane, base)) => {
+                    let sts = policy.as_ref().map(|held| (held.policy.mode, held.policy.names(&host.name)));
+                    hosts.push(HostFacts { dane, base, sts });
                 }
+                Err(name) => missing.push(name),
+            }
+        }
+        let is_missing = !missing.is_empty();
+        for name in missing {
+            let waiting = self.asking.entry(name).or_default();
+            if !waiting.contains(&destination) {
+                waiting.push(destination);
             }
         }
         let pool = self.pools.entry(destination).or_default();
-        if missing {
+        if is_missing {
             pool.resolving = true;
             return None;
         }
@@ -186,6 +198,9 @@ impl Deliverer {
 
     /// A question about a name was answered: whoever waits looks again.
     pub(super) fn answered(&mut self, name: &str, turn: &mut Turn<'_>) {
+        if let Some(domain) = self.refreshed_by(name) {
+            self.refresh(&domain, turn);
+        }
         for destination in self.asking.remove(name).unwrap_or_default() {
             if let Some(pool) = self.pools.get_mut(&destination) {
                 pool.resolving = false;

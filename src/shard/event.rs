@@ -35,6 +35,21 @@ pub enum Event {
     Expired(Outcome),
     /// Something about the shard itself, sent at the change, not repeatedly.
     Notice(Notice),
+    /// No fact: the shard wants an MTA-STS policy fetched, and waits for `Control::Sts` a limited time.
+    Sts(Box<StsAsk>),
+}
+
+/// See [`Event::Sts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StsAsk {
+    /// Who asks.
+    pub shard: u16,
+    /// In canonical form.
+    pub domain: Box<str>,
+    /// Of the TXT record.
+    pub id: Box<str>,
+    /// Of the policy host.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// See [`Event::Accepted`].
@@ -362,7 +377,7 @@ impl EventSink {
 
     /// Adds an event to the batch, and hands the batch over when it is full. Never waits.
     pub fn push(&mut self, event: Event) {
-        if !matches!(event, Event::Notice(_)) && !self.wants_mail_events() {
+        if !matches!(event, Event::Notice(_) | Event::Sts(_)) && !self.wants_mail_events() {
             return;
         }
         self.batch.push(event);

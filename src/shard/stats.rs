@@ -122,6 +122,8 @@ shard_stats! {
     Counter outbound_connection_failures: "Connections to next hops that could not be opened",
     Counter outbound_tls: "Connections to next hops that mail went over in TLS",
     Counter outbound_tls_resumed: "Of these, those that resumed an earlier session",
+    Counter sts_fetches: "MTA-STS policies that the control plane was asked to fetch",
+    Counter sts_failures: "Of these, those that it could not",
     Counter tls_broken: "Connections to next hops whose TLS came to nothing, so that mail goes to the host in the clear for a time",
     Counter commits: "Group commits, one sync of the log each",
     Counter commit_bytes: "Octets written to the log by commits",

@@ -4,6 +4,7 @@
 //! beside another one, a policy without a mode, and one in mode `enforce` or `testing` that names nobody.
 
 use crate::limits;
+use crate::time::Wall;
 use std::time::Duration;
 
 /// What a sender does about hosts that fail the policy (RFC 8461 §5).
@@ -37,6 +38,46 @@ pub struct Policy {
     pub mx: Vec<Box<str>>,
     /// How long it holds from when it was fetched; at most [`limits::STS_MAX_AGE`].
     pub max_age: Duration,
+}
+
+/// A policy that was fetched, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// In canonical form.
+    pub domain: Box<str>,
+    /// That of the TXT record at the time.
+    pub id: Box<str>,
+    /// When.
+    pub fetched: Wall,
+    /// It.
+    pub policy: Policy,
+}
+
+impl Stored {
+    /// Whether it still holds (RFC 8461 §3.2); not one of a future that a clock had.
+    pub fn holds(&self, now: Wall) -> bool {
+        self.fetched <= Wall(now.0.saturating_add(limits::STS_CLOCK_ERROR.as_millis() as u64))
+            && now.since(self.fetched) < self.policy.max_age
+    }
+
+    /// Whether to fetch it again though it holds, so that nobody who keeps the TXT record from us outlasts it: each day, and
+    /// in time.
+    pub fn is_to_be_refreshed(&self, now: Wall) -> bool {
+        now.since(self.fetched) >= (self.policy.max_age / 2).min(limits::STS_REFRESH_AGE)
+    }
+
+    /// As it is kept: `fetched` and `id`, and the policy.
+    pub fn text(&self) -> String {
+        format!("fetched: {}\nid: {}\n{}", self.fetched.0, self.id, self.policy.text())
+    }
+
+    /// Reads what [`Stored::text`] wrote; `None` if it is anything else.
+    pub fn parse(domain: &str, text: &str) -> Option<Stored> {
+        let (fetched, rest) = text.strip_prefix("fetched: ")?.split_once('\n')?;
+        let (id, policy) = rest.strip_prefix("id: ")?.split_once('\n')?;
+        let fetched = Wall(fetched.parse().ok()?);
+        Some(Stored { domain: domain.into(), id: id.into(), fetched, policy: Policy::parse(policy).ok()? })
+    }
 }
 
 /// Why a text is no policy.

@@ -10,6 +10,7 @@ pub mod dovecot;
 pub mod edge;
 pub mod postfix;
 pub mod programs;
+pub mod signed;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};

@@ -6,6 +6,7 @@ mod caching;
 mod hostile;
 mod properties;
 mod routing;
+mod security;
 mod transport;
 
 use super::*;

@@ -82,6 +82,23 @@ impl Authorities {
         Authorities(Kind::Sim)
     }
 
+    /// For HTTPS with hosts that they vouch for.
+    ///
+    /// # Errors
+    /// rustls refuses its own provider; or they are those of the simulated world.
+    pub fn https(&self) -> Result<Arc<ClientConfig>, TlsError> {
+        match &self.0 {
+            Kind::Rustls(trust) => {
+                let builder = ClientConfig::builder_with_provider(Arc::clone(&trust.provider))
+                    .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+                    .map_err(|error| TlsError::Rustls(error.to_string()))?;
+                Ok(Arc::new(builder.with_root_certificates(trust.roots.clone()).with_no_client_auth()))
+            }
+            #[cfg(any(test, feature = "sim"))]
+            Kind::Sim => Err(TlsError::Rustls("there is no HTTPS in a simulation".to_owned())),
+        }
+    }
+
     /// Whether nobody vouches for anybody.
     pub fn is_empty(&self) -> bool {
         match &self.0 {
@@ -342,7 +359,10 @@ fn chained(
     leaf.verify_for_usage(algorithms, anchors, others, UnixTime::now(), KeyUsage::server_auth(), None, None).map_err(
         |error| match error {
             webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => Fault::Expired,
-            webpki::Error::UnknownIssuer | webpki::Error::CaUsedAsEndEntity => Fault::Untrusted,
+            // The last is what a namesake of an authority has signed.
+            webpki::Error::UnknownIssuer
+            | webpki::Error::CaUsedAsEndEntity
+            | webpki::Error::InvalidSignatureForPublicKey => Fault::Untrusted,
             _ => Fault::Invalid,
         },
     )?;

@@ -4,6 +4,7 @@
 use super::{Call, Hop, Out, mark_of};
 use crate::rt::sim::HostSide;
 use crate::rt::sim::LinkId;
+use crate::rt::sim::marks::name;
 use crate::rt::sim::tls::SimTls;
 use crate::rt::tls::Progress;
 
@@ -76,7 +77,9 @@ impl Hop {
             self.complaints.push("STARTTLS was not announced".to_owned());
             return self.say(link, call, b"503 5.5.1 no\r\n".to_vec(), side);
         }
-        side.mark(format!("next hop's STARTTLS: {:?}", self.tls));
+        if let Some(what) = &self.tls {
+            side.mark(format!("next hop's STARTTLS: {}", name(what)));
+        }
         if let Some(StartTls::Refused) = self.tls {
             return self.say(link, call, b"454 4.7.0 not now\r\n".to_vec(), side);
         }
