@@ -327,9 +327,6 @@ pub const TLS_BROKEN_HOSTS: usize = 4096;
 /// How long mail goes in the clear to a host whose TLS was found broken, where nothing requires TLS: long enough for the mail that
 /// waits, short enough that a repaired host is soon found out.
 pub const TLS_BROKEN_TIME: Duration = Duration::from_secs(3600);
-/// What is known of the hosts of a route (TLSA records, policies) is looked at again after this, at the latest: it costs questions to
-/// the caches.
-pub const TLS_PLAN_TIME: Duration = Duration::from_secs(60);
 /// TLSA records of a host that are looked at: an authority's and a server's key, each by two digests, before and after a
 /// change, are 8.
 pub const TLSA_RECORDS: usize = 32;

@@ -198,14 +198,16 @@ fn events(path: &std::path::Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// What became of the letter to a domain, once something has.
+/// What became of the letter to a domain, once something has. A site is called by its exchangers.
 fn verdict(all: &[Value], domain: &str) -> Option<Result<Value, String>> {
-    let delivered = all.iter().find(|e| e["event"] == "delivered" && e["site"] == domain);
+    let to = format!("x@{domain}");
+    let delivered = all.iter().find(|e| e["event"] == "delivered" && e["recipient"] == *to);
     if let Some(event) = delivered {
         return Some(Ok(event["tls"].clone()));
     }
-    let start = format!("{domain}: next attempt");
-    let notice = all.iter().find(|e| e["details"].as_str().is_some_and(|d| d.starts_with(&start)));
+    let site = format!("mx-{domain}");
+    let is_of = |details: &str| details.split([' ', ':']).next() == Some(&site) && details.contains(": next attempt");
+    let notice = all.iter().find(|e| e["details"].as_str().is_some_and(is_of));
     notice.map(|e| Err(e["details"].as_str().unwrap().to_owned()))
 }
 

@@ -4,7 +4,8 @@
 //! connections and bytes, questions to DNS, `Settled` and `Fetch` to home shards, events. Lives on the shard that owns
 //! its destinations. It refuses to write the spool, and to decide a retry: that is `queue`'s.
 //!
-//! For each destination a `Pool`: its connections, and the jobs whose records are in memory and may go. The one place
+//! A domain's mail goes to its site: what its mail exchangers are is asked here, and the queue told (`site`). For each
+//! destination a `Pool`: its connections, and the jobs whose records are in memory and may go. The one place
 //! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
 mod age;
@@ -17,6 +18,7 @@ mod params;
 mod plans;
 mod pump;
 mod questions;
+mod site;
 mod sts;
 mod tls;
 mod verify;
@@ -25,8 +27,8 @@ use crate::config::Config;
 use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::limits;
 use crate::message::{MessageId, Status};
-use crate::queue::{DestinationId, Job, JobKey, LastReply, Queue, RetryPolicy};
-use crate::route::{NextHop, Routes};
+use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
+use crate::route::Routes;
 use crate::rt::buffer::Slice;
 use crate::rt::tls::client::Connector;
 use crate::rt::{ConnId, Event as RtEvent};
@@ -60,10 +62,14 @@ pub struct Deliverer {
     queue: Queue<Slice>,
     resolver: Resolver,
     pools: Map<DestinationId, Pool>,
-    /// Destinations that wait for a DNS answer, by the name that was asked.
-    resolving: Map<Rc<str>, Vec<DestinationId>>,
-    /// Destinations that wait for an answer about a name that is no route.
-    asking: Map<Rc<str>, Vec<DestinationId>>,
+    /// Domains that wait for a DNS answer, by the name that was asked.
+    resolving: Map<Rc<str>, Vec<DomainId>>,
+    /// The same domains.
+    asked: Map<DomainId, ()>,
+    /// The answer that has just come.
+    answered: Option<(DomainId, Rc<Resolution>)>,
+    /// Domains that wait for an answer about a name that is no route; they are `asked`, too.
+    asking: Map<Rc<str>, Vec<DomainId>>,
     /// Sessions that wait for one: their shard, and their question's number there.
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
@@ -112,12 +118,10 @@ struct Pool {
     loaded: VecDeque<(JobKey, usize)>,
     /// Jobs held for sending whose record was asked for.
     fetching: usize,
+    /// The domain of the last of those.
+    fetched_for: Option<DomainId>,
     /// A connection idled to its end while records were read: the next one is opened when one of them has come.
     awaits_record: bool,
-    route: Option<Rc<Resolution>>,
-    /// About the hosts of the route.
-    plans: Option<Rc<Plans>>,
-    resolving: bool,
     /// It stands in `Deliverer::wake`.
     woken: bool,
     /// It stands in `Deliverer::starved`.
@@ -199,6 +203,8 @@ impl Deliverer {
             resolver: Resolver::new(dns, seed),
             pools: Map::default(),
             resolving: Map::default(),
+            asked: Map::default(),
+            answered: None,
             asking: Map::default(),
             verifying: Map::default(),
             connections: ConnTable::default(),
@@ -236,8 +242,10 @@ impl Deliverer {
     /// The most connections to a destination from here.
     fn most_connections(&self, destination: DestinationId) -> usize {
         let most = self.config.delivery.connections_per_destination;
-        let name = self.queue.name(destination).unwrap_or_default();
-        self.routes.connections_to(name, self.me, self.shards, most) as usize
+        match self.fixed_hop(destination) {
+            Some(name) => self.routes.connections_to(name, self.me, self.shards, most) as usize,
+            None => most as usize,
+        }
     }
 
     // --- mail from home shards ------------------------------------------------------------------------------------
@@ -263,9 +271,8 @@ impl Deliverer {
                     pool.fetching -= 1;
                     pool.awaits_record = false;
                     // Without a connection it would keep its memory for nobody knows how long.
-                    let maildir =
-                        self.queue.name(destination).is_some_and(|name| self.routes.next_hop(name) == NextHop::Maildir);
-                    let homeless = pool.connections.is_empty() && !maildir && !self.ahead.has_room();
+                    let connected = !pool.connections.is_empty();
+                    let homeless = !connected && !self.ahead.has_room() && !self.is_maildir(destination);
                     if self.queue.is_suspended(destination) || (homeless && record.is_some()) {
                         self.queue.put_back(key);
                         self.wake(destination);
@@ -274,6 +281,7 @@ impl Deliverer {
                     match (&record, self.queue.job_mut(key)) {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());
+                            let pool = self.pools.entry(destination).or_default();
                             pool.loaded.push_back((key, record.buffer_bytes()));
                             self.ahead.loaded += record.buffer_bytes();
                         }

@@ -233,8 +233,8 @@ impl Deliverer {
         turn.report.histograms.record(LatencyStage::Delivery, stages.deliver);
         turn.report.histograms.record(LatencyStage::Total, total_us(job, turn));
         let view = record.and_then(RecordView::parse);
-        let destination = self.queue.destination_of(key).and_then(|d| self.queue.name(d));
-        let is_local = destination.is_some_and(|name| self.routes.is_local(name));
+        let domain = self.queue.domain_of(key).and_then(|d| self.queue.domain_name(d));
+        let is_local = domain.is_some_and(|name| self.routes.is_local(name));
         let reported = match &view {
             Some(view) if is_local => params::stored(view, recipients.as_slice(), peer),
             Some(view) => params::reported(view, recipients.as_slice(), peer),
@@ -375,6 +375,10 @@ impl Deliverer {
         for _ in 0..limits::FAILURES_PER_TURN {
             let loaded = self.pop_loaded(destination);
             let Some(key) = loaded.or_else(|| self.queue.take(destination)) else { return };
+            if self.queue.is_misplaced(key) {
+                self.queue.put_back(key);
+                continue;
+            }
             let Some(job) = self.queue.job_mut(key) else { continue };
             let (recipients, record) = (job.recipients.clone(), job.body.take());
             let attempt = Attempt { record: record.as_deref(), ..Attempt::default() };

@@ -6,8 +6,6 @@
 
 use super::Deliverer;
 use crate::dns::{MailHost, Resolution, TlsaAnswer};
-use crate::limits;
-use crate::queue::DestinationId;
 use crate::route::NextHop;
 use crate::rt::tls::client::Association;
 use crate::shard::Turn;
@@ -25,13 +23,10 @@ pub(super) struct Plans {
     hosts: Vec<HostFacts>,
     /// Of the hosts that are not there.
     nothing: HostFacts,
-    /// The route they are about, and until when.
-    route: Option<Rc<Resolution>>,
-    expires: Moment,
 }
 
 /// Of one host.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct HostFacts {
     dane: Dane,
     /// The name the records were found by, if it is not the host's own (RFC 7672 §2.2.2).
@@ -57,7 +52,7 @@ impl Plans {
     /// Where nothing is asked.
     fn of(level: TlsLevel, name_is_secure: bool) -> Plans {
         let nothing = HostFacts::default();
-        Plans { level, name_is_secure, hosts: Vec::new(), nothing, route: None, expires: Moment::NEVER }
+        Plans { level, name_is_secure, hosts: Vec::new(), nothing }
     }
 
     pub(super) fn host(&self, at: u16) -> &HostFacts {
@@ -67,6 +62,23 @@ impl Plans {
     /// TLS is no question: it is not done, or the next hop is no mail exchanger.
     pub(super) fn is_unasked(&self) -> bool {
         self.level == TlsLevel::None
+    }
+
+    /// What tells sites with the same hosts apart, for domains whose mail must not share a connection: whether the hosts' names
+    /// are secure, and what the domain's policy says of them. Their TLSA records are the same for all domains.
+    pub(super) fn mark(&self, hosts: &[MailHost]) -> String {
+        let mut mark = String::new();
+        if self.name_is_secure && !self.is_unasked() {
+            mark += " (dnssec)";
+        }
+        let mode = self.hosts.iter().find_map(|host| host.sts).map(|(mode, _)| mode);
+        if let Some(mode) = mode.filter(|mode| *mode != Mode::None) {
+            let named = hosts.iter().zip(&self.hosts).filter(|(_, facts)| facts.sts.is_some_and(|(_, named)| named));
+            let mut named: Vec<&str> = named.map(|(host, _)| &*host.name).collect();
+            named.sort_unstable();
+            mark += &format!(" (mta-sts {}: {})", mode.name(), named.join(" "));
+        }
+        mark
     }
 
     /// What a connection to that host must do.
@@ -93,41 +105,39 @@ impl Unasked {
 }
 
 impl Deliverer {
-    /// What is known about the hosts of a route; `None` while something is asked, which pumps the destination.
+    /// Where nothing is asked.
+    pub(super) fn unasked(&self, tls: bool, name_is_secure: bool) -> Rc<Plans> {
+        Rc::clone(match (tls && self.connector.is_some(), name_is_secure) {
+            (false, _) => &self.unasked.never,
+            (true, false) => &self.unasked.plain,
+            (true, true) => &self.unasked.secure,
+        })
+    }
+
+    /// What is known about the hosts of a domain's route; or the names that are being asked about.
     pub(super) fn plans(
         &mut self,
-        destination: DestinationId,
+        domain: &str,
+        next_hop: &NextHop<'_>,
         route: &Rc<Resolution>,
         turn: &mut Turn<'_>,
-    ) -> Option<Rc<Plans>> {
-        let name = self.queue.name(destination)?;
-        let next_hop = self.routes.next_hop(name);
-        if self.connector.is_none() || matches!(next_hop, NextHop::Lmtp(_) | NextHop::Maildir) {
-            return Some(Rc::clone(&self.unasked.never));
-        }
+    ) -> Result<Rc<Plans>, Vec<Rc<str>>> {
         let sts = self.config.delivery.mta_sts && matches!(next_hop, NextHop::Mx(_));
-        if !self.config.dns.validating && !sts {
-            return Some(Rc::clone(if route.secure { &self.unasked.secure } else { &self.unasked.plain }));
+        if self.connector.is_none() || (!self.config.dns.validating && !sts) {
+            return Ok(self.unasked(true, route.secure));
         }
-        let port = if let NextHop::Host(_, port) = next_hop { port } else { self.config.delivery.port };
-        let now = turn.now.mono;
-        if let Some(plans) = self.pools.get(&destination).and_then(|pool| pool.plans.as_ref())
-            && plans.expires > now
-            && plans.route.as_ref().is_some_and(|known| Rc::ptr_eq(known, route))
-        {
-            return Some(Rc::clone(plans));
-        }
-        let mut hosts = Vec::with_capacity(route.hosts().len());
-        let mut missing: Vec<Rc<str>> = Vec::new();
+        let mut missing = Vec::new();
         let mut policy = None;
-        if sts && let Ok(domain) = crate::dns::canonical(self.queue.name(destination)?) {
+        if sts && let Ok(domain) = crate::dns::canonical(domain) {
             match self.sts(domain.as_str(), turn) {
                 Ok(found) => policy = found,
                 Err(name) => missing.push(name),
             }
         }
+        let port = if let NextHop::Host(_, port) = next_hop { *port } else { self.config.delivery.port };
+        let mut hosts = Vec::with_capacity(route.hosts().len());
         for host in route.hosts() {
-            match self.dane(route.secure, host, port, now) {
+            match self.dane(route.secure, host, port, turn.now.mono) {
                 Ok((dane, base)) => {
                     let sts = policy.as_ref().map(|held| (held.policy.mode, held.policy.names(&host.name)));
                     hosts.push(HostFacts { dane, base, sts });
@@ -135,24 +145,13 @@ impl Deliverer {
                 Err(name) => missing.push(name),
             }
         }
-        let is_missing = !missing.is_empty();
-        for name in missing {
-            let waiting = self.asking.entry(name).or_default();
-            if !waiting.contains(&destination) {
-                waiting.push(destination);
-            }
+        if !missing.is_empty() {
+            return Err(missing);
         }
-        let pool = self.pools.entry(destination).or_default();
-        if is_missing {
-            pool.resolving = true;
-            return None;
+        if hosts.iter().all(|host| *host == HostFacts::default()) {
+            return Ok(self.unasked(true, route.secure));
         }
-        let expires = route.expires.min(now + limits::TLS_PLAN_TIME);
-        let (level, name_is_secure) = (self.config.delivery.tls, route.secure);
-        let route = Some(Rc::clone(route));
-        let plans = Rc::new(Plans { hosts, route, expires, ..Plans::of(level, name_is_secure) });
-        pool.plans = Some(Rc::clone(&plans));
-        Some(plans)
+        Ok(Rc::new(Plans { hosts, ..Plans::of(self.config.delivery.tls, route.secure) }))
     }
 
     /// The TLSA records of a host, and by which other name they were found; or the name that is being asked about.
@@ -193,19 +192,6 @@ impl Deliverer {
             Some(TlsaAnswer::Failed(_)) => Ok(Dane::Failed),
             Some(TlsaAnswer::None) => Ok(Dane::Absent),
             Some(TlsaAnswer::Secure(records)) => Ok(Dane::Secure(usable(&records))),
-        }
-    }
-
-    /// A question about a name was answered: whoever waits looks again.
-    pub(super) fn answered(&mut self, name: &str, turn: &mut Turn<'_>) {
-        if let Some(domain) = self.refreshed_by(name) {
-            self.refresh(&domain, turn);
-        }
-        for destination in self.asking.remove(name).unwrap_or_default() {
-            if let Some(pool) = self.pools.get_mut(&destination) {
-                pool.resolving = false;
-            }
-            self.pump(destination, turn);
         }
     }
 }

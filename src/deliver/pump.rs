@@ -3,7 +3,7 @@
 use super::connection::{Connection, Transaction};
 use super::tls::Secure;
 use super::{Deliverer, Fetch, Plans, Pool, age, params};
-use crate::dns::{Answer, Attempt, MailHost, Resolution, Verdict};
+use crate::dns::{Attempt, Resolution};
 use crate::limits;
 use crate::local::LmtpServer;
 use crate::message::{MessageId, Status};
@@ -16,7 +16,7 @@ use crate::smtp::client::Client;
 use crate::spool::RecordView;
 use crate::time::Moment;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path as FilePath;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,9 +27,9 @@ impl Deliverer {
         if self.draining {
             return;
         }
-        if self.queue.name(destination).is_some_and(|name| self.routes.next_hop(name) == NextHop::Maildir) {
+        if self.is_maildir(destination) {
             self.pump_maildir(destination, turn);
-        } else {
+        } else if self.is_located(destination, turn) {
             self.pump_connections(destination, turn);
         }
         if self.pools.get(&destination).is_some_and(Pool::is_unused) {
@@ -75,8 +75,11 @@ impl Deliverer {
     /// The next job whose record is in memory, for a connection that is free. Records that are not are asked for, some
     /// ahead of their turn; the first of them is not ahead of it, and so no destination waits for the memory of others.
     pub(super) fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
-        if let Some(key) = self.pop_loaded(destination) {
-            return Some(key);
+        while let Some(key) = self.pop_loaded(destination) {
+            if self.stays(key, destination, turn) {
+                return Some(key);
+            }
+            self.queue.put_back(key);
         }
         loop {
             let fetching = self.pools.get(&destination).map_or(0, |p| p.fetching);
@@ -84,12 +87,19 @@ impl Deliverer {
                 return None;
             }
             let key = self.queue.take(destination)?;
+            if !self.stays(key, destination, turn) {
+                self.queue.put_back(key);
+                continue;
+            }
             let job = self.queue.job(key)?;
             if job.body.is_some() {
                 return Some(key);
             }
             let (id, home) = (job.id, job.home);
-            self.pools.entry(destination).or_default().fetching += 1;
+            let domain = self.queue.domain_of(key);
+            let pool = self.pools.entry(destination).or_default();
+            pool.fetching += 1;
+            pool.fetched_for = domain;
             self.ahead.asked += 1;
             self.fetch(id, 0, home, Fetch::Job(destination, key), turn);
         }
@@ -169,8 +179,7 @@ impl Deliverer {
             if waiting == 0 || enough || pool.awaits_record || open + pool.leaving >= most {
                 return;
             }
-            let Some(route) = self.route(destination, turn) else { return };
-            let Some(plans) = self.plans(destination, &route, turn) else { return };
+            let Some((route, plans)) = self.route(destination, turn) else { return };
             if !self.make_room(destination, turn) || !self.open(destination, &route, &plans, turn) {
                 return;
             }
@@ -215,76 +224,6 @@ impl Deliverer {
         None
     }
 
-    /// Where the destination's mail goes; `None` while that is unknown, or if it has been dealt with otherwise.
-    fn route(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<Rc<Resolution>> {
-        let now = turn.now;
-        let pool = self.pools.entry(destination).or_default();
-        if pool.resolving {
-            return None;
-        }
-        let route = match &pool.route {
-            Some(route) if route.expires > now.mono => Rc::clone(route),
-            _ => {
-                let name = self.queue.name(destination)?;
-                let answer = match self.routes.next_hop(name) {
-                    NextHop::Mx(domain) => self.resolver.resolve(domain, now.mono),
-                    NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-                        Ok(address) => Answer::Ready(Rc::new(fixed(host, address))),
-                        Err(_) => self.resolver.resolve(host, now.mono),
-                    },
-                    NextHop::Lmtp(LmtpServer::Tcp(address)) => {
-                        Answer::Ready(Rc::new(fixed(&address.ip().to_string(), address.ip())))
-                    }
-                    // The address is that of nothing: the socket has a path.
-                    NextHop::Lmtp(LmtpServer::Unix(_)) => {
-                        Answer::Ready(Rc::new(fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST))))
-                    }
-                    NextHop::Maildir => return None,
-                };
-                match answer {
-                    Answer::Ready(route) => {
-                        pool.route = Some(Rc::clone(&route));
-                        route
-                    }
-                    Answer::Pending => {
-                        pool.resolving = true;
-                        let host = match self.routes.next_hop(name) {
-                            NextHop::Mx(name) | NextHop::Host(name, _) => name,
-                            NextHop::Lmtp(_) | NextHop::Maildir => return None,
-                        };
-                        let canonical: Rc<str> = match crate::dns::canonical(host) {
-                            Ok(name) => name.as_str().into(),
-                            Err(_) => host.into(),
-                        };
-                        self.resolving.entry(canonical).or_default().push(destination);
-                        return None;
-                    }
-                }
-            }
-        };
-        let failure = |status, text: &str| LastReply::new(now.wall, "", 0, Some(status), text.as_bytes());
-        let permanent = match &route.verdict {
-            Verdict::Hosts(_) => return Some(route),
-            Verdict::Temporary { reason } => {
-                let reply = failure(Status::new(4, 4, 3), reason);
-                let pool = self.pools.entry(destination).or_default();
-                pool.route = None;
-                // Connections that stand do without DNS.
-                if pool.connections.is_empty() {
-                    self.unreachable(destination, reply, turn);
-                }
-                return None;
-            }
-            Verdict::NullMx => {
-                failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)")
-            }
-            Verdict::NoSuchDomain => failure(Status::new(5, 1, 2), "the domain of this address does not exist"),
-            Verdict::NoMailHost => failure(Status::new(5, 4, 4), "the domain of this address has no mail server"),
-        };
-        self.fail_all(destination, &permanent, turn);
-        None
-    }
-
     /// Begins a connection to the best address; false if not even that could be done.
     fn open(
         &mut self,
@@ -316,7 +255,7 @@ impl Deliverer {
         let mut error = why.to_owned();
         let mut local = true;
         let routes = Arc::clone(&self.routes);
-        let next_hop = self.queue.name(destination).map(|name| routes.next_hop(name));
+        let next_hop = self.fixed_hop(destination).map(|name| routes.next_hop(name));
         let server = if let Some(NextHop::Lmtp(server)) = next_hop { Some(server.clone()) } else { None };
         let port = if let Some(NextHop::Host(_, port)) = next_hop { port } else { self.config.delivery.port };
         while let Some(attempt) = others.pop() {
@@ -422,7 +361,6 @@ impl Deliverer {
     fn put_back_loaded(&mut self, destination: DestinationId) {
         let Some(pool) = self.pools.get_mut(&destination) else { return };
         let loaded: Vec<_> = pool.loaded.drain(..).collect();
-        pool.route = None;
         // The first in line goes back last, so that it is first again.
         for (key, bytes) in loaded.into_iter().rev() {
             self.ahead.loaded -= bytes;
@@ -431,7 +369,7 @@ impl Deliverer {
     }
 
     /// Nobody of the destination can be reached now: it is left alone for a while, with all its mail.
-    fn unreachable(&mut self, destination: DestinationId, reply: LastReply, turn: &mut Turn<'_>) {
+    pub(super) fn unreachable(&mut self, destination: DestinationId, reply: LastReply, turn: &mut Turn<'_>) {
         self.put_back_loaded(destination);
         let text = String::from_utf8_lossy(&reply.text).into_owned();
         let random = turn.io.random();
@@ -442,9 +380,8 @@ impl Deliverer {
 
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
-        // The route is in the resolver's cache as well.
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
-        held == 0 && !self.resolving && !self.woken && !self.starved && !self.awaits_writer
+        held == 0 && !self.woken && !self.starved && !self.awaits_writer
     }
 }
 
@@ -454,10 +391,4 @@ fn place(host: &str, remote: Option<SocketAddr>) -> String {
         Some(remote) => format!("{host} [{remote}]"),
         None => format!("{host} [UNIX socket]"),
     }
-}
-
-/// The route to a smart host given as an address.
-fn fixed(name: &str, address: IpAddr) -> Resolution {
-    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address], secure: false, alias: None };
-    Resolution { expires: Moment::NEVER, verdict: Verdict::Hosts(vec![host]), secure: true }
 }

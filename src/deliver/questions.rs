@@ -7,23 +7,20 @@ use crate::shard::Turn;
 use std::io::IoSlice;
 
 impl Deliverer {
-    /// Carries out what the resolver wants sent, and takes its answers to the destinations that wait for them.
+    /// Carries out what the resolver wants sent, and takes its answers to the domains that wait for them.
     pub(super) fn dns(&mut self, turn: &mut Turn<'_>) {
         loop {
             while let Some(transmit) = self.resolver.poll_transmit() {
                 self.transmit(transmit, turn);
             }
             while let Some(name) = self.resolver.poll_fact() {
-                self.answered(&name, turn);
+                self.fact_answered(&name, turn);
             }
             let Some(resolved) = self.resolver.poll_event() else { break };
             self.verified(&resolved.domain, &resolved.resolution, turn);
-            for destination in self.resolving.remove(&resolved.domain).unwrap_or_default() {
-                if let Some(pool) = self.pools.get_mut(&destination) {
-                    pool.resolving = false;
-                    pool.route = Some(std::rc::Rc::clone(&resolved.resolution));
-                }
-                self.pump(destination, turn);
+            for domain in self.resolving.remove(&resolved.domain).unwrap_or_default() {
+                self.asked.remove(&domain);
+                self.answered(domain, &resolved.resolution, turn);
             }
         }
     }

@@ -149,7 +149,7 @@ impl Deliverer {
             }
         }
         self.sts.asked.retain(|(_, domain)| **domain != *news.domain);
-        self.answered(&policy_host(&news.domain), turn);
+        self.fact_answered(&policy_host(&news.domain), turn);
     }
 
     /// Questions to the control plane that were not answered in time, and policies that are to be refreshed.
@@ -160,7 +160,7 @@ impl Deliverer {
             let Some((_, domain)) = self.sts.asked.pop_front() else { return };
             // As if it could not be fetched; what comes later still counts.
             self.sts_failed(&domain, turn.now);
-            self.answered(&policy_host(&domain), turn);
+            self.fact_answered(&policy_host(&domain), turn);
         }
         if turn.now.mono >= self.sts.next_refresh {
             self.sts.next_refresh = turn.now.mono + limits::STS_REFRESH_INTERVAL;

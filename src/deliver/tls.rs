@@ -198,8 +198,7 @@ impl Deliverer {
             Err(_) => client.handle_closed(),
             Ok(progress) => {
                 if progress == Progress::Established {
-                    let domain = self.queue.name(connection.destination).unwrap_or_default();
-                    match judge(&mut connection.secure, connection.attempt.host, &connection.host, domain) {
+                    match judge(&mut connection.secure, connection.attempt.host, &connection.host) {
                         Ok(facts) => {
                             turn.report.stats.outbound_tls.add(1);
                             let resumed = connection.secure.note.session.is_some_and(|session| session.resumed);
@@ -244,12 +243,13 @@ pub(super) fn is_about_tls(reason: &CloseReason<'_>) -> bool {
 }
 
 /// What the handshake is worth, or why no mail may go over it.
-fn judge(secure: &mut Secure, host: u16, name: &str, domain: &str) -> Result<TlsFacts, String> {
+fn judge(secure: &mut Secure, host: u16, name: &str) -> Result<TlsFacts, String> {
     let Some(sealed) = &secure.sealed else { return Err("there is no TLS".to_owned()) };
     let facts = secure.plans.host(host);
     let verified = if secure.decision.proof == Proof::Dane {
-        // RFC 7672 §3.2.3: of DANE-TA(2) certificates, the name by which the records were found, and the domain.
-        let names = [facts.server_name(name), name, domain];
+        // RFC 7672 §3.2.3, of DANE-TA(2) certificates: the name by which the records were found, and the host's. Not the
+        // recipient's domain: the connection serves all domains of the site.
+        let names = [facts.server_name(name), name];
         match sealed.tls.associated(facts.records(), &names) {
             Ok(record) => {
                 let (usage, selector, matching) = numbers(record);

@@ -16,8 +16,9 @@ impl<B> Queue<B> {
         report("queue.deadlines", self.deadlines.len(), self.deadlines.bound());
         report("queue.late", self.late.len(), jobs);
         report("queue.sweeping", self.sweeping.len(), counts.destinations);
-        let [touched, idle] = self.destinations.lists();
+        let [domains, touched, idle] = self.destinations.lists();
+        report("queue.domains", domains, jobs + limits::QUEUE_IDLE_DESTINATIONS);
         report("queue.touched", touched, counts.destinations);
-        report("queue.idle destinations", idle, limits::QUEUE_IDLE_DESTINATIONS.min(counts.destinations));
+        report("queue.idle destinations", idle, limits::QUEUE_IDLE_DESTINATIONS + counts.destinations);
     }
 }

@@ -1,6 +1,10 @@
-//! PURE. The destinations of one shard: found by name, listed when they have work, forgotten when they are idle.
+//! PURE. The destinations of one shard and the domains whose mail goes there: found by name, listed when they have work,
+//! forgotten when they are idle.
+//!
+//! A domain has a destination of its own until it is bound to a site: then it shares that one's with all domains bound to
+//! it. Jobs that were ready before are brought over as they are met: see `Queue::take` and `Queue::sweep`.
 
-use super::job::{DestinationId, LastReply};
+use super::job::{DestinationId, DomainId, LastReply};
 use super::slots::{List, NONE, State};
 use super::terms::{HIGH_RANKS, RANKS};
 use crate::limits;
@@ -34,9 +38,30 @@ pub(super) struct Sweep {
     pub cursor: u32,
 }
 
+/// A recipient domain, or the name of a fixed next hop.
+#[derive(Debug)]
+pub(super) struct Domain {
+    pub name: Rc<str>,
+    /// Index of its destination. Some of its jobs may still be elsewhere.
+    pub destination: u32,
+    /// Its jobs, wherever they are.
+    pub jobs: u32,
+    /// Until when what DNS said of it holds; zero if it is bound to no site.
+    pub bound_until: Moment,
+    /// When it became empty last.
+    empty_since: Moment,
+    /// It has an entry in the list of what is idle.
+    idle_listed: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Destination {
+    /// The site's, or that of the one domain it is for.
     pub name: Rc<str>,
+    /// It is a site's, and found by the site's name.
+    pub is_site: bool,
+    /// The domains bound to it.
+    domains: u32,
     /// Ready jobs never attempted.
     pub fresh: List,
     /// Ready jobs whose retry fell due.
@@ -58,10 +83,8 @@ pub(super) struct Destination {
     /// It has an entry in the queue's list of sweeps.
     pub sweep_queued: bool,
     touched: bool,
-    /// When it became empty last.
-    empty_since: Moment,
-    /// It has an entry in the list of idle destinations.
-    idle_listed: bool,
+    /// No domain is bound to it any more: it is forgotten once it is empty, and has an entry in the list of what is idle.
+    orphaned: bool,
 }
 
 impl Destination {
@@ -138,29 +161,40 @@ impl Destination {
     }
 }
 
+/// What may be forgotten soon.
+#[derive(Clone, Copy, Debug)]
+enum Idle {
+    Domain(u32),
+    Orphan(u32),
+}
+
 #[derive(Debug)]
 pub(super) struct Destinations {
-    by_name: HashMap<Rc<str>, u32, foldhash::fast::FixedState>,
-    /// With the generation of each place.
-    places: Vec<(u32, Option<Destination>)>,
-    free: Vec<u32>,
+    by_domain: Map,
+    domains: Places<Domain>,
+    by_site: Map,
+    places: Places<Destination>,
     /// With work: those of this round, and those touched during it.
     touched: VecDeque<u32>,
     this_round: usize,
     /// The round's last destination was returned; the next call says that it is over.
     round_over: bool,
-    /// Those that were empty, each at most once, with the time to look again.
-    idle: VecDeque<(Moment, u32)>,
+    /// What was empty, each at most once, with the time to look again.
+    idle: VecDeque<(Moment, Idle)>,
     /// How many are not open.
     pub suspended: usize,
 }
 
+type Map = HashMap<Rc<str>, u32, foldhash::fast::FixedState>;
+
 impl Destinations {
     pub fn new(seed: u64) -> Self {
+        let hasher = || foldhash::fast::FixedState::with_seed(seed);
         Destinations {
-            by_name: HashMap::with_hasher(foldhash::fast::FixedState::with_seed(seed)),
-            places: Vec::new(),
-            free: Vec::new(),
+            by_domain: HashMap::with_hasher(hasher()),
+            domains: Places::new(),
+            by_site: HashMap::with_hasher(hasher()),
+            places: Places::new(),
             touched: VecDeque::new(),
             this_round: 0,
             round_over: false,
@@ -170,31 +204,44 @@ impl Destinations {
     }
 
     pub fn len(&self) -> usize {
-        self.by_name.len()
+        self.places.used
     }
 
-    /// Entries of the lists of destinations with work, and of empty ones.
+    /// Domains remembered; entries of the lists of destinations with work, and of what is idle.
     #[cfg(any(test, feature = "sim"))]
-    pub fn lists(&self) -> [usize; 2] {
-        [self.touched.len(), self.idle.len()]
+    pub fn lists(&self) -> [usize; 3] {
+        [self.by_domain.len(), self.touched.len(), self.idle.len()]
     }
 
-    pub fn find(&self, name: &str) -> Option<DestinationId> {
-        self.by_name.get(name).map(|index| self.id(*index))
+    pub fn find(&self, domain: &str) -> Option<DomainId> {
+        self.by_domain.get(domain).map(|index| self.domain_id(*index))
     }
 
-    pub fn find_or_create(&mut self, name: &str) -> DestinationId {
-        if let Some(found) = self.find(name) {
+    /// The index of a domain.
+    pub fn find_or_create(&mut self, name: &str) -> u32 {
+        if let Some(&found) = self.by_domain.get(name) {
             return found;
         }
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push((0, None));
-            u32::try_from(self.places.len() - 1).expect("memory ends before 4 billion destinations")
-        });
         let name: Rc<str> = name.into();
-        self.by_name.insert(name.clone(), index);
-        self.places[index as usize].1 = Some(Destination {
+        let destination = self.create(Rc::clone(&name), false);
+        let domain = Domain {
+            name: Rc::clone(&name),
+            destination,
+            jobs: 0,
+            bound_until: Moment(0),
+            empty_since: Moment(0),
+            idle_listed: false,
+        };
+        let index = self.domains.insert(domain);
+        self.by_domain.insert(name, index);
+        index
+    }
+
+    fn create(&mut self, name: Rc<str>, is_site: bool) -> u32 {
+        self.places.insert(Destination {
             name,
+            is_site,
+            domains: 1,
             fresh: List::EMPTY,
             retry: List::EMPTY,
             ranks: None,
@@ -209,34 +256,120 @@ impl Destinations {
             sweep: None,
             sweep_queued: false,
             touched: false,
-            empty_since: Moment(0),
-            idle_listed: false,
-        });
-        self.id(index)
+            orphaned: false,
+        })
     }
 
     pub fn id(&self, index: u32) -> DestinationId {
-        DestinationId { index, generation: self.places[index as usize].0 }
+        DestinationId { index, generation: self.places.generation(index) }
+    }
+
+    pub fn domain_id(&self, index: u32) -> DomainId {
+        DomainId { index, generation: self.domains.generation(index) }
     }
 
     pub fn get(&self, id: DestinationId) -> Option<&Destination> {
-        let (generation, place) = self.places.get(id.index as usize)?;
-        place.as_ref().filter(|_| *generation == id.generation)
+        self.places.get(id.index, id.generation)
     }
 
     pub fn get_mut(&mut self, id: DestinationId) -> Option<&mut Destination> {
-        let (generation, place) = self.places.get_mut(id.index as usize)?;
-        place.as_mut().filter(|_| *generation == id.generation)
+        self.places.get_mut(id.index, id.generation)
+    }
+
+    pub fn domain(&self, id: DomainId) -> Option<&Domain> {
+        self.domains.get(id.index, id.generation)
     }
 
     /// The destination of a job.
     pub fn at(&self, index: u32) -> &Destination {
-        self.places[index as usize].1.as_ref().expect("a destination with jobs is not forgotten")
+        self.places.at(index).expect("a destination with jobs is not forgotten")
     }
 
     /// The destination of a job.
     pub fn at_mut(&mut self, index: u32) -> &mut Destination {
-        self.places[index as usize].1.as_mut().expect("a destination with jobs is not forgotten")
+        self.places.at_mut(index).expect("a destination with jobs is not forgotten")
+    }
+
+    /// The domain of a job.
+    pub fn domain_at(&self, index: u32) -> &Domain {
+        self.domains.at(index).expect("a domain with jobs is not forgotten")
+    }
+
+    /// The domain of a job.
+    pub fn domain_at_mut(&mut self, index: u32) -> &mut Domain {
+        self.domains.at_mut(index).expect("a domain with jobs is not forgotten")
+    }
+
+    /// Binds a domain to a site. True: it has another destination than before.
+    pub fn bind(&mut self, index: u32, site: &str, until: Moment) -> bool {
+        let domain = self.domain_at_mut(index);
+        domain.bound_until = until;
+        let from = domain.destination;
+        let old = self.at(from);
+        if old.is_site && *old.name == *site {
+            return false;
+        }
+        let to = match self.by_site.get(site) {
+            Some(&there) => there,
+            // It is the first of its site, which takes over the destination as it is: nothing stands there yet.
+            None if !old.is_site => {
+                let name: Rc<str> = site.into();
+                self.by_site.insert(Rc::clone(&name), from);
+                let old = self.at_mut(from);
+                (old.name, old.is_site) = (name, true);
+                return false;
+            }
+            None => {
+                let name: Rc<str> = site.into();
+                let to = self.create(Rc::clone(&name), true);
+                self.at_mut(to).domains = 0;
+                self.by_site.insert(name, to);
+                to
+            }
+        };
+        self.at_mut(to).domains += 1;
+        self.move_domain(index, from, to);
+        true
+    }
+
+    /// Gives a domain a destination of its own again. True: it is another than before.
+    pub fn isolate(&mut self, index: u32) -> bool {
+        let domain = self.domain_at_mut(index);
+        domain.bound_until = Moment(0);
+        let (from, name) = (domain.destination, Rc::clone(&domain.name));
+        if !self.at(from).is_site {
+            return false;
+        }
+        if self.at(from).domains == 1 {
+            self.unname(from);
+            let old = self.at_mut(from);
+            (old.name, old.is_site) = (name, false);
+            return false;
+        }
+        let to = self.create(name, false);
+        self.move_domain(index, from, to);
+        true
+    }
+
+    fn move_domain(&mut self, index: u32, from: u32, to: u32) {
+        self.domain_at_mut(index).destination = to;
+        let old = self.at_mut(from);
+        old.domains -= 1;
+        if old.domains == 0 {
+            old.orphaned = true;
+            self.unname(from);
+            // In front, as it may be looked at at once.
+            self.idle.push_front((Moment(0), Idle::Orphan(from)));
+        }
+    }
+
+    fn unname(&mut self, index: u32) {
+        let d = self.at(index);
+        if d.is_site {
+            let name = Rc::clone(&d.name);
+            self.by_site.remove(&name);
+            self.at_mut(index).is_site = false;
+        }
     }
 
     pub fn set_access(&mut self, index: u32, access: Access) {
@@ -275,15 +408,15 @@ impl Destinations {
         None
     }
 
-    /// Remembers an empty destination for removal.
+    /// Remembers a domain without jobs for removal.
     pub fn note_if_empty(&mut self, index: u32, now: Moment) {
-        let d = self.at_mut(index);
-        if !d.is_empty() {
+        let domain = self.domain_at_mut(index);
+        if domain.jobs > 0 {
             return;
         }
-        d.empty_since = now;
-        if !std::mem::replace(&mut d.idle_listed, true) {
-            self.idle.push_back((now + limits::QUEUE_DESTINATION_IDLE, index));
+        domain.empty_since = now;
+        if !std::mem::replace(&mut domain.idle_listed, true) {
+            self.idle.push_back((now + limits::QUEUE_DESTINATION_IDLE, Idle::Domain(index)));
             if self.idle.len() > limits::QUEUE_IDLE_DESTINATIONS {
                 self.look_at_idle(Moment::NEVER);
             }
@@ -303,25 +436,97 @@ impl Destinations {
         }
     }
 
-    /// Takes the first idle destination off the list and forgets it, if it has been empty for long enough by `now`.
+    /// Takes the first of what is idle off the list and forgets it, if it has been empty for long enough by `now`.
     fn look_at_idle(&mut self, now: Moment) {
-        let Some((due, index)) = self.idle.pop_front() else { return };
-        let d = self.at_mut(index);
-        if d.is_forgettable() && d.empty_since + limits::QUEUE_DESTINATION_IDLE <= now {
-            if d.access != Access::Open {
-                self.suspended -= 1;
+        match self.idle.pop_front() {
+            None => {}
+            Some((due, Idle::Domain(index))) => self.look_at_domain(index, due, now),
+            Some((_, Idle::Orphan(index))) if self.at(index).is_forgettable() => self.forget(index),
+            Some((due, orphan)) => {
+                let again = if now == Moment::NEVER { due } else { now };
+                self.idle.push_back((again + limits::QUEUE_DESTINATION_IDLE, orphan));
             }
-            let (generation, place) = &mut self.places[index as usize];
-            *generation = generation.wrapping_add(1);
-            let gone = place.take().expect("it was just looked at");
-            self.by_name.remove(&gone.name);
-            self.free.push(index);
-        } else if d.is_empty() {
-            // Used since, suspended or about to be polled: later.
-            let again = due.max(d.empty_since) + limits::QUEUE_DESTINATION_IDLE;
-            self.idle.push_back((again, index));
-        } else {
-            d.idle_listed = false;
         }
+    }
+
+    fn look_at_domain(&mut self, index: u32, due: Moment, now: Moment) {
+        let domain = self.domain_at(index);
+        let (empty, since, destination) = (domain.jobs == 0, domain.empty_since, domain.destination);
+        let d = self.at(destination);
+        let alone = d.domains == 1;
+        if empty && (!alone || d.is_forgettable()) && since + limits::QUEUE_DESTINATION_IDLE <= now {
+            let gone = self.domains.remove(index);
+            self.by_domain.remove(&gone.name);
+            self.at_mut(destination).domains -= 1;
+            if alone {
+                self.forget(destination);
+            }
+        } else if empty {
+            // Used since, suspended or about to be polled: later.
+            let again = due.max(since) + limits::QUEUE_DESTINATION_IDLE;
+            self.idle.push_back((again, Idle::Domain(index)));
+        } else {
+            self.domain_at_mut(index).idle_listed = false;
+        }
+    }
+
+    fn forget(&mut self, index: u32) {
+        self.unname(index);
+        self.suspended -= usize::from(self.at(index).access != Access::Open);
+        self.places.remove(index);
+    }
+}
+
+/// Things in places that keep their numbers, with the generation of each.
+#[derive(Debug)]
+struct Places<T> {
+    places: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+    used: usize,
+}
+
+impl<T> Places<T> {
+    fn new() -> Self {
+        Places { places: Vec::new(), free: Vec::new(), used: 0 }
+    }
+
+    fn insert(&mut self, thing: T) -> u32 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            u32::try_from(self.places.len() - 1).expect("memory ends before 4 billion domains")
+        });
+        self.places[index as usize].1 = Some(thing);
+        self.used += 1;
+        index
+    }
+
+    fn remove(&mut self, index: u32) -> T {
+        let (generation, place) = &mut self.places[index as usize];
+        *generation = generation.wrapping_add(1);
+        self.free.push(index);
+        self.used -= 1;
+        place.take().expect("what is there is removed")
+    }
+
+    fn generation(&self, index: u32) -> u32 {
+        self.places[index as usize].0
+    }
+
+    fn get(&self, index: u32, generation: u32) -> Option<&T> {
+        let (now, place) = self.places.get(index as usize)?;
+        place.as_ref().filter(|_| *now == generation)
+    }
+
+    fn get_mut(&mut self, index: u32, generation: u32) -> Option<&mut T> {
+        let (now, place) = self.places.get_mut(index as usize)?;
+        place.as_mut().filter(|_| *now == generation)
+    }
+
+    fn at(&self, index: u32) -> Option<&T> {
+        self.places[index as usize].1.as_ref()
+    }
+
+    fn at_mut(&mut self, index: u32) -> Option<&mut T> {
+        self.places[index as usize].1.as_mut()
     }
 }

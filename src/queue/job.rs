@@ -118,6 +118,13 @@ pub struct DestinationId {
     pub(super) generation: u32,
 }
 
+/// Names a domain of one [`Queue`](super::Queue) until it is forgotten; kept longer it names nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct DomainId {
+    pub(super) index: u32,
+    pub(super) generation: u32,
+}
+
 // 200,000 jobs within 300 MB of resident memory leave room for everything else only if each is small. A body is at
 // most a fat shared pointer and a range.
 const _: () = assert!(size_of::<RecipientSet>() == 16, "the index shares the box's two words");

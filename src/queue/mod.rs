@@ -7,6 +7,10 @@
 //! destinations. **Refuses** to connect, to resolve, to read bodies, to write reports, and to bound the mail: a job
 //! stands for a message that was acknowledged, so it is never refused; intake is what has a limit.
 //!
+//! A job is for the recipients of a *domain*. Each domain has a *destination*, where its jobs wait: one of its own at first;
+//! once the driver knows its mail exchangers ([`Queue::bind`]), that of its *site*, which it shares with all domains whose mail
+//! the same hosts take. What is said of a destination (suspended, connections, limits) is said of the site.
+//!
 //! A job is *ready*, *waiting* for its retry, *held* by the driver, or *expired* and about to be held. A destination is
 //! *open*; or *suspended*, when none of its hosts could be reached: then its jobs cost nothing, no timers and no
 //! attempts of their own; or *probing*, after a suspension, until somebody answered.
@@ -26,6 +30,9 @@ mod job;
 mod property_tests;
 mod ready;
 mod retry;
+mod sites;
+#[cfg(test)]
+mod sites_tests;
 mod slots;
 mod terms;
 #[cfg(test)]
@@ -33,13 +40,13 @@ mod terms_tests;
 #[cfg(test)]
 mod tests;
 
-pub use job::{DestinationId, Job, JobKey, LastReply, RecipientSet};
+pub use job::{DestinationId, DomainId, Job, JobKey, LastReply, RecipientSet};
 pub use retry::RetryPolicy;
 pub use terms::Terms;
 
 use crate::limits;
 use crate::time::{Moment, Now, Wall};
-use destination::{Access, Destinations, Sweep};
+use destination::{Access, Destinations};
 use ready::{End, next_plain};
 use slots::{List, NONE, Slots, State};
 use std::cmp::Reverse;
@@ -87,7 +94,7 @@ pub struct Queue<B> {
     late: VecDeque<JobKey>,
     /// Ends of suspensions, earliest first. An entry counts only while its destination is suspended until that moment.
     suspensions: BinaryHeap<Reverse<(Moment, DestinationId)>>,
-    /// Destinations whose ready jobs are being looked through for expired ones.
+    /// Destinations whose ready jobs are being looked through for expired ones, and for those that belong elsewhere.
     sweeping: VecDeque<DestinationId>,
     expired: List,
     /// Ready jobs with a body, oldest first. Entries of jobs taken or finished meanwhile are skipped.
@@ -127,12 +134,7 @@ impl<B> Queue<B> {
         &self.policy
     }
 
-    /// The destination of that name, if it is remembered. Names are compared as they are: lower-case them first.
-    pub fn find(&self, domain: &str) -> Option<DestinationId> {
-        self.destinations.find(domain)
-    }
-
-    /// The name of a destination: the domain (lower case) or whatever it was enqueued for. `None`: forgotten.
+    /// The name of a destination: the site, or while it is bound to none the domain. `None`: forgotten.
     pub fn name(&self, dest: DestinationId) -> Option<&str> {
         self.destinations.get(dest).map(|d| &*d.name)
     }
@@ -181,7 +183,7 @@ impl<B> Queue<B> {
         Some(&mut self.slots.get_mut(index).job)
     }
 
-    /// The destination of a job.
+    /// The destination where a job is.
     pub fn destination_of(&self, key: JobKey) -> Option<DestinationId> {
         Some(self.destinations.id(self.slots.get(self.slots.resolve(key)?).destination))
     }
@@ -206,13 +208,16 @@ impl<B> Queue<B> {
 
     // --- commands -------------------------------------------------------------------------------------------------
 
-    /// Adds a job behind the fresh mail of `domain` (lower case, or any other name of a destination), which is created
-    /// on first use. `job.attempts` and `job.last` may come from before a restart.
+    /// Adds a job behind the fresh mail of `domain` (lower case, or the name of a fixed next hop), which is created on
+    /// first use. `job.attempts` and `job.last` may come from before a restart.
     pub fn enqueue(&mut self, domain: &str, mut job: Job<B>, now: Moment) -> DestinationId {
         job.enqueued = now;
         self.now.mono = self.now.mono.max(now);
-        let dest = self.destinations.find_or_create(domain);
-        if matches!(self.destinations.at(dest.index).access, Access::Suspended(_)) {
+        let domain = self.destinations.find_or_create(domain);
+        let home = self.destinations.domain_at_mut(domain);
+        home.jobs += 1;
+        let dest = home.destination;
+        if matches!(self.destinations.at(dest).access, Access::Suspended(_)) {
             job.body = None;
         }
         let terms = job.terms.as_deref().copied();
@@ -220,15 +225,15 @@ impl<B> Queue<B> {
             && held > now
         {
             job.body = None;
-            let key = self.slots.insert(job, dest.index, State::Waiting);
+            let key = self.slots.insert(job, domain, dest, State::Waiting);
             self.begin_terms(key);
-            self.destinations.at_mut(dest.index).waiting += 1;
+            self.destinations.at_mut(dest).waiting += 1;
             self.waiting += 1;
             self.set_timer(held, key);
-            return dest;
+            return self.destinations.id(dest);
         }
         let has_body = job.body.is_some();
-        let key = self.slots.insert(job, dest.index, State::Fresh);
+        let key = self.slots.insert(job, domain, dest, State::Fresh);
         if terms.is_some() {
             self.begin_terms(key);
         }
@@ -236,7 +241,7 @@ impl<B> Queue<B> {
         if has_body {
             self.watch_body(key);
         }
-        dest
+        self.destinations.id(dest)
     }
 
     /// Takes the next ready job: the oldest fresh mail, else the oldest retry; with both ready every eighth is a retry
@@ -245,13 +250,18 @@ impl<B> Queue<B> {
     /// [`deferred`](Self::deferred) or [`put_back`](Self::put_back). `None`: nothing is ready, or the destination is
     /// suspended or forgotten.
     pub fn take(&mut self, dest: DestinationId) -> Option<JobKey> {
-        let d = self.destinations.get_mut(dest)?;
-        if matches!(d.access, Access::Suspended(_)) || d.ready() == 0 {
-            return None;
+        loop {
+            let d = self.destinations.get_mut(dest)?;
+            if matches!(d.access, Access::Suspended(_)) || d.ready() == 0 {
+                return None;
+            }
+            let index = if d.ranks.is_some() { self.next_ranked(dest.index) } else { next_plain(d) };
+            if self.place_of(index) == dest.index {
+                self.hold(index);
+                return Some(self.slots.key(index));
+            }
+            self.bring_home(index, End::Back);
         }
-        let index = if d.ranks.is_some() { self.next_ranked(dest.index) } else { next_plain(d) };
-        self.hold(index);
-        Some(self.slots.key(index))
     }
 
     /// Puts a destination on the list of [`poll_touched`](Self::poll_touched) again, for a driver that could not serve
@@ -289,7 +299,8 @@ impl<B> Queue<B> {
         }
         self.in_flight -= 1;
         self.destinations.at_mut(used.destination).in_flight -= 1;
-        self.destinations.note_if_empty(used.destination, self.now.mono);
+        self.destinations.domain_at_mut(used.domain).jobs -= 1;
+        self.destinations.note_if_empty(used.domain, self.now.mono);
         used.job
     }
 
@@ -351,9 +362,11 @@ impl<B> Queue<B> {
         let used = self.slots.get_mut(index);
         let destination = used.destination;
         // A body that nobody watches (read from the spool, or watched too long) does not go back into the queue.
-        if !used.aging || matches!(self.destinations.at(destination).access, Access::Suspended(_)) {
+        let place = self.destinations.domain_at(used.domain).destination;
+        if !used.aging || matches!(self.destinations.at(place).access, Access::Suspended(_)) {
             used.job.body = None;
         }
+        used.destination = place;
         if let Some(terms) = used.job.terms.as_deref().copied() {
             // Its moment may have come while the driver held it.
             self.deadlines.watch(key, &terms, |key| self.slots.resolve(key).is_some());
@@ -374,17 +387,20 @@ impl<B> Queue<B> {
     {
         let index = self.held(key);
         let used = self.slots.get_mut(index);
-        let (destination, aging, old) = (used.destination, used.aging, &mut used.job);
+        let (domain, aging, old) = (used.domain, used.aging, &mut used.job);
         old.recipients = kept;
         let body = old.body.clone().filter(|_| aging);
         let mut job = Job::new(old.id, old.home, others, old.accepted, old.size, body);
         (job.enqueued, job.attempts, job.last, job.terms) =
             (old.enqueued, old.attempts, old.last.clone(), old.terms.clone());
+        let home = self.destinations.domain_at_mut(domain);
+        home.jobs += 1;
+        let destination = home.destination;
         if matches!(self.destinations.at(destination).access, Access::Suspended(_)) {
             job.body = None;
         }
         let (has_body, has_terms) = (job.body.is_some(), job.terms.is_some());
-        let key = self.slots.insert(job, destination, State::Fresh);
+        let key = self.slots.insert(job, domain, destination, State::Fresh);
         if has_terms {
             self.begin_terms(key);
         }
@@ -431,10 +447,7 @@ impl<B> Queue<B> {
         let d = self.destinations.at_mut(dest.index);
         if self.policy.is_expired(d.oldest, now.wall) {
             d.oldest = Wall(u64::MAX);
-            d.sweep = Some(Sweep { list: State::Fresh, cursor: d.fresh.tail });
-            if !std::mem::replace(&mut d.sweep_queued, true) {
-                self.sweeping.push_back(dest);
-            }
+            self.begin_sweep(dest.index);
             self.sweep(limits::QUEUE_SWEEP_PER_TURN);
         }
     }
@@ -493,6 +506,7 @@ impl<B> Queue<B> {
                 used.job.enqueued = now.mono;
                 let destination = used.destination;
                 let overdue = used.job.terms.as_ref().is_some_and(|t| t.is_overdue(now.mono));
+                used.destination = self.destinations.domain_at(used.domain).destination;
                 self.waiting -= 1;
                 self.destinations.at_mut(destination).waiting -= 1;
                 if overdue {
@@ -524,7 +538,6 @@ impl<B> Queue<B> {
                 if ready {
                     self.destinations.touch(dest.index);
                 }
-                self.destinations.note_if_empty(dest.index, now.mono);
             }
         }
         self.sweep(limits::QUEUE_SWEEP_PER_TURN);

@@ -92,8 +92,42 @@ impl<B> Queue<B> {
         destination
     }
 
-    /// Looks at up to `budget` ready jobs of suspended destinations and sets aside those too old. From the last to the
-    /// first: what comes while it goes on is younger, or has been looked at.
+    /// Where a job belongs.
+    pub(super) fn place_of(&self, index: u32) -> u32 {
+        self.destinations.domain_at(self.slots.get(index).domain).destination
+    }
+
+    /// Moves a ready job to where it belongs.
+    pub(super) fn bring_home(&mut self, index: u32, end: End) {
+        let place = self.place_of(index);
+        self.unlink_ready(index, State::Waiting);
+        let used = self.slots.get_mut(index);
+        used.destination = place;
+        if matches!(self.destinations.at(place).access, Access::Suspended(_)) {
+            used.job.body = None;
+        }
+        self.make_ready(index, end);
+    }
+
+    /// A domain has left a destination: its ready jobs follow.
+    pub(super) fn empty_out(&mut self, destination: u32) {
+        if self.destinations.at(destination).ready() > 0 {
+            self.begin_sweep(destination);
+            self.sweep(limits::QUEUE_SWEEP_PER_TURN);
+        }
+    }
+
+    /// Looks through the ready jobs of a destination, from the start.
+    pub(super) fn begin_sweep(&mut self, destination: u32) {
+        let d = self.destinations.at_mut(destination);
+        d.sweep = Some(Sweep { list: State::Fresh, cursor: d.fresh.tail });
+        if !std::mem::replace(&mut d.sweep_queued, true) {
+            self.sweeping.push_back(self.destinations.id(destination));
+        }
+    }
+
+    /// Looks at up to `budget` ready jobs: moves those that belong elsewhere, and sets aside those too old at suspended
+    /// destinations. From the last to the first: what comes while it goes on is younger, or has been looked at.
     pub(super) fn sweep(&mut self, mut budget: usize) {
         while let Some(dest) = self.sweeping.front().copied() {
             let Some(d) = self.destinations.get_mut(dest) else {
@@ -113,12 +147,15 @@ impl<B> Queue<B> {
                 return;
             }
             budget -= 1;
-            let accepted = self.slots.get(cursor).job.accepted;
-            if self.policy.is_expired(accepted, self.now.wall) {
+            let (accepted, suspended) = (self.slots.get(cursor).job.accepted, matches!(d.access, Access::Suspended(_)));
+            if self.place_of(cursor) != dest.index {
+                self.bring_home(cursor, End::Front);
+            } else if suspended && self.policy.is_expired(accepted, self.now.wall) {
                 // Moves the cursor on.
                 self.unlink_ready(cursor, State::Expired);
                 self.set_aside(cursor);
             } else {
+                let d = self.destinations.at_mut(dest.index);
                 d.oldest = d.oldest.min(accepted);
                 d.sweep = Some(Sweep { list, cursor: self.slots.prev(cursor) });
             }

@@ -26,7 +26,9 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) struct Used<B> {
     pub job: Job<B>,
-    /// Index of its destination.
+    /// Index of its recipients' domain.
+    pub domain: u32,
+    /// Index of the destination where it is: its domain's, unless that has changed.
     pub destination: u32,
     /// Neighbours in the list of its state.
     prev: u32,
@@ -49,7 +51,7 @@ struct Slot<B> {
     content: Content<B>,
 }
 
-const _: () = assert!(size_of::<Slot<(std::rc::Rc<()>, u32, u32)>>() <= 104, "a job costs at most 24 bytes of place");
+const _: () = assert!(size_of::<Slot<(std::rc::Rc<()>, u32, u32)>>() <= 112, "a job costs at most 32 bytes of place");
 
 /// Slots of a chunk: growth costs one chunk, never a copy of all jobs.
 const CHUNK: usize = 512;
@@ -66,14 +68,14 @@ impl<B> Slots<B> {
         Slots { chunks: Vec::new(), free: NONE }
     }
 
-    pub fn insert(&mut self, job: Job<B>, destination: u32, state: State) -> JobKey {
+    pub fn insert(&mut self, job: Job<B>, domain: u32, destination: u32, state: State) -> JobKey {
         if self.free == NONE {
             self.grow();
         }
         let index = self.free;
         let slot = self.slot_mut(index);
         let Content::Free(next) = slot.content else { unreachable!("the free list has only free slots") };
-        slot.content = Content::Used(Used { job, destination, prev: NONE, next: NONE, state, aging: false });
+        slot.content = Content::Used(Used { job, domain, destination, prev: NONE, next: NONE, state, aging: false });
         let generation = slot.generation;
         self.free = next;
         JobKey { index, generation }

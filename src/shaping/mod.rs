@@ -7,4 +7,4 @@ mod limits;
 mod rate;
 
 pub use limits::Limits;
-pub use rate::Rate;
+pub use rate::{Pace, Rate};

@@ -211,8 +211,8 @@ fn an_event_of_a_failure_names_sender_and_recipient_wherever_the_record_is() {
             |name, to: &str, site: &str| (name, "joe@sender.test".to_owned(), to.to_owned(), site.to_owned(), true);
         let expected = [
             one("bounced", "z@nowhere.test", "nowhere.test"),
-            one("expired", "x@a.test", "a.test"),
-            one("expired", "y@a.test", "a.test"),
+            one("expired", "x@a.test", "mx.a.test"),
+            one("expired", "y@a.test", "mx.a.test"),
         ];
         assert_eq!(told, expected, "{minutes_left} {crash}");
         assert_eq!(dsns(&world).iter().map(|dsn| reported(dsn).len()).sum::<usize>(), 3);

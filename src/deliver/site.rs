@@ -1,0 +1,213 @@
+//! Which site a domain's mail goes to: its mail exchangers, as DNS says, and what becomes of mail where it says that there
+//! are none.
+//!
+//! The binding of a domain holds as long as what DNS said. When that is over it is asked again: mail goes on over the
+//! connections that stand until there is an answer, and follows it to another site if that is what it says.
+
+use super::{Deliverer, Plans};
+use crate::dns::{Answer, MailHost, Resolution, Verdict};
+use crate::local::LmtpServer;
+use crate::message::Status;
+use crate::queue::{DestinationId, DomainId, JobKey, LastReply};
+use crate::route::NextHop;
+use crate::shard::Turn;
+use crate::time::Moment;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// What is known of where a domain's mail goes.
+enum Route {
+    /// There, with what is known of the hosts' TLS.
+    To(Rc<Resolution>, Rc<Plans>),
+    /// DNS was asked.
+    Asked,
+    /// It is dealt with otherwise.
+    Nowhere,
+}
+
+impl Deliverer {
+    /// The name of a fixed next hop; `None`: a site's destination.
+    pub(super) fn fixed_hop(&self, destination: DestinationId) -> Option<&str> {
+        self.queue.own_domain(destination).and_then(|domain| self.queue.domain_name(domain)).map(|name| &**name)
+    }
+
+    pub(super) fn is_maildir(&self, destination: DestinationId) -> bool {
+        self.fixed_hop(destination).is_some_and(|name| self.routes.next_hop(name) == NextHop::Maildir)
+    }
+
+    /// Whether the hosts of a destination are known, or are found out now.
+    pub(super) fn is_located(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
+        let Some(domain) = self.queue.own_domain(destination) else { return true };
+        let is_fixed =
+            self.queue.domain_name(domain).is_some_and(|n| !matches!(self.routes.next_hop(n), NextHop::Mx(_)));
+        if is_fixed {
+            return true;
+        }
+        if self.queue.peek_len(destination) == 0 {
+            return true;
+        }
+        if self.queue.is_suspended(destination) {
+            return false;
+        }
+        matches!(self.locate(domain, turn), Route::To(..)) && self.queue.destination(domain) == Some(destination)
+    }
+
+    /// Whether a job that was taken at a destination belongs there; what DNS said of its domain is looked after.
+    pub(super) fn stays(&mut self, key: JobKey, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
+        let Some(domain) = self.queue.domain_of(key) else { return true };
+        if self.queue.bound_until(domain) <= turn.now.mono && self.queue.own_domain(destination).is_none() {
+            self.locate(domain, turn);
+        }
+        !self.queue.is_misplaced(key)
+    }
+
+    /// Where the mail goes that is next at a destination; `None` while that is unknown, or if it has been dealt with
+    /// otherwise.
+    pub(super) fn route(
+        &mut self,
+        destination: DestinationId,
+        turn: &mut Turn<'_>,
+    ) -> Option<(Rc<Resolution>, Rc<Plans>)> {
+        let pool = self.pools.get(&destination);
+        let loaded = pool.and_then(|pool| pool.loaded.front()).and_then(|(key, _)| self.queue.domain_of(*key));
+        let next = || self.queue.next_domain(destination).or_else(|| pool?.fetched_for);
+        let domain = loaded.or_else(next)?;
+        match self.locate(domain, turn) {
+            Route::To(route, plans) if self.queue.destination(domain) == Some(destination) => Some((route, plans)),
+            _ => None,
+        }
+    }
+
+    /// DNS has answered.
+    pub(super) fn answered(&mut self, domain: DomainId, resolution: &Rc<Resolution>, turn: &mut Turn<'_>) {
+        self.answered = Some((domain, Rc::clone(resolution)));
+        self.locate(domain, turn);
+        if let Some(destination) = self.queue.destination(domain) {
+            self.pump(destination, turn);
+        }
+        self.answered = None;
+    }
+
+    /// Where the mail of a domain goes, as far as that is known.
+    fn locate(&mut self, domain: DomainId, turn: &mut Turn<'_>) -> Route {
+        if self.asked.contains_key(&domain) {
+            return Route::Asked;
+        }
+        let Some(name) = self.queue.domain_name(domain).map(Rc::clone) else { return Route::Nowhere };
+        let routes = Arc::clone(&self.routes);
+        let next_hop = routes.next_hop(&name);
+        let host = match next_hop {
+            NextHop::Mx(domain) => domain,
+            NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+                Ok(address) => return self.fixed(host, address, true),
+                Err(_) => host,
+            },
+            NextHop::Lmtp(LmtpServer::Tcp(address)) => {
+                return self.fixed(&address.ip().to_string(), address.ip(), false);
+            }
+            // The address is that of nothing: the socket has a path.
+            NextHop::Lmtp(LmtpServer::Unix(_)) => {
+                return self.fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST), false);
+            }
+            NextHop::Maildir => return Route::Nowhere,
+        };
+        let answer = match &self.answered {
+            Some((asked, resolution)) if *asked == domain => Answer::Ready(Rc::clone(resolution)),
+            _ => self.resolver.resolve(host, turn.now.mono),
+        };
+        match answer {
+            Answer::Pending => {
+                let canonical: Rc<str> = match crate::dns::canonical(host) {
+                    Ok(name) => name.as_str().into(),
+                    Err(_) => host.into(),
+                };
+                self.resolving.entry(canonical).or_default().push(domain);
+                self.asked.insert(domain, ());
+                Route::Asked
+            }
+            Answer::Ready(route) if matches!(route.verdict, Verdict::Hosts(_)) => {
+                let plans = match self.plans(&name, &next_hop, &route, turn) {
+                    Ok(plans) => plans,
+                    Err(missing) => {
+                        missing.into_iter().for_each(|name| self.asking.entry(name).or_default().push(domain));
+                        self.asked.insert(domain, ());
+                        return Route::Asked;
+                    }
+                };
+                if matches!(next_hop, NextHop::Mx(_)) {
+                    let before = self.queue.destination(domain);
+                    let after = self.queue.bind(domain, &site_name(route.hosts(), &plans), route.expires);
+                    if let (Some(before), true) = (before, before != after) {
+                        // What was loaded there goes along.
+                        self.wake(before);
+                    }
+                }
+                Route::To(route, plans)
+            }
+            Answer::Ready(route) => {
+                self.has_no_hosts(domain, &route.verdict, turn);
+                Route::Nowhere
+            }
+        }
+    }
+
+    /// An answer about a name that is no route has come: what waits for it is looked at again.
+    pub(super) fn fact_answered(&mut self, name: &str, turn: &mut Turn<'_>) {
+        if let Some(domain) = self.refreshed_by(name) {
+            self.refresh(&domain, turn);
+        }
+        for domain in self.asking.remove(name).unwrap_or_default() {
+            self.asked.remove(&domain);
+            self.locate(domain, turn);
+            if let Some(destination) = self.queue.destination(domain) {
+                self.pump(destination, turn);
+            }
+        }
+    }
+
+    /// The route to a host given as an address, whether its TLS is a question or not.
+    fn fixed(&self, name: &str, address: IpAddr, tls: bool) -> Route {
+        let host = MailHost { preference: 0, name: name.into(), addresses: vec![address], secure: false, alias: None };
+        let verdict = Verdict::Hosts(vec![host]);
+        Route::To(Rc::new(Resolution { expires: Moment::NEVER, verdict, secure: true }), self.unasked(tls, true))
+    }
+
+    /// DNS names no host for a domain, now or at all.
+    fn has_no_hosts(&mut self, domain: DomainId, verdict: &Verdict, turn: &mut Turn<'_>) {
+        let failure = |status, text: &str| LastReply::new(turn.now.wall, "", 0, Some(status), text.as_bytes());
+        let permanent = match verdict {
+            Verdict::Hosts(_) => return,
+            Verdict::Temporary { reason } => {
+                let reply = failure(Status::new(4, 4, 3), reason);
+                let connected = |d| self.pools.get(&d).is_some_and(|pool| !pool.connections.is_empty());
+                // Connections that stand do without DNS.
+                if !self.queue.destination(domain).is_some_and(connected)
+                    && let Some(own) = self.queue.isolate(domain)
+                {
+                    self.unreachable(own, reply, turn);
+                }
+                return;
+            }
+            Verdict::NullMx => {
+                failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)")
+            }
+            Verdict::NoSuchDomain => failure(Status::new(5, 1, 2), "the domain of this address does not exist"),
+            Verdict::NoMailHost => failure(Status::new(5, 4, 4), "the domain of this address has no mail server"),
+        };
+        let before = self.queue.destination(domain);
+        let Some(own) = self.queue.isolate(domain) else { return };
+        if let Some(before) = before.filter(|before| *before != own) {
+            self.wake(before);
+        }
+        self.fail_all(own, &permanent, turn);
+    }
+}
+
+/// The name of the site that these hosts make: the same for the same hosts, of which the same TLS is asked.
+fn site_name(hosts: &[MailHost], plans: &Plans) -> String {
+    let mut names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(" ") + &plans.mark(hosts)
+}
