@@ -68,9 +68,8 @@ impl Fetcher {
                     let stored = Arc::new(Stored { domain: domain.clone(), id, fetched: wall(), policy });
                     let kept = Arc::clone(&stored);
                     // It counts also where it cannot be kept.
-                    match tokio::task::spawn_blocking(move || keep(&folder, &kept)).await {
-                        Ok(Err(error)) => tracing::error!("MTA-STS policy of {domain}: cannot be kept: {error}"),
-                        Ok(Ok(())) | Err(_) => {}
+                    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || keep(&folder, &kept)).await {
+                        tracing::error!("MTA-STS policy of {domain}: cannot be kept: {error}");
                     }
                     Ok(stored)
                 }

@@ -174,14 +174,14 @@ enum Fetch {
 }
 
 impl Deliverer {
-    /// `seed` must be unpredictable: DNS ids come from it. `max_connections` is this shard's share of descriptors.
+    /// `seed` must be unpredictable: DNS ids come from it. `max_connections` is this shard's share of descriptors;
+    /// `policies` are those of MTA-STS that were kept.
     pub fn new(
         me: u16,
         config: Arc<Config>,
         tables: Arc<Tables>,
         routes: Arc<Routes>,
-        dns: &DnsSettings,
-        policies: &[Arc<Stored>],
+        (dns, policies): (&DnsSettings, &[Arc<Stored>]),
         max_connections: usize,
         seed: u64,
     ) -> Self {

@@ -31,7 +31,7 @@ struct Known {
     stored: Option<Arc<Stored>>,
     /// The control plane was asked, and has until then to answer.
     asked_until: Option<Moment>,
-    /// It could not be fetched, and is not tried again before then.
+    /// Its record or policy could not be had, and is not asked for again before then.
     failed_until: Option<Moment>,
 }
 
@@ -83,12 +83,20 @@ impl Deliverer {
     pub(super) fn sts(&mut self, domain: &str, turn: &mut Turn<'_>) -> Result<Option<Arc<Stored>>, Rc<str>> {
         let now = turn.now;
         // Of what has run out nothing is left.
-        let held = self.sts.domains.get(domain).and_then(|known| known.stored.clone()).filter(|s| s.holds(now.wall));
+        let known = self.sts.domains.get(domain);
+        let held = known.and_then(|known| known.stored.clone()).filter(|s| s.holds(now.wall));
+        // Name servers that never answer must not hold up each connection anew.
+        if known.and_then(|known| known.failed_until).is_some_and(|until| until > now.mono) {
+            return Ok(held);
+        }
         let record = format!("_mta-sts.{domain}");
         let records = match self.resolver.txt(&record, now.mono) {
             None => return Err(record.into()),
             // RFC 8461 §3.1, §5.1: a record that is gone, or cannot be had, takes nothing away from a policy that holds.
-            Some(Err(_)) => return Ok(held),
+            Some(Err(_)) => {
+                self.sts_failed(domain, now);
+                return Ok(held);
+            }
             Some(Ok(records)) => records,
         };
         let Some(id) = record_id(records.iter().map(|text| &**text)) else { return Ok(held) };
@@ -98,9 +106,6 @@ impl Deliverer {
         }
         let host = policy_host(domain);
         let Some(known) = self.sts.entry(domain, now) else { return Ok(held) };
-        if known.failed_until.is_some_and(|until| until > now.mono) {
-            return Ok(held);
-        }
         if known.asked_until.is_some() {
             return if is_current { Ok(held) } else { Err(host.into()) };
         }

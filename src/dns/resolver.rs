@@ -453,7 +453,7 @@ impl Host {
         let secure = self.outcomes().filter(|o| !matches!(o.found, Found::Failed(_))).all(|o| o.secure);
         let alias = self.outcomes().find_map(|o| o.alias.clone());
         let (preference, name) = (self.preference, Rc::clone(&self.name));
-        has_address.then(|| MailHost { preference, name, addresses, secure, alias })
+        has_address.then_some(MailHost { preference, name, addresses, secure, alias })
     }
 }
 

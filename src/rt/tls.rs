@@ -98,7 +98,9 @@ impl ResolvesServerCert for Certificates {
 
 /// What begins TLS on a connection as the server. Shared by all shards.
 #[derive(Clone, Debug)]
-pub struct Acceptor(Kind<(Arc<ServerConfig>, Arc<Certificates>, Option<Arc<Vouching>>)>);
+pub struct Acceptor(Kind<ServerParts>);
+
+type ServerParts = (Arc<ServerConfig>, Arc<Certificates>, Option<Arc<Vouching>>);
 
 /// rustls with what it needs, or its stand-in.
 #[derive(Clone, Debug)]

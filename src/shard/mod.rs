@@ -162,7 +162,7 @@ impl ShardCore {
                 Arc::clone(&routes),
                 log,
             ),
-            deliverer: Deliverer::new(me, config, tables, routes, &dns, &policies, max_connections, seed),
+            deliverer: Deliverer::new(me, config, tables, routes, (&dns, &policies), max_connections, seed),
             post: Post::new(usize::from(me), mailboxes),
             report,
             recovered: Some(recovered),
