@@ -4,6 +4,7 @@
 //! stderr for what went wrong. Lives on the thread that starts the process.
 
 mod account;
+mod shaping;
 
 use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
 use crate::rt::disk::StdDisk;
@@ -45,9 +46,9 @@ enum Command {
 Signals:
   SIGTERM, SIGINT   drain: no new mail, transactions in progress finish,
                     exit 0; a second one: end at once
-  SIGHUP            read accounts, certificates and local files anew (what
-                    is wrong in them is logged, and the old ones stay); open
-                    the event log anew, after it was moved away
+  SIGHUP            read accounts, certificates, local files and rules
+                    anew (what is wrong in them is logged, and the old ones
+                    stay); open the event log anew, after it was moved away
 
 Examples:
   ringpost run
@@ -61,6 +62,9 @@ Example:
     /// Add, remove and list accounts, who may send with a password or a certificate.
     #[command(subcommand)]
     Account(account::AccountCommand),
+    /// Explain the rules for what receivers take: limits and replies.
+    #[command(subcommand)]
+    Shaping(shaping::ShapingCommand),
     /// Read a spool without a server, and without changing it.
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -112,6 +116,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(&args).map(|()| 0),
         Command::Check(args) => check(&args).map(|()| 0),
         Command::Account(command) => account::run(&command).map(|()| 0),
+        Command::Shaping(command) => shaping::run(&command).map(|()| 0),
         Command::Spool(SpoolCommand::Verify(args)) => verify(&args),
         Command::Spool(SpoolCommand::List(args)) => list(&args),
     };
@@ -241,9 +246,10 @@ fn summary(config: &Config) -> String {
         (
             "connections",
             format!(
-                "{} a destination, {} messages each, {} to connect, idle for {}",
+                "{} a destination, {} messages each, {} of them in flight, {} to connect, idle for {}",
                 delivery.connections_per_destination,
                 delivery.messages_per_connection,
+                delivery.messages_in_flight,
                 Span(delivery.connect_timeout),
                 Span(delivery.idle_timeout)
             ),
@@ -315,6 +321,7 @@ mod tests {
             path("cert2"),
             path("key2")
         );
+        let shaping = format!("[shaping]\nfiles = [{:?}, {:?}]\n", path("rules1"), path("rules2"));
         let exit = |config: &str| {
             write("config", &format!("hostname = \"relay.test\"\n[dns]\nservers = [\"127.0.0.1\"]\n{config}"));
             main_from(["ringpost", "check", "--config", &path("config")].map(OsString::from))
@@ -322,14 +329,18 @@ mod tests {
         let check = || check(&CheckArgs { config: folder.path().join("config") }).map_err(|error| error.to_string());
         write("mailboxes", "alice\n");
         write("aliases", "postmaster: alice\nabuse: alice\n");
-        assert_eq!(exit(&local), ExitCode::SUCCESS);
+        write("rules1", "[[provider]]\nname = \"big\"\nmx = [\"*.big.test\"]\n");
+        write("rules2", "[[provider]]\nname = \"big\"\nconnections = 5\n");
+        assert_eq!(exit(&format!("{local}{shaping}")), ExitCode::SUCCESS);
 
         // Everything at once, though one of the files cannot be read.
         write("aliases", "postmaster: alice\nteam: |/bin/sh\nabuse: alice, |/bin/false\n");
         std::fs::remove_file(path("mailboxes")).expect("it is there");
         write("accounts", "\n[[account]]\nname = 5\n");
         write("cert1", "no certificate");
-        assert_eq!(exit(&format!("{more}{local}")), ExitCode::FAILURE);
+        std::fs::remove_file(path("rules1")).expect("it is there");
+        write("rules2", "[[provider]]\nname = \"big\"\nconnections = 0\n");
+        assert_eq!(exit(&format!("{more}{local}{shaping}")), ExitCode::FAILURE);
         let told = check().expect_err("much is wrong");
         for (file, line) in [
             ("accounts", ":3:"),
@@ -339,6 +350,8 @@ mod tests {
             ("mailboxes", ": "),
             ("aliases", ":2: "),
             ("aliases", ":3: "),
+            ("rules1", ": "),
+            ("rules2", ":3:15: "),
         ] {
             let place = format!("{}{line}", path(file));
             assert!(told.lines().any(|line| line.contains(&place)), "{place} in\n{told}");

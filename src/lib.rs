@@ -11,6 +11,7 @@
 //! ```
 //!
 //! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping starttls` (and `dns` but for its driver)
+//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping lease` (and `dns` but for its driver)
 //! name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
 //! names tokio.
 
@@ -25,6 +26,7 @@ pub mod config;
 pub mod control;
 pub mod deliver;
 pub mod dns;
+pub mod lease;
 pub mod limits;
 pub mod local;
 pub mod message;

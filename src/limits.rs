@@ -117,6 +117,30 @@ pub const CLIENT_DATA_INITIATION_TIMEOUT: Duration = Duration::from_secs(120);
 pub const CLIENT_DATA_BLOCK_TIMEOUT: Duration = Duration::from_secs(180);
 /// RFC 5321 §4.5.3.2.6: the reply to the final dot.
 pub const CLIENT_DATA_TERMINATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Transactions in one flight at most (MAIL, RCPT, BDAT LAST behind one another): at a round trip of 100 ms, 160 messages a
+/// second on one connection; what a lost connection leaves in doubt is as many.
+pub const FLIGHT_TRANSACTIONS: usize = 16;
+/// Octets of a flight, commands and bodies, above which it takes no further transaction: what refused recipients may waste, and
+/// about what a TCP connection has under way on a fast way across an ocean.
+pub const FLIGHT_OCTETS: u64 = 256 << 10;
+/// The largest message that goes in a flight; a larger one waits for the replies to its envelope, and a round trip is little of
+/// what it takes.
+pub const FLIGHT_BODY_BYTES: u64 = 64 << 10;
+/// Memory that the messages of one connection may keep alive before a flight takes no further one: each may be a small part of a
+/// buffer of a commit.
+pub const FLIGHT_PINNED_BYTES: usize = 4 << 20;
+/// A connection that idled for so long may have been closed by the peer, which nobody has told yet: its first message does not fly,
+/// since its fate would be in doubt.
+pub const FLIGHT_REST: Duration = Duration::from_secs(1);
+/// No flights to a host for so long after one failed, or was wasted too often: longer than the first retry.
+pub const FLIGHT_PAUSE: Duration = Duration::from_secs(3600);
+/// What a wasted message of a flight counts against its host, and above which sum flights pause; a message that came through
+/// takes one off. So one message of nine may be wasted for ever.
+pub const FLIGHT_WASTE: u32 = 8;
+/// See [`FLIGHT_WASTE`].
+pub const FLIGHT_WASTE_MOST: u32 = 64;
+/// Hosts with failed or wasted flights that one shard remembers; beyond it the first is forgotten.
+pub const FLIGHT_HOSTS: usize = 4096;
 /// Command bytes a client connection keeps between transactions.
 pub const CLIENT_OUT_BYTES: usize = 4096;
 /// One line of a reply. RFC 5321 §4.5.3.1.5: 512 at least.
@@ -126,6 +150,9 @@ pub const REPLY_TEXT_BYTES: usize = 4096;
 /// Lines of one reply; a peer that sends more is hung up on.
 pub const REPLY_LINES: usize = 256;
 
+const _: () = assert!(FLIGHT_OCTETS >= FLIGHT_BODY_BYTES, "any message that may fly can be the first of a flight");
+const _: () =
+    assert!(FLIGHT_PAUSE.as_secs() > RETRY_FIRST_DEFAULT.as_secs(), "what failed in a flight is retried without");
 const _: () = assert!(REPLY_TEXT_BYTES >= REPLY_LINE_BYTES, "the longest line of a reply can be kept whole");
 
 // --- Headers and notifications that Ringpost writes ----------------------------------------------------------------
@@ -259,6 +286,13 @@ pub const QUEUE_RETRY_SHARE: u8 = 8;
 pub const QUEUE_TIMERS_PER_TURN: usize = 4096;
 /// Jobs looked at for expiry by one turn of the shard, some 0.2 ms.
 pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
+/// Permits of a rate that were leased to a shard and are not used are void after this: what a shard that stands still costs
+/// the others, and how fast rates go to where the work is.
+pub const LEASE_TERM: Duration = Duration::from_millis(100);
+/// A connection for a message that waits for its rate is opened so long before: it takes a few round trips.
+pub const LEASE_LEAD: Duration = Duration::from_secs(1);
+/// Where fewer connections are allowed than shards want, they go round, each for so long.
+pub const LEASE_TURN: Duration = Duration::from_millis(100);
 /// An empty destination is forgotten after this (at most twice this): longer than any connection to it idles, so that
 /// the pool's connections are found again.
 pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);
@@ -397,6 +431,19 @@ pub const DNS_TXT_RECORDS: usize = 16;
 pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Shortest a record is kept: a TTL of 0 must not cost a query per message.
 pub const DNS_TTL_MIN: Duration = Duration::from_secs(5);
+/// Range of both as an operator may set them.
+pub const DNS_TTL_RANGE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(7 * 86_400));
+/// How long beyond its time a route with hosts is used where DNS fails (RFC 8767 §5 has 1 to 3 days): mail to a host that answered
+/// a day ago is better tried than kept.
+pub const DNS_STALE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How long such a route is used before DNS is asked again (RFC 8767 §4).
+pub const DNS_STALE_TTL: Duration = Duration::from_secs(30);
+/// A route that was used so often is asked for again shortly before its time is over, while mail goes on by what is known...
+pub const DNS_PREFETCH_USES: u32 = 3;
+/// ...in the last of so many parts of its time (as Unbound does).
+pub const DNS_PREFETCH_PART: u32 = 10;
+/// How long a server that does not give a question back in the case it was asked is asked in lower case.
+pub const DNS_LOWER_CASE_TIME: Duration = Duration::from_secs(3600);
 /// Longest that "no such name" or "no such record" is kept (RFC 2308 §5 suggests 1 to 3 hours).
 pub const DNS_NEGATIVE_TTL_MAX: Duration = Duration::from_secs(3600);
 /// How long a failure is kept (RFC 2308 §7: 5 minutes at most).
@@ -610,3 +657,37 @@ pub const MAILDIR_WRITERS: usize = 4;
 
 const _: () =
     assert!(PATH_BYTES + 5 <= ORCPT_BYTES + 6, "a list's reverse-path takes the place of a recipient's options");
+
+// --- Rules: what receivers take -------------------------------------------------------------------------------------
+
+/// Rule files of one process: ours, and the operator's own beside it.
+pub const SHAPING_FILES: usize = 16;
+/// A rule file. It is read into memory at the start and at SIGHUP.
+pub const SHAPING_FILE_BYTES: u64 = 4 << 20;
+/// Problems told of one set of rule files: one misplaced file must not fill the log.
+pub const SHAPING_PROBLEMS: usize = 50;
+/// Providers, tenants and campaigns, of each kind; they are in memory.
+pub const SHAPING_NAMES: usize = 100_000;
+/// Names and patterns of all providers, some 100 octets each.
+pub const SHAPING_PATTERNS: usize = 200_000;
+/// Reply rules of all providers: each may take the memory of a regular expression. A provider's own, and those for every
+/// site, are tried in order at each refusal.
+pub const SHAPING_RULES: usize = 5000;
+/// A name of a provider, tenant, campaign or rule: an account's fits.
+pub const SHAPING_NAME_BYTES: usize = ACCOUNT_NAME_BYTES;
+/// The name of a site: of a few mail exchangers their names, of more a hash. It is kept with each destination.
+pub const SITE_NAME_BYTES: usize = 255;
+/// A pattern for the text of replies, as it is written.
+pub const REPLY_PATTERN_BYTES: usize = 1024;
+/// The same, compiled. Some words in any case take 5 to 20 KiB.
+pub const REPLY_REGEX_BYTES: usize = 128 << 10;
+/// What a thread keeps to match it faster; beyond it a slower way is taken.
+pub const REPLY_REGEX_CACHE_BYTES: usize = 128 << 10;
+/// The largest weight of a tenant; the smallest is 1.
+pub const TENANT_WEIGHT_MAX: u32 = 1000;
+/// The weight of a tenant without one: both more and less can be given to others.
+pub const TENANT_WEIGHT_DEFAULT: u32 = 100;
+
+const _: () = assert!(SITE_NAME_BYTES >= 150 + 32 + 8, "a long set's name fits");
+const _: () = assert!(SHAPING_FILES <= u16::MAX as usize, "a file's number is a u16");
+const _: () = assert!(SHAPING_NAME_BYTES <= SITE_NAME_BYTES, "a provider's name is a site's");

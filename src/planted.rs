@@ -194,6 +194,12 @@ mod switches {
         QuotaForgotten,
         /// what other shards were leased of a limit counts when they have settled it
         LeaseUncounted,
+        /// the transactions of a flight are not separated by RSET
+        FlightNotReset,
+        /// mail is refused for good by a peer that only does not take flights
+        FlightBlamed,
+        /// a message goes by BDAT with the dots that only DATA has doubled
+        FlightDotsKept,
     }
 
     thread_local! {

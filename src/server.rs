@@ -6,7 +6,7 @@
 
 mod tables;
 
-pub use tables::TablesError;
+pub use tables::{TablesError, shaping};
 
 use crate::config::{Config, Host};
 use crate::control::{self, Command, sts};
@@ -37,7 +37,7 @@ pub enum ServerError {
     /// The control plane cannot be started.
     #[error("control plane: {0}")]
     Control(io::Error),
-    /// Accounts, certificates or local domains cannot be used.
+    /// Accounts, certificates, local domains or rules cannot be used.
     #[error(transparent)]
     Tables(#[from] TablesError),
     /// The smart host cannot be used.
@@ -59,7 +59,7 @@ pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
     Ok(loaded.warnings)
 }
 
-/// Reads what [`Config`] names: accounts, certificates, mailboxes and aliases.
+/// Reads what [`Config`] names: accounts, certificates, mailboxes, aliases and rules.
 fn tables(config: &Config) -> Result<Tables, TablesError> {
     let loaded = tables::load(config)?;
     for warning in &loaded.warnings {
@@ -115,12 +115,13 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
                 Ok(tables) => {
                     tracing::info!(
                         accounts = tables.accounts.iter().len(),
-                        "accounts, certificates and local domains read again"
+                        rules = tables.shaping.summary(),
+                        "accounts, certificates, local domains and rules read again"
                     );
                     Control::Tables(Arc::new(tables))
                 }
                 Err(error) => {
-                    tracing::error!("accounts, certificates and local domains stay as they were: {error}");
+                    tracing::error!("accounts, certificates, local domains and rules stay as they were: {error}");
                     return;
                 }
             },
@@ -188,12 +189,16 @@ fn routes(config: &Config) -> Result<Routes, ServerError> {
         .map_err(ServerError::SmartHost)
 }
 
-fn dns_settings(config: &Config) -> DnsSettings {
+/// As the shards have them.
+pub fn dns_settings(config: &Config) -> DnsSettings {
     DnsSettings {
         servers: config.dns.servers.clone(),
         validating: config.dns.validating,
         timeout: config.dns.timeout,
         attempts: config.dns.attempts,
+        ttl: config.dns.ttl,
+        serve_stale: config.dns.serve_stale,
+        random_case: config.dns.random_case,
         families: if config.delivery.ipv6 { AddressFamilies::default() } else { AddressFamilies::Ipv4Only },
         addresses_only: config.delivery.smart_host.is_some(),
         ..DnsSettings::default()

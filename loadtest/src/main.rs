@@ -166,6 +166,9 @@ struct BehaviourArgs {
     /// Before each reply: 10ms, 5ms..20ms, exp:10ms
     #[arg(long, value_parser = Delay::parse)]
     delay: Option<Delay>,
+    /// All replies come so much later, as over a long way: unlike with --delay, what stands behind does not wait
+    #[arg(long, value_parser = duration)]
+    latency: Option<Duration>,
     /// PHASE:CODE:ODDS[@DOMAIN], like rcpt:4xx:0.1. Phases: connect ehlo mail rcpt data dot
     #[arg(long, value_parser = Fail::parse)]
     fail: Vec<Fail>,
@@ -181,17 +184,22 @@ struct BehaviourArgs {
     /// Do not announce PIPELINING
     #[arg(long)]
     no_pipelining: bool,
+    /// Announce CHUNKING
+    #[arg(long)]
+    chunking: bool,
 }
 
 impl BehaviourArgs {
     fn behaviour(self) -> Behaviour {
         Behaviour {
             delay: self.delay,
+            latency: self.latency,
             fail: self.fail,
             disconnect: self.disconnect,
             max_connections: self.max_connections,
             greylist: self.greylist,
             pipelining: !self.no_pipelining,
+            chunking: self.chunking,
             seed: 1,
         }
     }
@@ -291,6 +299,9 @@ struct RunArgs {
     /// A line of TOML for the relay's configuration
     #[arg(long)]
     relay_config: Vec<String>,
+    /// A line of TOML for its [delivery], like connections_per_destination=1
+    #[arg(long)]
+    relay_delivery: Vec<String>,
     /// Another relay: a command for sh. {config} is the configuration file; LISTEN, DNS, DELIVERY_PORT and SPOOL are
     /// in its environment
     #[arg(long)]
@@ -357,6 +368,7 @@ fn run_command(args: RunArgs) -> Result<ExitCode, String> {
         slow: (args.slow, args.slow_interval),
         retry_first: args.retry_first.or(trouble.then(|| "1s".into())),
         extra: args.relay_config.iter().map(|l| format!("{l}\n")).collect(),
+        delivery: args.relay_delivery.iter().map(|l| format!("{l}\n")).collect(),
     })?;
     if args.json {
         print_json(&found)?;

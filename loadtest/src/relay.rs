@@ -45,6 +45,8 @@ pub struct RelayConfig {
     pub delivery_port: u16,
     /// Next hop of everything, `host:port`.
     pub smart_host: Option<String>,
+    /// More lines of `[delivery]`.
+    pub delivery: String,
     /// Wait before a message's second attempt, as the configuration writes durations (`1s`).
     pub retry_first: Option<String>,
     /// Longest wait between two attempts.
@@ -74,6 +76,7 @@ impl RelayConfig {
             dns,
             delivery_port,
             smart_host: None,
+            delivery: String::new(),
             retry_first: None,
             retry_max: None,
             give_up: None,
@@ -99,6 +102,7 @@ impl RelayConfig {
         if let Some(host) = &self.smart_host {
             let _ = writeln!(t, "smart_host = {host:?}");
         }
+        t.push_str(&self.delivery);
         let retry = [("first", &self.retry_first), ("max", &self.retry_max), ("give_up", &self.give_up)];
         if retry.iter().any(|(_, v)| v.is_some()) {
             let _ = writeln!(t, "\n[delivery.retry]");

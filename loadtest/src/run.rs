@@ -62,6 +62,8 @@ pub struct RunConfig {
     pub retry_first: Option<String>,
     /// TOML appended to the relay's configuration.
     pub extra: String,
+    /// Lines for its `[delivery]`.
+    pub delivery: String,
 }
 
 /// What `run` found.
@@ -347,6 +349,7 @@ pub fn run(config: RunConfig) -> Result<RunReport, String> {
     relay_config.shards = shards;
     relay_config.retry_first = config.retry_first.clone();
     relay_config.extra = config.extra.clone();
+    relay_config.delivery = config.delivery.clone();
     relay_config.smart_host = config.smart_host.then(|| format!("127.1.0.1:{sink_port}"));
     let mut relay = Relay::start(config.relay.clone(), relay_config, dir.path()).map_err(text)?;
     eprintln!(

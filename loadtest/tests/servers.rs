@@ -10,6 +10,7 @@ use std::fs;
 
 use common::dovecot::Dovecot;
 use common::edge::{assert_traced, message, trace_before};
+use common::exim::Exim;
 use common::postfix::Postfix;
 use common::{Bench, Setup};
 use loadtest::relay::RelayConfig;
@@ -102,6 +103,107 @@ fn what_postfix_refuses_is_returned() {
     let bounce = hop.held("Final-Recipient: rfc822; large@d0002.test");
     let text = String::from_utf8_lossy(&bounce.text).into_owned();
     assert!(text.contains("Status: 5.3.4") || text.contains("Status: 5.2.3"), "{text}");
+}
+
+/// Many small messages to one domain at once, over one connection: `BDAT` flies. Returns their marks.
+fn burst(bench: &Bench, name: &str, count: usize) -> Vec<String> {
+    let mut client = bench.client();
+    client.expect("EHLO client.test", "250");
+    let mark = |i: usize| format!("{name}-{i}-");
+    for i in 0..count {
+        client.send("a@d0001.test", &["b@d0002.test"], &stuffed(&message(&mark(i))));
+    }
+    (0..count).map(|i| format!("<{}@d0001.test>", mark(i))).collect()
+}
+
+/// A relay with one connection to that port.
+fn relay_by_one_connection(port: u16) -> Option<Bench> {
+    let config = Box::new(move |c: &mut RelayConfig| {
+        c.smart_host = Some(format!("127.0.0.1:{port}"));
+        c.delivery = "connections_per_destination = 1\n".to_owned();
+    });
+    Bench::start(Setup { config, ..Setup::default() })
+}
+
+/// RFC 3030, RFC 2920: as Postfix has them.
+#[test]
+fn flights_to_postfix() {
+    let refuses = "smtpd_recipient_restrictions = \
+        check_recipient_access inline:{ { nobody@d0002.test = 550 5.1.1 no such user } }, static:hold\n";
+    let Some(hop) = Postfix::hop(refuses) else { return };
+    let Some(bench) = relay_by_one_connection(hop.port) else { return };
+    let marks = burst(&bench, "flight", 40);
+    for (i, mark) in marks.iter().enumerate() {
+        let held = hop.held(mark);
+        let sent = message(&format!("flight-{i}-"));
+        assert_traced(&trace_before(&held.text, &sent), "ESMTP", "[127.0.0.1]");
+    }
+    assert_eq!(hop.held_count(), marks.len(), "each once");
+    // One whose recipient is refused, among others: its octets are wasted, the others arrive.
+    let mut client = bench.client();
+    client.expect("EHLO client.test", "250");
+    for (to, mark) in [("b", "before"), ("nobody", "refused"), ("b", "behind")] {
+        client.send("a@d0001.test", &[&format!("{to}@d0002.test")], &stuffed(&message(mark)));
+    }
+    hop.held("<before@d0001.test>");
+    hop.held("<behind@d0001.test>");
+    hop.held("Final-Recipient: rfc822; nobody@d0002.test");
+    let log = hop.daemon.log();
+    assert!(!log.contains("improper command pipelining") && !log.contains("nested MAIL"), "{log}");
+    // It counts commands of a session when that ends.
+    assert!(hop.sessions_with_bdat() > 0, "{log}");
+}
+
+/// The same with Exim.
+#[test]
+fn flights_to_exim() {
+    let Some(hop) = Exim::hop("") else { return };
+    let Some(bench) = relay_by_one_connection(hop.port) else { return };
+    let marks = burst(&bench, "flight", 40);
+    let kept = hop.kept(&marks);
+    for mark in &marks {
+        assert_eq!(kept.matches(&format!("Message-ID: {mark}")).count(), 1, "{mark} came once:\n{}", hop.log());
+    }
+    let text = "\r\n\r\n.a dot\r\n..two dots\r\n.\r\n\r\n trailing space \r\n";
+    assert_eq!(kept.matches(text).count(), marks.len(), "dots as they were:\n{kept}");
+    let mut client = bench.client();
+    client.expect("EHLO client.test", "250");
+    for (to, mark) in [("b", "before"), ("nobody", "refused"), ("b", "behind")] {
+        client.send("a@d0001.test", &[&format!("{to}@d0002.test")], &stuffed(&message(mark)));
+    }
+    let tail = ["<before@d0001.test>", "<behind@d0001.test>", "Final-Recipient: rfc822; nobody@d0002.test"];
+    hop.kept(&tail.map(str::to_owned));
+    let log = hop.log();
+    assert!(!log.contains("synchronization") && !log.contains("too many nonmail"), "{log}");
+    // "K": it came by CHUNKING.
+    let by_bdat = log.lines().filter(|l| l.contains(" <= a@d0001.test ") && l.contains(" K ")).count();
+    assert!(by_bdat >= marks.len(), "{log}");
+}
+
+/// RFC 6531, RFC 3461 and small limits (RFC 1870), with Exim as the next hop.
+#[test]
+fn exim_as_the_next_hop() {
+    let Some(hop) = Exim::hop("message_size_limit = 100000\nrecipients_max = 3\n") else { return };
+    let Some(bench) = relay_to(hop.port) else { return };
+    let mut client = bench.client();
+    client.expect("EHLO client.test", "250");
+    client.expect("MAIL FROM:<ä@d0001.test> SMTPUTF8 RET=HDRS ENVID=env+2Bid", "250");
+    client.expect("RCPT TO:<bø@d0002.test> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;o@d0003.test", "250");
+    client.expect("DATA", "354");
+    client.write(&stuffed(&message("parameters")));
+    client.expect(".", "250");
+    let kept = hop.kept(&["<parameters@d0001.test>".to_owned()]);
+    assert!(kept.contains("Return-path: <ä@d0001.test>") && kept.contains("Envelope-to: bø@d0002.test"), "{kept}");
+    // More recipients than it takes at once: the rest in other transactions.
+    let many: Vec<String> = (0..8).map(|i| format!("r{i}@d0002.test")).collect();
+    let to: Vec<&str> = many.iter().map(String::as_str).collect();
+    client.send("a@d0001.test", &to, &stuffed(&message("many")));
+    hop.kept(&many);
+    // Larger than it announces: returned without a try.
+    let large = [message("large"), b"0123456789\r\n".repeat(20_000)].concat();
+    client.send("a@d0001.test", &["large@d0002.test"], &stuffed(&large));
+    let kept = hop.kept(&["Final-Recipient: rfc822; large@d0002.test".to_owned()]);
+    assert!(kept.contains("Status: 5.3.4"), "{kept}");
 }
 
 /// Dovecot, and a relay whose domain local.test it has. `deliver` is given Dovecot, `more` goes to `[[local]]`.

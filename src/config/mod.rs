@@ -47,6 +47,8 @@ pub struct Config {
     pub accounts: Option<PathBuf>,
     /// This host's own domains.
     pub local: Vec<Local>,
+    /// The files of rules for what receivers take (absolute), in order.
+    pub shaping: Vec<PathBuf>,
     /// Who may relay.
     pub relay: Relay,
     /// The server side of SMTP.
@@ -119,6 +121,12 @@ pub struct Dns {
     pub timeout: Duration,
     /// Rounds over all servers.
     pub attempts: u32,
+    /// Shortest and longest time that an answer is kept.
+    pub ttl: (Duration, Duration),
+    /// How long beyond that a route is used where DNS fails.
+    pub serve_stale: Duration,
+    /// Names are asked for in random case.
+    pub random_case: bool,
 }
 
 /// `[delivery]`
@@ -140,6 +148,8 @@ pub struct Delivery {
     pub mta_sts: bool,
     /// Most connections to one destination, over all shards.
     pub connections_per_destination: u32,
+    /// Most messages in flight at a time on one connection, where the next hop announces PIPELINING and CHUNKING.
+    pub messages_in_flight: u32,
     /// Most messages over one connection.
     pub messages_per_connection: u32,
     /// An idle connection is closed after this.

@@ -22,6 +22,7 @@ pub struct Raw {
     pub tls: RawTls,
     pub accounts: RawAccounts,
     pub local: Vec<RawLocal>,
+    pub shaping: RawShaping,
     pub relay: RawRelay,
     pub smtp: RawSmtp,
     pub dns: RawDns,
@@ -122,6 +123,13 @@ section! {
 }
 
 section! {
+    /// `[shaping]`
+    RawShaping {
+        files: Option<Vec<String>>,
+    }
+}
+
+section! {
     /// `[smtp]`
     RawSmtp {
         max_message_bytes: Option<Size>,
@@ -144,6 +152,10 @@ section! {
         validating: Option<bool>,
         timeout: Option<Span>,
         attempts: Option<i64>,
+        min_ttl: Option<Span>,
+        max_ttl: Option<Span>,
+        serve_stale: Option<Span>,
+        random_case: Option<bool>,
     }
 }
 
@@ -158,6 +170,7 @@ section! {
         tls: Option<String>,
         mta_sts: Option<bool>,
         connections_per_destination: Option<i64>,
+        messages_in_flight: Option<i64>,
         messages_per_connection: Option<i64>,
         idle_timeout: Option<Span>,
         connect_timeout: Option<Span>,

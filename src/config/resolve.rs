@@ -48,6 +48,7 @@ impl<'a> Resolver<'a> {
             tls,
             accounts,
             local: self.local(raw.local),
+            shaping: self.shaping(raw.shaping.files),
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
@@ -184,6 +185,24 @@ impl<'a> Resolver<'a> {
         None
     }
 
+    fn shaping(&mut self, given: Option<Vec<String>>) -> Vec<PathBuf> {
+        let given = given.unwrap_or_default();
+        if given.len() > limits::SHAPING_FILES {
+            let most = limits::SHAPING_FILES;
+            self.error("shaping.files", format!("{} files; at most {most} are allowed", given.len()));
+        }
+        let mut files = Vec::new();
+        for (i, text) in given.iter().enumerate() {
+            let key = format!("shaping.files[{i}]");
+            let path = self.path(&key, text);
+            if files.contains(&path) {
+                self.error(&key, format!("\"{text}\" is listed twice"));
+            }
+            files.push(path);
+        }
+        files
+    }
+
     fn relay(&mut self, given: Option<Vec<String>>) -> Relay {
         let given = given.unwrap_or_else(|| vec!["127.0.0.0/8".to_owned(), "::1/128".to_owned()]);
         if given.len() > limits::RELAY_NETWORKS {
@@ -283,7 +302,18 @@ impl<'a> Resolver<'a> {
             Some(given) if !given.is_empty() => self.servers(&given),
             _ => self.resolv_conf(),
         };
+        let (least, most) = limits::DNS_TTL_RANGE;
+        let ttl = (
+            self.span("dns.min_ttl", raw.min_ttl, limits::DNS_TTL_MIN, least..=limits::DNS_NEGATIVE_TTL_MAX),
+            self.span("dns.max_ttl", raw.max_ttl, limits::DNS_TTL_MAX, least..=most),
+        );
+        if ttl.0 > ttl.1 {
+            self.error("dns.min_ttl", "is longer than dns.max_ttl");
+        }
         Dns {
+            ttl: (ttl.0.min(ttl.1), ttl.1),
+            serve_stale: self.span("dns.serve_stale", raw.serve_stale, limits::DNS_STALE_MAX, Duration::ZERO..=most),
+            random_case: raw.random_case.unwrap_or(true),
             servers,
             validating: raw.validating.unwrap_or(false),
             timeout: self.span(
@@ -368,6 +398,13 @@ impl<'a> Resolver<'a> {
                 limits::CONNECTIONS_PER_DESTINATION_DEFAULT,
                 1,
                 10_000,
+            ),
+            messages_in_flight: self.count(
+                "delivery.messages_in_flight",
+                raw.messages_in_flight,
+                limits::FLIGHT_TRANSACTIONS as u32,
+                1,
+                limits::FLIGHT_TRANSACTIONS as u32,
             ),
             messages_per_connection: self.count(
                 "delivery.messages_per_connection",

@@ -60,6 +60,7 @@ fn every_documented_default_is_the_codes_default() {
     assert!(documented.delivery.smart_host.take().is_some() && documented.admin.take().is_some());
     assert!(documented.accounts.take().is_some() && std::mem::take(&mut documented.tls) != Tls::default());
     assert_eq!(std::mem::take(&mut documented.local).len(), 1);
+    assert_eq!(std::mem::take(&mut documented.shaping), [Path::new("/etc/ringpost/shaping.toml")]);
     assert_eq!(documented, code);
     for key in [
         "#hostname",
@@ -67,7 +68,8 @@ fn every_documented_default_is_the_codes_default() {
         "#smart_host",
         "#certificates",
         "#client_ca",
-        "#file",
+        "#file ",
+        "#files",
         "#domains",
         "#address = \"127.0.0.1:9925\"",
     ] {
@@ -183,6 +185,8 @@ fn values_are_checked_and_every_problem_is_told_with_its_line() {
             "[[local]]\ndomains = [\"a.example\"]\ndeliver = \"lmtp:localhost:24\"",
             "test.toml:3:1: local[0].deliver: an LMTP server is ADDRESS:PORT",
         ),
+        ("[shaping]\nfiles = [\"a\",\n\"./a\"]", "test.toml:3:1: shaping.files[1]: \"./a\" is listed twice"),
+        ("[shaping]\nfiles = [\"\"]", "shaping.files[0]: an empty path"),
         ("[smtp]\nmax_recipients = 0", "allowed are 1 to 1000"),
         ("[smtp]\nmax_message_bytes = 1", "allowed are 64KiB to 1GiB"),
         ("[dns]\nservers = [\"dns.example\"]", "test.toml:2:12: dns.servers[0]: \"dns.example\" is not a server"),

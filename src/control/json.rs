@@ -80,6 +80,10 @@ impl Encoder {
             key("next_attempt", out);
             self.time(next, out);
         }
+        if outcome.reply_lost {
+            key("reply_lost", out);
+            out.extend_from_slice(b"true");
+        }
         number("size_bytes", outcome.size_bytes, out);
         number("queue_us", outcome.queue_us, out);
         number("connect_us", outcome.connect_us, out);
@@ -306,6 +310,7 @@ pub(super) mod tests {
             code: Code { basic: 250, enhanced: Some((2, 0, 0)) },
             attempts: 1,
             next_attempt: None,
+            reply_lost: false,
             queue_us: 5,
             connect_us: 0,
             deliver_us: 1234,
@@ -337,6 +342,9 @@ pub(super) mod tests {
         let mut failed = outcome([b"", b"c@d.example", b"d.example", b"", b"connect timed out"]);
         (failed.remote, failed.code) = (None, Code::default());
         failed.next_attempt = Some(Wall(1_795_304_692_007));
+        assert_eq!(line(&Event::Deferred(failed.clone()))["reply_lost"], Value::Null);
+        failed.reply_lost = true;
+        assert_eq!(line(&Event::Deferred(failed.clone()))["reply_lost"], true);
         let value = line(&Event::Deferred(failed));
         assert_eq!((&value["event"], &value["remote"]), (&json!("deferred"), &Value::Null));
         assert_eq!(value["next_attempt"], "2026-11-21T23:44:52.007Z");

@@ -14,6 +14,9 @@ impl Deliverer {
             let open = pool.connections.len() + pool.leaving;
             report("deliver.connections to one destination", open, self.most_connections(*destination));
         }
+        let [shares, ledgers] = self.lanes.sizes();
+        report("deliver.shares", shares, pools + limits::QUEUE_IDLE_DESTINATIONS);
+        report("deliver.ledgers", ledgers, limits::SHARDS.saturating_mul(pools + limits::QUEUE_IDLE_DESTINATIONS));
         report("deliver.writers", self.writers.len(), limits::MAILDIR_WRITERS);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.
@@ -65,19 +68,25 @@ impl Deliverer {
             let sizes = connection.client.as_ref().map_or([0; 4], |c| c.sizes());
             client.iter_mut().zip(sizes).for_each(|(most, size)| *most = (*most).max(size));
         }
-        // The one that waits for the reply to its final dot, and the one pipelined behind it.
-        report("deliver.connection.transactions", transactions, 2);
+        // The one that waits for the reply to its final dot, and the one pipelined behind it; or those of a flight, and one by
+        // DATA behind them.
+        report("deliver.connection.transactions", transactions, limits::FLIGHT_TRANSACTIONS.max(2));
         // What one write had, or two chunks of a streamed body and what went in front.
-        report("deliver.connection.pieces", pieces, 6);
+        report("deliver.connection.pieces", pieces, 2 * limits::FLIGHT_TRANSACTIONS + 4);
         let envelope = (limits::TRANSACTION_RECIPIENTS + 4) * limits::COMMAND_LINE_BYTES.min(limits::PATH_BYTES + 64);
-        report("deliver.connection.unsent commands", unsent, 2 * envelope);
         report("deliver.connection.sealed", sealed, limits::TLS_SEAL_BYTES + limits::TLS_SEAL_OVERHEAD_BYTES);
+        let flight = (limits::FLIGHT_OCTETS + limits::FLIGHT_BODY_BYTES) as usize + envelope;
+        // Texts that lost doubled dots are copies.
+        report("deliver.connection.unsent commands", unsent, flight + 2 * envelope);
+        report("deliver.flights", self.flights.len(), limits::FLIGHT_HOSTS);
         let [commands, parser, events, texts] = client;
-        report("deliver.connection.commands", commands, 2 * envelope);
+        report("deliver.connection.commands", commands, limits::FLIGHT_OCTETS as usize + 2 * envelope);
         report("deliver.connection.parser", parser, limits::REPLY_TEXT_BYTES + 2 * limits::REPLY_LINE_BYTES);
         // Taken before the event that brought them ends.
         report("deliver.connection.events", events, 0);
-        report("deliver.connection.texts", texts, 2 * (limits::TRANSACTION_RECIPIENTS + 2) * limits::REPLY_TEXT_BYTES);
+        let transactions = limits::FLIGHT_TRANSACTIONS.max(2);
+        let most_texts = transactions * (limits::TRANSACTION_RECIPIENTS + 2) * limits::REPLY_TEXT_BYTES;
+        report("deliver.connection.texts", texts, most_texts);
         self.queue.audit(report);
         self.resolver.audit(report);
     }

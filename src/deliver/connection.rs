@@ -2,13 +2,17 @@
 //! Lives on the shard that owns the destination.
 
 use super::Turn;
+use super::lanes::Bounds;
 use super::tls::{self, Secure};
 use crate::dns::{Attempt, Resolution};
+use crate::lease::Scope;
+use crate::limits;
 use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply};
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
 use crate::smtp::client::{Client, Transmit};
+use crate::smtp::dots;
 use crate::smtp::extensions::Capabilities;
 use crate::spool::{RecordView, chunk_data};
 use crate::time::Moment;
@@ -56,7 +60,14 @@ pub(super) struct Connection {
     pub(super) listed: bool,
     /// It has said QUIT and waits for the end.
     pub(super) leaves: bool,
+    /// It ends behind the message that it carries: others wait for its place.
+    pub(super) retires: bool,
+    /// What counts it.
+    pub(super) scope: Option<Scope>,
+    pub(super) bounds: Bounds,
     unsent: VecDeque<Piece>,
+    /// Memory that the records of `transactions` keep alive.
+    pinned: usize,
     /// A large body that is being sent in chunks.
     stream: Option<BodyStream>,
 }
@@ -73,12 +84,64 @@ pub(super) struct Transaction {
     pub(super) taken: Vec<(u32, Box<LastReply>)>,
     /// Something of the next hop's was heard about it.
     pub(super) answered: bool,
+    /// It is in a flight: its body goes without waiting for replies.
+    pub(super) flown: bool,
+    /// Of a text that can go by BDAT: its dots that only DATA doubles.
+    pub(super) doubled: Option<usize>,
 }
+
+impl Transaction {
+    /// Its body as it goes, or the first part of a large one.
+    fn body(&self, by_bdat: bool) -> Outgoing<'_> {
+        let view = RecordView::parse(&self.record).expect("it was parsed when it was begun");
+        let range = view.data_range();
+        match self.doubled.filter(|_| by_bdat) {
+            // By DATA, or a binary one.
+            None => Outgoing::Body(&self.record, range),
+            Some(0) => {
+                let text = dots::undoubled(view.data());
+                Outgoing::Body(&self.record, range.start + text.start..range.start + text.end)
+            }
+            Some(doubled) => Outgoing::Copied(dots::bare(view.data(), doubled).into_owned()),
+        }
+    }
+}
+
+/// Pieces of one write: commands and body of each transaction of a flight, and what goes behind.
+const PIECES: usize = 2 * limits::FLIGHT_TRANSACTIONS + 2;
 
 /// Bytes the socket has not taken.
 enum Piece {
     Bytes(Vec<u8>, usize),
     Shared(Slice, Range<usize>),
+}
+
+/// What is to be written, in place.
+enum Outgoing<'a> {
+    Commands(&'a [u8]),
+    /// Of a record.
+    Body(&'a Slice, Range<usize>),
+    /// A body whose doubled dots were taken out.
+    Copied(Vec<u8>),
+}
+
+impl Outgoing<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Outgoing::Commands(bytes) => bytes,
+            Outgoing::Body(record, range) => &record[range.clone()],
+            Outgoing::Copied(bytes) => bytes,
+        }
+    }
+
+    /// What is kept of it, of which `taken` octets were sent.
+    fn keep(self, taken: usize) -> Piece {
+        match self {
+            Outgoing::Commands(bytes) => Piece::Bytes(bytes.to_vec(), taken),
+            Outgoing::Body(record, range) => Piece::Shared(record.clone(), range.start + taken..range.end),
+            Outgoing::Copied(bytes) => Piece::Bytes(bytes, taken),
+        }
+    }
 }
 
 /// A body of more than one record: its next chunk is asked for when little is left to send.
@@ -108,6 +171,7 @@ impl Connection {
         (host, attempt, secure): (Rc<str>, Attempt, Secure),
         route: Rc<Resolution>,
         others: Vec<Attempt>,
+        bounds: Bounds,
         now: Moment,
     ) -> Self {
         Connection {
@@ -131,7 +195,11 @@ impl Connection {
             idle_since: None,
             listed: false,
             leaves: false,
+            retires: false,
+            scope: None,
+            bounds,
             unsent: VecDeque::new(),
+            pinned: 0,
             stream: None,
         }
     }
@@ -156,13 +224,52 @@ impl Connection {
         (self.unsent.len(), self.unsent.iter().map(copied).sum())
     }
 
-    pub(super) fn can_start(&self, messages_per_connection: u32) -> bool {
-        self.begun < messages_per_connection && self.client.as_ref().is_some_and(Client::can_start)
+    /// Whether it takes a message now. Not behind bytes that the socket has not taken: what an envelope says of time would
+    /// be old when it comes (RFC 2852 §4).
+    pub(super) fn can_start(&self) -> bool {
+        let flows = self.unsent.is_empty() && self.stream.is_none();
+        flows
+            && !self.retires
+            && self.begun < self.bounds.messages
+            && self.pinned < limits::FLIGHT_PINNED_BYTES
+            && self.client.as_ref().is_some_and(|client| client.can_start() && !self.hesitates(client))
     }
 
-    /// Whether it takes no further message, by our limit or the peer's.
-    pub(super) fn is_spent(&self, messages_per_connection: u32) -> bool {
-        self.begun >= messages_per_connection || self.client.as_ref().is_some_and(Client::is_spent)
+    /// A message with a rate counts when it is begun, and here RSET and its reply would come first.
+    fn hesitates(&self, client: &Client) -> bool {
+        self.bounds.paced && !self.peer.pipelining && client.needs_reset()
+    }
+
+    /// Whether it has idled for so long that the peer may have closed it.
+    pub(super) fn has_rested(&self, now: Moment) -> bool {
+        self.idle_since.is_some_and(|since| now.since(since) >= limits::FLIGHT_REST)
+    }
+
+    /// A transaction has begun.
+    pub(super) fn began(&mut self, transaction: Transaction) {
+        self.begun += 1;
+        self.idle_since = None;
+        self.transactions.push(transaction);
+        self.count_pinned();
+    }
+
+    /// Messages that came together lie in one buffer, and follow one another here.
+    fn count_pinned(&mut self) {
+        let mut before = None;
+        self.pinned = 0;
+        for Transaction { record, .. } in &self.transactions {
+            if !before.is_some_and(|before: &Slice| before.shares_buffer(record)) {
+                self.pinned += record.buffer_bytes();
+            }
+            before = Some(record);
+        }
+    }
+
+    /// Whether it takes no further message, by a limit of ours or the peer's.
+    pub(super) fn is_spent(&self) -> bool {
+        self.retires
+            || self.begun >= self.bounds.messages
+            || self.client.as_ref().is_some_and(|client| client.is_spent() || self.hesitates(client))
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -179,7 +286,9 @@ impl Connection {
         if self.stream.as_ref().is_some_and(|s| s.token == token) {
             self.stream = None;
         }
-        Some(self.transactions.remove(at))
+        let transaction = self.transactions.remove(at);
+        self.count_pinned();
+        Some(transaction)
     }
 
     /// Sends what the machine wants sent, as far as the socket takes it: commands, body and the next envelope in one
@@ -192,12 +301,12 @@ impl Connection {
                 // `body_sent`.
                 break;
             }
-            // At most: the rest of one envelope, a body, the next envelope.
-            let mut pieces: [Option<Transmit>; 4] = [None, None, None, None];
+            // At most: the rest of one envelope, a body, the next envelope; or those of a flight.
+            let mut pieces: [Option<Transmit>; PIECES] = [const { None }; PIECES];
             let mut count = 0;
             while count < pieces.len() {
                 let Some(transmit) = client.poll_transmit() else { break };
-                if let Transmit::Body { token } = transmit {
+                if let Transmit::Body { token } | Transmit::Chunk { token } = transmit {
                     let transaction = self.transactions.iter().find(|t| t.token == token);
                     let view = transaction.and_then(|t| RecordView::parse(&t.record));
                     match view {
@@ -222,36 +331,36 @@ impl Connection {
             if count == 0 {
                 return Want::Nothing;
             }
-            let empty: &[u8] = &[];
-            let mut slices = [IoSlice::new(empty); 4];
-            let mut shared: [Option<(&Slice, Range<usize>)>; 4] = [None, None, None, None];
+            let mut outgoing: [Option<Outgoing<'_>>; PIECES] = [const { None }; PIECES];
             let mut total = 0;
-            for (at, piece) in pieces.iter().flatten().enumerate() {
-                let bytes = match piece {
-                    Transmit::Commands(range) => client.commands(range.clone()),
-                    Transmit::Body { token } => {
-                        let record = self.transactions.iter().find(|t| t.token == *token).map(|t| &t.record);
-                        let record = record.expect("a transaction keeps its record until it is finished");
-                        let range = RecordView::parse(record).expect("it was parsed when it was begun").data_range();
-                        shared[at] = Some((record, range.clone()));
-                        &record[range]
-                    }
+            for (piece, out) in pieces.iter().flatten().zip(&mut outgoing) {
+                let body = |token: u64, by_bdat| {
+                    let transaction = self.transactions.iter().find(|t| t.token == token);
+                    transaction.expect("a transaction stays until it is finished").body(by_bdat)
                 };
-                total += bytes.len();
-                slices[at] = IoSlice::new(bytes);
+                let piece = match piece {
+                    Transmit::Commands(range) => Outgoing::Commands(client.commands(range.clone())),
+                    Transmit::Body { token } => body(*token, false),
+                    Transmit::Chunk { token } => body(*token, true),
+                };
+                total += piece.bytes().len();
+                *out = Some(piece);
+            }
+            let empty: &[u8] = &[];
+            let mut slices = [IoSlice::new(empty); PIECES];
+            for (slice, out) in slices.iter_mut().zip(outgoing.iter().flatten()) {
+                *slice = IoSlice::new(out.bytes());
             }
             let taken = tls::write(&mut self.secure, self.conn, turn.io, &slices[..count]);
             if taken < total {
                 let mut skip = taken;
-                for (slice, shared) in slices[..count].iter().zip(&shared) {
-                    if skip >= slice.len() {
-                        skip -= slice.len();
+                for out in outgoing.into_iter().flatten() {
+                    let length = out.bytes().len();
+                    if skip >= length {
+                        skip -= length;
                         continue;
                     }
-                    self.unsent.push_back(match shared {
-                        Some((record, range)) => Piece::Shared((*record).clone(), range.start + skip..range.end),
-                        None => Piece::Bytes(slice.to_vec(), skip),
-                    });
+                    self.unsent.push_back(out.keep(skip));
                     skip = if planted!(PartialWriteCountedTwice) { skip } else { 0 };
                 }
             }

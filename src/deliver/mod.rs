@@ -12,6 +12,8 @@ mod age;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
+mod flights;
+mod lanes;
 mod maildir;
 mod outcome;
 mod params;
@@ -25,6 +27,7 @@ mod verify;
 
 use crate::config::Config;
 use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
+use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy};
@@ -41,6 +44,8 @@ use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
 use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
+use flights::Flights;
+use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use plans::{Plans, Unasked};
@@ -73,6 +78,7 @@ pub struct Deliverer {
     /// Sessions that wait for one: their shard, and their question's number there.
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
+    lanes: Lanes,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
     /// Who waits for a record or a chunk from its home.
@@ -87,6 +93,7 @@ pub struct Deliverer {
     /// Destinations that could not connect because all connections of the shard were in use.
     starved: VecDeque<DestinationId>,
     max_connections: usize,
+    flights: Flights,
     /// Messages on their way into Maildirs.
     writers: Writers,
     /// What begins TLS, where it is done at all.
@@ -111,6 +118,8 @@ fn connector(tables: &Tables) -> Option<Connector> {
 /// A destination's connections.
 #[derive(Default)]
 struct Pool {
+    /// The site's name, whose limits count here.
+    scope: Option<Scope>,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
@@ -134,6 +143,19 @@ struct Pool {
     no_more_until: Moment,
     /// Refusals in a row, for that.
     refusals: u32,
+    /// Addresses that an attempt has not come to, because connections have a rate.
+    left: Option<Box<Left>>,
+}
+
+/// What is left of an attempt to connect.
+struct Left {
+    route: Rc<Resolution>,
+    plans: Rc<Plans>,
+    /// The next one last.
+    addresses: Vec<Attempt>,
+    /// How it went with the ones before.
+    why: String,
+    began: Moment,
 }
 
 /// Memory of the records that the pools hold ahead of their turn.
@@ -208,6 +230,7 @@ impl Deliverer {
             asking: Map::default(),
             verifying: Map::default(),
             connections: ConnTable::default(),
+            lanes: Lanes::new(shards),
             questions: ConnTable::default(),
             exchanges: Map::default(),
             fetches: Map::default(),
@@ -217,6 +240,7 @@ impl Deliverer {
             wake: VecDeque::new(),
             starved: VecDeque::new(),
             max_connections,
+            flights: Flights::default(),
             writers: Writers::default(),
             connector: connector(&tables),
             unasked: Unasked::new(config.delivery.tls),
@@ -237,6 +261,7 @@ impl Deliverer {
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
         self.connector = connector(&tables);
         self.tables = tables;
+        self.new_shaping();
     }
 
     /// The most connections to a destination from here.
@@ -348,7 +373,11 @@ impl Deliverer {
             }
             RtEvent::Writable { .. } => {
                 let want = connection.writable(turn);
+                let (free, destination) = (connection.can_start(), connection.destination);
                 self.after_flush(conn, want, turn);
+                if free {
+                    self.wake(destination);
+                }
             }
             RtEvent::Failed { error, .. } if connection.client.is_none() => {
                 self.connect_failed(conn, &format!("cannot connect: {error}"), turn);
@@ -450,7 +479,7 @@ impl Deliverer {
                     self.idle.push_back(conn);
                 }
             }
-            if self.draining || connection.is_spent(self.config.delivery.messages_per_connection) {
+            if self.draining || connection.is_spent() {
                 self.quit(conn, turn);
             }
         }
@@ -551,6 +580,7 @@ impl Deliverer {
         }
         // A pump may have asked DNS.
         self.dns(turn);
+        self.lease_turn(turn);
     }
 
     /// Whether another turn has something to do at once.
@@ -565,7 +595,10 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.sts.poll_timeout()].into_iter().flatten().min()
+        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout(), self.sts.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// No more transactions; what is under way is finished.
@@ -606,5 +639,7 @@ impl Deliverer {
         stats.dns_queries.follow(dns.queries);
         stats.dns_cache_hits.follow(dns.cache_hits);
         stats.dns_failures.follow(dns.unanswered);
+        stats.dns_stale.follow(dns.stale);
+        stats.dns_prefetched.follow(dns.prefetched);
     }
 }

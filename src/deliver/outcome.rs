@@ -93,6 +93,8 @@ pub(super) struct Attempt<'a> {
     /// The host, if it came to one over a network.
     pub(super) remote: Option<SocketAddr>,
     pub(super) stages: Stages,
+    /// The whole message was sent, and no reply came.
+    pub(super) reply_lost: bool,
     /// The message, if it is in memory here.
     pub(super) record: Option<&'a [u8]>,
     /// The connection's TLS.
@@ -111,6 +113,10 @@ impl Deliverer {
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
+        if transaction.flown {
+            turn.report.stats.flown.add(1);
+            turn.report.stats.flights_failed.add(self.flights.landed(&host, outcome, now.mono).into());
+        }
         let heard = transaction.answered
             || matches!(outcome, Outcome::Accepted(_))
             || matches!(outcome, Outcome::Refused { stage, .. } if *stage != RefusedAt::Local);
@@ -129,7 +135,8 @@ impl Deliverer {
             deliver: micros(now.mono, transaction.began),
         };
         let Transaction { refused, taken, record, answered, .. } = transaction;
-        let attempt = Attempt { remote, stages, record: Some(&record), tls };
+        let reply_lost = matches!(outcome, Outcome::Lost { after_final_dot: true });
+        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record), tls };
         // Who shares the outcome of the transaction: all but those refused, or taken, by themselves.
         let all = job.recipients.as_slice();
         let rest: RecipientSet = if refused.is_empty() && taken.is_empty() {
@@ -172,6 +179,16 @@ impl Deliverer {
                     self.wake(destination);
                     return;
                 }
+                // The host takes no flights: at once again, without.
+                Outcome::Refused { stage: RefusedAt::Flight, .. } if !answered && again.is_empty() => {
+                    self.queue.put_back(key);
+                    self.wake(destination);
+                    return;
+                }
+                Outcome::Refused { stage: RefusedAt::Flight, reply } => {
+                    again.extend_from_slice(rest.as_slice());
+                    reason = Some(Box::new(last_reply(reply, now.wall, &host)));
+                }
                 Outcome::Refused { stage, reply } => {
                     let reply = Box::new(match stage {
                         RefusedAt::Local => not_sent(reply, now.wall, &host),
@@ -195,6 +212,9 @@ impl Deliverer {
                     self.delivered(key, &rest, &reply, &host, &peer, attempt, turn);
                 }
                 Outcome::Lost { after_final_dot } => {
+                    if *after_final_dot {
+                        turn.report.stats.reply_lost.add(rest.as_slice().len() as u64);
+                    }
                     let text: &[u8] = if *after_final_dot {
                         b"the connection was lost while waiting for the reply to the message; it may arrive twice"
                     } else {
@@ -211,6 +231,7 @@ impl Deliverer {
         }
         again.sort_unstable();
         let reply = *reason.expect("whoever is to be tried again has a reason");
+        let attempt = Attempt { reply_lost, ..attempt };
         self.defer(key, RecipientSet::from_slice(&again), reply, attempt, turn);
     }
 
@@ -225,7 +246,7 @@ impl Deliverer {
         attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
-        let Attempt { remote, stages, record, tls } = attempt;
+        let Attempt { remote, stages, record, tls, .. } = attempt;
         let Some(job) = self.queue.job(key) else { return };
         let count = recipients.as_slice().len() as u64;
         turn.report.stats.delivered.add(count);
@@ -256,7 +277,8 @@ impl Deliverer {
         }
         if turn.report.events.wants_mail_events() {
             let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
-            let facts = Facts { host, remote, code, text: reply.text.as_bytes(), stages, tls, next: None };
+            let text = reply.text.as_bytes();
+            let facts = Facts { host, remote, code, text, stages, tls, next: None, reply_lost: false };
             self.tell(key, recipients, record, &facts, Event::Delivered, turn);
         }
     }
@@ -442,6 +464,7 @@ impl Deliverer {
                 code: facts.code,
                 attempts: u32::from(job.attempts) + u32::from(facts.next.is_none()),
                 next_attempt: facts.next,
+                reply_lost: facts.reply_lost,
                 queue_us: facts.stages.queue,
                 connect_us: facts.stages.connect,
                 deliver_us: facts.stages.deliver,
@@ -479,11 +502,13 @@ struct Facts<'a> {
     stages: Stages,
     tls: Option<TlsNote>,
     next: Option<Wall>,
+    reply_lost: bool,
 }
 
 impl<'a> Facts<'a> {
-    fn of(reply: &'a LastReply, Attempt { remote, stages, tls, .. }: Attempt<'_>, next: Option<Wall>) -> Self {
-        Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, tls, next }
+    fn of(reply: &'a LastReply, attempt: Attempt<'_>, next: Option<Wall>) -> Self {
+        let Attempt { remote, stages, reply_lost, tls, .. } = attempt;
+        Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, tls, next, reply_lost }
     }
 }
 

@@ -1,9 +1,11 @@
 //! PURE. What a message's parameters mean for one next hop: what goes on with it, which of its recipients can go together,
 //! and which of them the next hop will not report of. Plain mail costs a look at an empty slice.
 
+use crate::limits;
 use crate::message::params::{BodyType, Notify};
 use crate::queue::Terms;
 use crate::smtp::client::{By, MailParams, Rcpt};
+use crate::smtp::dots;
 use crate::smtp::extensions::Capabilities;
 use crate::spool::RecordView;
 use crate::time::Moment;
@@ -35,6 +37,18 @@ pub(super) fn mail<'a>(view: &RecordView<'a>, indices: &[u16], terms: Option<&Te
         priority: options.priority,
         ..plain
     }
+}
+
+/// Whether the message can go by BDAT, in a flight: then its size is told exactly, and how many of its dots are doubled in wire
+/// form. A large one is not looked at.
+pub(super) fn exact(params: &mut MailParams<'_>, view: &RecordView<'_>) -> Option<usize> {
+    let is_small = view.chunk_count() == 0 && params.size <= limits::FLIGHT_BODY_BYTES;
+    if !is_small || params.body == BodyType::Binary {
+        return None;
+    }
+    let doubled = dots::doubled(view.data())?;
+    (params.size, params.exact_size) = (dots::undoubled(view.data()).len() as u64 - doubled as u64, true);
+    Some(doubled)
 }
 
 /// The reverse-path of a list that they have the message by. Recipients of one job have it all, or none has.
@@ -77,17 +91,22 @@ pub(super) fn recipients<'a>(view: &RecordView<'a>, indices: &'a [u16]) -> impl 
 }
 
 /// Which recipients go first where the peer does not take all at once, and which after them; `None` if it does.
-pub(super) fn share(view: &RecordView<'_>, indices: &[u16], peer: &Capabilities) -> Option<(Vec<u16>, Vec<u16>)> {
+pub(super) fn share(
+    view: &RecordView<'_>,
+    indices: &[u16],
+    peer: &Capabilities,
+    most: u32,
+) -> Option<(Vec<u16>, Vec<u16>)> {
     let params = view.params();
     // RFC 6531 §3.5: a mailbox the peer cannot be told of does not keep the message from the others.
     let ascii_only =
         !params.is_empty() && !peer.smtputf8 && params.options().smtputf8 && sender(view, indices).is_ascii();
-    if !ascii_only && !peer.limits.bounds_recipients() {
+    if !ascii_only && !peer.limits.bounds_recipients() && indices.len() <= most as usize {
         return None;
     }
     let (mut kept, mut others) = (Vec::new(), Vec::new());
     // RFC 9422 §4.2, §4.3.
-    let most = peer.limits.recipients.map_or(usize::MAX, |n| n as usize);
+    let most = peer.limits.recipients.map_or(most, |n| n.min(most)) as usize;
     let most_domains = peer.limits.domains.map_or(usize::MAX, |n| n as usize);
     let mut domains: Vec<&[u8]> = Vec::new();
     let mut is_ascii = None;

@@ -76,7 +76,9 @@ impl Plans {
             let named = hosts.iter().zip(&self.hosts).filter(|(_, facts)| facts.sts.is_some_and(|(_, named)| named));
             let mut named: Vec<&str> = named.map(|(host, _)| &*host.name).collect();
             named.sort_unstable();
-            mark += &format!(" (mta-sts {}: {})", mode.name(), named.join(" "));
+            // Short, since site names have a bound: which of them are named is in its hash.
+            mark +=
+                &format!(" (mta-sts {} {:08x})", mode.name(), crate::route::hash(named.join(" ").as_bytes()) as u32);
         }
         mark
     }

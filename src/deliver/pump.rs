@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Transaction};
 use super::tls::Secure;
-use super::{Deliverer, Fetch, Plans, Pool, age, params};
+use super::{Deliverer, Fetch, Left, Plans, Pool, age, params};
 use crate::dns::{Attempt, Resolution};
 use crate::limits;
 use crate::local::LmtpServer;
@@ -33,13 +33,18 @@ impl Deliverer {
             self.pump_connections(destination, turn);
         }
         if self.pools.get(&destination).is_some_and(Pool::is_unused) {
-            self.pools.remove(&destination);
+            let scope = self.pools.remove(&destination).and_then(|pool| pool.scope);
+            scope.inspect(|scope| self.lanes.left(scope));
         }
     }
 
     fn pump_connections(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        let paced = self.is_paced(destination);
         loop {
-            while let Some(conn) = self.free_connection(destination) {
+            while let Some(conn) = self.free_connection(destination, paced) {
+                if paced && !self.may_begin_next(destination, turn) {
+                    break;
+                }
                 let Some(key) = self.next_loaded(destination, turn) else { break };
                 self.begin(conn, key, turn);
             }
@@ -50,6 +55,9 @@ impl Deliverer {
             let Some(conn) = self.touched.iter().find(refused).copied() else { break };
             let _ = self.client_events(conn, turn);
         }
+        if paced && (self.waiting(destination) == 0 || self.free_connection(destination, paced).is_none()) {
+            self.begins_none(destination);
+        }
         self.open_more(destination, turn);
         let mut touched = std::mem::take(&mut self.touched);
         for conn in touched.drain(..) {
@@ -58,18 +66,52 @@ impl Deliverer {
         self.touched = touched;
     }
 
-    /// An idle connection, or else one that takes an envelope behind its final dot.
-    fn free_connection(&self, destination: DestinationId) -> Option<ConnId> {
-        let limit = self.config.delivery.messages_per_connection;
-        let mut free = None;
-        for &conn in &self.pools.get(&destination)?.connections {
-            let Some(connection) = self.connections.get(conn).filter(|c| c.can_start(limit)) else { continue };
+    /// Whether the rate of a destination allows the next message, if there is one to begin.
+    fn may_begin_next(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
+        let pool = self.pools.entry(destination).or_default();
+        if pool.loaded.is_empty() {
+            // What is not in memory comes first: a permit does not wait for the spool.
+            let Some(key) = self.next_loaded(destination, turn) else { return false };
+            self.load(key, destination);
+        }
+        let could = self.pools.get(&destination).map_or(0, |pool| {
+            pool.connections.len().min(pool.loaded.len() + pool.fetching + self.queue.peek_len(destination))
+        });
+        self.may_begin(destination, u32::try_from(could).unwrap_or(u32::MAX), turn.now.mono)
+    }
+
+    /// Puts a job in front of those that wait with their record in memory.
+    fn load(&mut self, key: JobKey, destination: DestinationId) {
+        let Some(record) = self.queue.job(key).and_then(|job| job.body.as_ref()) else { return };
+        let bytes = record.buffer_bytes();
+        self.pools.entry(destination).or_default().loaded.push_front((key, bytes));
+        self.ahead.loaded += bytes;
+    }
+
+    /// An idle connection, or else the one with the least under way that takes an envelope behind its final dot or in its
+    /// flight; not that if messages have a rate: it counts when they are begun, not when they are written down. A flight
+    /// takes no more than its connection's even share of the mail that there is: others may be about to open.
+    fn free_connection(&self, destination: DestinationId, paced: bool) -> Option<ConnId> {
+        let pool = self.pools.get(&destination)?;
+        let (mut free, mut under_way) = (None, 0);
+        for &conn in &pool.connections {
+            let Some(connection) = self.connections.get(conn) else { continue };
+            let count = connection.transactions.len();
+            under_way += count;
+            if !connection.can_start() {
+                continue;
+            }
             if connection.is_idle() {
                 return Some(conn);
             }
-            free = free.or(Some(conn));
+            if !paced && free.is_none_or(|(_, least)| count < least) {
+                free = Some((conn, count));
+            }
         }
-        free
+        let (conn, count) = free?;
+        let all = under_way + pool.loaded.len() + pool.fetching + self.queue.peek_len(destination);
+        // One behind the other it always takes.
+        (count < 2 || count < all.div_ceil(pool.connections.len())).then_some(conn)
     }
 
     /// The next job whose record is in memory, for a connection that is free. Records that are not are asked for, some
@@ -128,10 +170,11 @@ impl Deliverer {
             return self.expire(key, turn);
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
+        let rested = connection.has_rested(turn.now.mono);
         let share = job.body.as_deref().and_then(RecordView::parse);
-        if let Some((kept, others)) =
-            share.and_then(|view| params::share(&view, job.recipients.as_slice(), &connection.peer))
-        {
+        if let Some((kept, others)) = share.and_then(|view| {
+            params::share(&view, job.recipients.as_slice(), &connection.peer, connection.bounds.recipients)
+        }) {
             self.queue.split(key, RecipientSet::from_slice(&kept), RecipientSet::from_slice(&others));
         }
         let Some(job) = self.queue.job_mut(key) else { return };
@@ -140,15 +183,17 @@ impl Deliverer {
         let token = self.next_token;
         self.next_token += 1;
         let mut params = params::mail(&view, job.recipients.as_slice(), job.terms.as_deref(), turn.now.mono);
+        let now = turn.now.mono;
+        let most = self.flights.most(self.config.delivery.messages_in_flight, &connection.host, now);
+        client.fly(if rested { 1 } else { most });
+        let doubled = if most > 1 && connection.peer.chunking { params::exact(&mut params, &view) } else { None };
         if connection.lmtp {
             params::to_local(&mut params, &connection.peer, connection.remote);
         }
         let recipients = params::recipients(&view, job.recipients.as_slice());
         let sender = params::sender(&view, job.recipients.as_slice());
-        client.start(token, sender, recipients, &params, turn.now.mono);
-        connection.begun += 1;
-        connection.idle_since = None;
-        connection.transactions.push(Transaction {
+        let flown = client.start(token, sender, recipients, &params, now);
+        connection.began(Transaction {
             token,
             job: key,
             record,
@@ -156,6 +201,8 @@ impl Deliverer {
             refused: Vec::new(),
             taken: Vec::new(),
             answered: false,
+            flown,
+            doubled,
         });
         self.touched.push(conn);
     }
@@ -168,22 +215,47 @@ impl Deliverer {
             if self.queue.is_suspended(destination) {
                 return;
             }
-            let most = self.most_connections(destination) + usize::from(planted!(LimitCheckedLate));
+            let most = self.most_connections(destination);
+            let waiting = self.waiting(destination);
             let pool = self.pools.entry(destination).or_default();
             let open = pool.connections.len();
-            let waiting = pool.loaded.len() + pool.fetching + self.queue.peek_len(destination);
             let enough = open > 0
                 && (self.queue.is_probing(destination)
                     || waiting <= open * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
-            if waiting == 0 || enough || pool.awaits_record || open + pool.leaving >= most {
+            if waiting == 0 || enough || pool.awaits_record {
+                pool.left = None;
+                return self.has_enough(destination);
+            }
+            if open + pool.leaving >= most {
                 return;
             }
             let Some((route, plans)) = self.route(destination, turn) else { return };
-            if !self.make_room(destination, turn) || !self.open(destination, &route, &plans, turn) {
+            // As many as would bring the backlog of each below the bound, and one more at least.
+            let wanted = (open + 1).max(waiting / limits::BACKLOG_PER_CONNECTION).min(most);
+            if !self.may_open(destination, u32::try_from(wanted).unwrap_or(u32::MAX), turn.now.mono) {
+                return;
+            }
+            if !self.make_room(destination, turn) {
+                return;
+            }
+            let left = self.pools.get_mut(&destination).and_then(|pool| pool.left.take());
+            let opened = match left.map(|left| *left) {
+                Some(Left { route, plans, addresses, why, began }) => {
+                    self.try_addresses(destination, (&route, &plans), addresses, &why, began, turn)
+                }
+                None => self.open(destination, &route, &plans, turn),
+            };
+            if !opened {
                 return;
             }
         }
+    }
+
+    /// Messages that wait for a connection.
+    fn waiting(&self, destination: DestinationId) -> usize {
+        let held = self.pools.get(&destination).map_or(0, |pool| pool.loaded.len() + pool.fetching);
+        held + self.queue.peek_len(destination)
     }
 
     /// Frees a connection if the shard has as many as it may; false if none can be had now.
@@ -288,7 +360,10 @@ impl Deliverer {
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
                     let secure = Secure::new(decision, Rc::clone(plans));
                     let host = (host, attempt, secure);
-                    let mut connection = Connection::new(conn, destination, remote, host, route, others, turn.now.mono);
+                    let bounds = self.bounds(destination);
+                    let mut connection =
+                        Connection::new(conn, destination, remote, host, route, others, bounds, turn.now.mono);
+                    connection.scope = self.count_connection(destination);
                     connection.lmtp = server.is_some();
                     self.connections.insert(conn, Box::new(connection));
                     self.arm(conn);
@@ -334,7 +409,14 @@ impl Deliverer {
         let plans = Rc::clone(&connection.secure.plans);
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.forget(conn, turn);
-        self.try_addresses(destination, (&route, &plans), others, &why, began, turn);
+        if !others.is_empty() && self.starts_are_paced(destination) {
+            // The next one counts as well.
+            let pool = self.pools.entry(destination).or_default();
+            pool.left = Some(Box::new(Left { route, plans, addresses: others, why, began }));
+            self.wake(destination);
+        } else {
+            self.try_addresses(destination, (&route, &plans), others, &why, began, turn);
+        }
     }
 
     /// Closes a connection without ceremony and takes it out of its pool.
@@ -344,6 +426,7 @@ impl Deliverer {
             sealed.close(conn, turn.io);
         }
         turn.io.close(conn);
+        self.count_back(connection.scope);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             if connection.leaves {
                 pool.leaving -= usize::from(!planted!(LeavingNotCountedBack));
@@ -381,7 +464,7 @@ impl Deliverer {
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
-        held == 0 && !self.woken && !self.starved && !self.awaits_writer
+        held == 0 && self.left.is_none() && !self.woken && !self.starved && !self.awaits_writer
     }
 }
 

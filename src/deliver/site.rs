@@ -75,7 +75,28 @@ impl Deliverer {
         let domain = loaded.or_else(next)?;
         match self.locate(domain, turn) {
             Route::To(route, plans) if self.queue.destination(domain) == Some(destination) => Some((route, plans)),
-            _ => None,
+            _ => {
+                self.send_home(destination);
+                None
+            }
+        }
+    }
+
+    /// What is loaded at a destination and belongs elsewhere by now goes there.
+    fn send_home(&mut self, destination: DestinationId) {
+        let Some(pool) = self.pools.get_mut(&destination) else { return };
+        let before = pool.loaded.len();
+        for _ in 0..before {
+            let Some((key, bytes)) = pool.loaded.pop_front() else { break };
+            if self.queue.is_misplaced(key) {
+                self.ahead.loaded -= bytes;
+                self.queue.put_back(key);
+            } else {
+                pool.loaded.push_back((key, bytes));
+            }
+        }
+        if pool.loaded.len() < before {
+            self.wake(destination);
         }
     }
 
@@ -137,7 +158,13 @@ impl Deliverer {
                 };
                 if matches!(next_hop, NextHop::Mx(_)) {
                     let before = self.queue.destination(domain);
-                    let after = self.queue.bind(domain, &site_name(route.hosts(), &plans), route.expires);
+                    let mut exchangers = route.exchangers.iter().map(|name| &**name);
+                    let mut site = self.tables.shaping.site(&name, &mut exchangers);
+                    site.name = (site.name.into_string() + &plans.mark(route.hosts())).into();
+                    let after = self.queue.bind(domain, &site.name, route.expires);
+                    if let Some(after) = after {
+                        self.join(after, site);
+                    }
                     if let (Some(before), true) = (before, before != after) {
                         // What was loaded there goes along.
                         self.wake(before);
@@ -170,44 +197,41 @@ impl Deliverer {
     fn fixed(&self, name: &str, address: IpAddr, tls: bool) -> Route {
         let host = MailHost { preference: 0, name: name.into(), addresses: vec![address], secure: false, alias: None };
         let verdict = Verdict::Hosts(vec![host]);
-        Route::To(Rc::new(Resolution { expires: Moment::NEVER, verdict, secure: true }), self.unasked(tls, true))
+        Route::To(
+            Rc::new(Resolution { expires: Moment::NEVER, verdict, exchangers: vec![name.into()], secure: true }),
+            self.unasked(tls, true),
+        )
     }
 
     /// DNS names no host for a domain, now or at all.
     fn has_no_hosts(&mut self, domain: DomainId, verdict: &Verdict, turn: &mut Turn<'_>) {
         let failure = |status, text: &str| LastReply::new(turn.now.wall, "", 0, Some(status), text.as_bytes());
-        let permanent = match verdict {
+        let (reply, for_good) = match verdict {
             Verdict::Hosts(_) => return,
-            Verdict::Temporary { reason } => {
-                let reply = failure(Status::new(4, 4, 3), reason);
-                let connected = |d| self.pools.get(&d).is_some_and(|pool| !pool.connections.is_empty());
-                // Connections that stand do without DNS.
-                if !self.queue.destination(domain).is_some_and(connected)
-                    && let Some(own) = self.queue.isolate(domain)
-                {
-                    self.unreachable(own, reply, turn);
-                }
-                return;
-            }
+            Verdict::Temporary { reason } => (failure(Status::new(4, 4, 3), reason), false),
             Verdict::NullMx => {
-                failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)")
+                (failure(Status::new(5, 1, 10), "the domain of this address accepts no mail (null MX, RFC 7505)"), true)
             }
-            Verdict::NoSuchDomain => failure(Status::new(5, 1, 2), "the domain of this address does not exist"),
-            Verdict::NoMailHost => failure(Status::new(5, 4, 4), "the domain of this address has no mail server"),
+            Verdict::NoSuchDomain => (failure(Status::new(5, 1, 2), "the domain of this address does not exist"), true),
+            Verdict::NoMailHost => {
+                (failure(Status::new(5, 4, 4), "the domain of this address has no mail server"), true)
+            }
         };
         let before = self.queue.destination(domain);
+        let connected = before.and_then(|d| self.pools.get(&d)).is_some_and(|pool| !pool.connections.is_empty());
+        if connected && !for_good {
+            // Connections that stand do without DNS.
+            return;
+        }
         let Some(own) = self.queue.isolate(domain) else { return };
         if let Some(before) = before.filter(|before| *before != own) {
+            // What was loaded there goes along.
             self.wake(before);
         }
-        self.fail_all(own, &permanent, turn);
+        if for_good {
+            self.fail_all(own, &reply, turn);
+        } else {
+            self.unreachable(own, reply, turn);
+        }
     }
-}
-
-/// The name of the site that these hosts make: the same for the same hosts, of which the same TLS is asked.
-fn site_name(hosts: &[MailHost], plans: &Plans) -> String {
-    let mut names: Vec<&str> = hosts.iter().map(|host| &*host.name).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.join(" ") + &plans.mark(hosts)
 }

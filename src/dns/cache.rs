@@ -1,11 +1,18 @@
 //! PURE. A bounded map with expiry, for one shard. Eviction is second chance (CLOCK): an entry in use survives one
 //! passing of the hand, so a flood of new names does not drive out those that carry the mail.
 
+use crate::limits;
 use crate::time::Moment;
 use foldhash::quality::FixedState;
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
+
+/// Whether what was learned then and expires then is in the last part of its time: to be asked for again, if it is wanted.
+pub(super) fn nearly_over(since: Moment, expires: Moment, now: Moment) -> bool {
+    now + expires.since(since) / limits::DNS_PREFETCH_PART >= expires
+}
 
 /// A map of at most `bound` entries. The hash is seeded; nothing depends on the map's order.
 pub(super) struct Cache<K, V> {
@@ -18,7 +25,13 @@ pub(super) struct Cache<K, V> {
 struct Slot<K, V> {
     key: K,
     value: V,
+    /// When it was learned.
+    since: Moment,
     expires: Moment,
+    /// It is used beyond that, until then.
+    stale_until: Moment,
+    /// Since it was learned, or asked for again.
+    uses: u32,
     used: bool,
 }
 
@@ -38,10 +51,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         K: Borrow<Q>,
     {
         let slot = &mut self.slots[*self.index.get(key)?];
-        if slot.expires <= now && !planted!(CacheNeverExpires) {
+        if slot.expires.max(slot.stale_until) <= now && !planted!(CacheNeverExpires) {
             return None;
         }
         slot.used = true;
+        slot.uses = slot.uses.saturating_add(1);
         Some(&slot.value)
     }
 
@@ -49,11 +63,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     pub(super) fn insert(&mut self, key: K, value: V, expires: Moment, now: Moment) {
         if let Some(&at) = self.index.get(&key) {
             let slot = &mut self.slots[at];
-            (slot.value, slot.expires) = (value, expires);
+            (slot.value, slot.since, slot.expires, slot.stale_until, slot.uses) = (value, now, expires, Moment(0), 0);
             return;
         }
         // A new entry starts unused: what is asked for once only is the first to go.
-        let slot = Slot { key: key.clone(), value, expires, used: false };
+        let slot = Slot { key: key.clone(), value, since: now, expires, stale_until: Moment(0), uses: 0, used: false };
         if self.slots.len() < self.bound {
             self.index.insert(key, self.slots.len());
             self.slots.push(slot);
@@ -72,6 +86,39 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         self.index.remove(&self.slots[victim].key);
         self.index.insert(key, victim);
         self.slots[victim] = slot;
+    }
+
+    /// Whether the entry is used often and its time is nearly over. Says so once for so many uses.
+    pub(super) fn is_fading<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, now: Moment) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        let Some(&at) = self.index.get(key) else { return false };
+        let slot = &mut self.slots[at];
+        let fades = slot.uses >= limits::DNS_PREFETCH_USES && nearly_over(slot.since, slot.expires, now);
+        if fades {
+            slot.uses = 0;
+        }
+        fades
+    }
+
+    /// The value although it has expired, unless that was longer than `most` ago.
+    pub(super) fn stale<Q: Hash + Eq + ?Sized>(&self, key: &Q, most: Duration, now: Moment) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        let slot = &self.slots[*self.index.get(key)?];
+        (now < slot.expires + most).then_some(&slot.value)
+    }
+
+    /// Has a stale entry used on, as `value`, until then; it stays as old as it is.
+    pub(super) fn keep_stale<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, value: V, until: Moment)
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(&at) = self.index.get(key) {
+            (self.slots[at].value, self.slots[at].stale_until) = (value, until);
+        }
     }
 
     #[cfg(any(test, feature = "sim"))]

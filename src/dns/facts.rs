@@ -139,7 +139,7 @@ impl Resolver {
             return Some(Err("too many questions are open".to_owned()));
         }
         let question = Question { name: name.as_str().into(), kind };
-        if let Some(outcome) = self.lookups.ask(question, Waiter { job: NOBODY, host: None }, now) {
+        if let Some(outcome) = self.lookups.ask(question, Waiter { job: NOBODY, host: None }, false, now) {
             return Some(Ok(outcome));
         }
         self.facts.open += 1;

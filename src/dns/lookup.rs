@@ -8,10 +8,10 @@
 //! Methods, as on every machine: getters (`counters`, …), `handle_*`, one command (`ask`), `poll_*`.
 //!
 //! Against forged answers (RFC 5452): ids come out of ChaCha, keyed by the caller's seed, so those seen tell nothing
-//! about the next; each exchange has a socket and so a port of its own; equal questions are never under way twice; a
+//! about the next; names are asked for in random case, which must come back (0x20); each exchange has a socket and so a port of its own; equal questions are never under way twice; a
 //! socket that gets foreign datagrams is given up for TCP.
 
-use super::cache::Cache;
+use super::cache::{Cache, nearly_over};
 use super::name;
 use super::outcome::{Failure, Found, Outcome, Question};
 use super::servers::Servers;
@@ -52,6 +52,8 @@ pub(super) struct Lookups {
     try_timeout: Duration,
     attempts: u32,
     validating: bool,
+    ttl: (Duration, Duration),
+    random_case: bool,
     cache: Cache<Question, Rc<Outcome>>,
     lookups: Slab<Lookup>,
     by_question: HashMap<Question, usize, FixedState>,
@@ -103,6 +105,10 @@ struct Exchange {
     server: usize,
     transport: Transport,
     query_id: u16,
+    /// The name in the case it was asked in, if that is to come back.
+    cased: Option<Name>,
+    /// Over UDP the case was lost: if TCP does not work, it is the server that loses it.
+    case_lost: bool,
     plain: bool,
     sent: Moment,
     deadline: Moment,
@@ -131,6 +137,8 @@ impl Lookups {
             try_timeout: settings.timeout.clamp(Duration::from_millis(1), limits::DNS_QUESTION_TIMEOUT),
             attempts: settings.attempts.clamp(1, limits::DNS_ATTEMPTS),
             validating: settings.validating,
+            ttl: settings.ttl,
+            random_case: settings.random_case,
             cache: Cache::new(settings.cached_answers, random.next_u64()),
             lookups: Slab::new(),
             by_question: HashMap::with_hasher(FixedState::with_seed(random.next_u64())),
@@ -183,9 +191,12 @@ impl Lookups {
 // --- Commands and polls ---------------------------------------------------------------------------------------------
 
 impl Lookups {
-    /// The cached outcome, or none yet: then `waiter` is named by a later [`Finished`].
-    pub(super) fn ask(&mut self, question: Question, waiter: Waiter, now: Moment) -> Option<Rc<Outcome>> {
-        if let Some(outcome) = self.cache.get(&question, now) {
+    /// The cached outcome, or none yet: then `waiter` is named by a later [`Finished`]. To `renew` it, what is nearly over is
+    /// asked for again.
+    pub(super) fn ask(&mut self, question: Question, waiter: Waiter, renew: bool, now: Moment) -> Option<Rc<Outcome>> {
+        if let Some(outcome) = self.cache.get(&question, now)
+            && !(renew && nearly_over(outcome.since, outcome.expires, now))
+        {
             self.counters.answer_cache_hits += 1;
             return Some(Rc::clone(outcome));
         }
@@ -251,6 +262,12 @@ impl Lookups {
                 self.counters.truncated += 1;
                 self.retry(at, Try::Tcp, now);
             }
+            // The server's or somebody else's: by TCP it is seen.
+            Reading::CaseLost => {
+                self.counters.case_lost += 1;
+                self.exchanges[at].case_lost = true;
+                self.retry(at, Try::Tcp, now);
+            }
             reading => self.conclude(at, Try::Udp, reading, wire::is_validated(bytes), now),
         }
         self.fill_exchanges(now);
@@ -268,13 +285,21 @@ impl Lookups {
             return;
         }
         let received = std::mem::take(received);
-        match self.read(at, &received[2..2 + length]) {
+        let message = &received[2..2 + length];
+        let mut reading = self.read(at, message);
+        if matches!(reading, Reading::CaseLost) {
+            // Nobody forges a stream so easily: it is the server.
+            self.servers.lost_case(self.exchanges[at].server, now);
+            self.exchanges[at].cased = None;
+            reading = self.read(at, message);
+        }
+        match reading {
             // Nobody but the server writes into a stream.
             Reading::Mismatched => {
                 self.counters.mismatched += 1;
                 self.fail(at, Failure::Mismatched, now);
             }
-            Reading::Truncated => self.fail(at, Failure::Malformed, now),
+            Reading::Truncated | Reading::CaseLost => self.fail(at, Failure::Malformed, now),
             reading => self.conclude(at, Try::Tcp, reading, wire::is_validated(&received[2..]), now),
         }
         self.fill_exchanges(now);
@@ -317,7 +342,8 @@ impl Lookups {
     fn read(&self, at: usize, bytes: &[u8]) -> Reading {
         let exchange = &self.exchanges[at];
         let lookup = &self.lookups[exchange.lookup];
-        wire::read(bytes, exchange.query_id, &lookup.name, lookup.question.kind)
+        let name = exchange.cased.as_ref().unwrap_or(&lookup.name);
+        wire::read(bytes, exchange.query_id, name, lookup.question.kind, exchange.cased.is_some())
     }
 }
 
@@ -330,7 +356,9 @@ impl Lookups {
         let secure = self.validating && validated;
         let mut owner = None;
         let (found, ttl) = match reading {
-            Reading::Mismatched | Reading::Truncated => unreachable!("the transports deal with these"),
+            Reading::Mismatched | Reading::Truncated | Reading::CaseLost => {
+                unreachable!("the transports deal with these")
+            }
             Reading::Malformed => return self.fail(at, Failure::Malformed, now),
             Reading::Referral => return self.fail(at, Failure::Referral, now),
             // RFC 6891 §6.2.2 and §7: the server may not know EDNS.
@@ -350,10 +378,10 @@ impl Lookups {
             }
             Reading::Records { records, ttl, alias } => {
                 owner = alias;
-                (Found::Records(self.cut(records)), positive(ttl))
+                (Found::Records(self.cut(records)), self.positive(ttl))
             }
-            Reading::NoData { ttl } => (Found::NoData, negative(ttl)),
-            Reading::NoSuchName { ttl } => (Found::NoSuchName, negative(ttl)),
+            Reading::NoData { ttl } => (Found::NoData, self.negative(ttl)),
+            Reading::NoSuchName { ttl } => (Found::NoSuchName, self.negative(ttl)),
         };
         self.answered(at, now);
         let lookup = &mut self.lookups[key];
@@ -362,7 +390,8 @@ impl Lookups {
             let from = std::mem::replace(&mut lookup.name, owner);
             lookup.aliases.push(from);
         }
-        let way = positive(lookup.ttl);
+        let ttl_of_way = lookup.ttl;
+        let way = self.positive(ttl_of_way);
         self.finish(key, found, now + ttl.min(way), now);
     }
 
@@ -432,6 +461,9 @@ impl Lookups {
             self.counters.failures += 1;
         }
         let (key, index) = (self.exchanges[at].lookup, self.exchanges[at].server);
+        if self.exchanges[at].case_lost {
+            self.servers.lost_case(index, now);
+        }
         if failure.blames_server() {
             self.servers.failed(index, self.exchanges[at].sent, now);
         }
@@ -446,9 +478,12 @@ impl Lookups {
 
     /// Asks the same server again: over TCP, or without EDNS. Takes the place of the exchange, so never waits.
     fn retry(&mut self, at: usize, transport: Try, now: Moment) {
-        let (key, server) = (self.exchanges[at].lookup, self.exchanges[at].server);
+        let Exchange { lookup: key, server, case_lost, .. } = self.exchanges[at];
         self.close(at);
         self.send(key, server, transport, now);
+        if let Some(at) = self.lookups[key].exchange {
+            self.exchanges[at].case_lost = case_lost;
+        }
     }
 
     /// Begins the next try of a lookup, now or once an exchange is free; gives up if no server is left.
@@ -497,7 +532,10 @@ impl Lookups {
         }
         let (address, plain) = (self.servers.address(server), self.servers.is_plain(server, now));
         let query_id = (self.random.next_u32() & 0xffff) as u16;
-        let query = wire::query(query_id, &lookup.name, lookup.question.kind, plain, self.validating);
+        let cases = self.random_case && self.servers.keeps_case(server, now);
+        let cased = cases.then(|| name::in_random_case(&lookup.name, || self.random.next_u64()));
+        let query =
+            wire::query(query_id, cased.as_ref().unwrap_or(&lookup.name), lookup.question.kind, plain, self.validating);
         let deadline = now + self.try_timeout;
         self.exchanges_begun += 1;
         let entry = self.exchanges.vacant_entry();
@@ -511,6 +549,8 @@ impl Lookups {
             server,
             transport: if transport == Try::Tcp { Transport::Tcp(Vec::new()) } else { Transport::Udp },
             query_id,
+            cased,
+            case_lost: false,
             plain,
             sent: now,
             deadline,
@@ -565,10 +605,27 @@ impl Lookups {
         let alias = is_alias.then(|| name::from_wire(&lookup.name).ok()).flatten();
         // Nothing can be believed of a question that failed.
         let secure = lookup.secure && !matches!(found, Found::Failed(_));
-        let outcome = Rc::new(Outcome { expires, found, secure, alias: alias.map(|name| name.as_str().into()) });
+        let outcome =
+            Rc::new(Outcome { since: now, expires, found, secure, alias: alias.map(|name| name.as_str().into()) });
         let (name, kind) = (Rc::clone(&lookup.question.name), lookup.question.kind);
         self.cache.insert(lookup.question, Rc::clone(&outcome), expires, now);
         self.finished.push_back(Finished { name, kind, outcome, waiters: lookup.waiters });
+    }
+}
+
+impl Lookups {
+    fn positive(&self, ttl: u32) -> Duration {
+        Duration::from_secs(u64::from(ttl)).clamp(self.ttl.0, self.ttl.1)
+    }
+
+    /// Without a SOA RFC 2308 §5 asks not to cache; the floor keeps that from costing a query per message.
+    fn negative(&self, ttl: Option<u32>) -> Duration {
+        if planted!(NegativeKept) {
+            return limits::DNS_TTL_MAX;
+        }
+        let (least, most) =
+            (self.ttl.0.min(limits::DNS_NEGATIVE_TTL_MAX), self.ttl.1.min(limits::DNS_NEGATIVE_TTL_MAX));
+        Duration::from_secs(u64::from(ttl.unwrap_or(0))).clamp(least, most)
     }
 }
 
@@ -582,16 +639,4 @@ impl Lookup {
 
 fn below(random: &mut ChaCha12Rng, bound: usize) -> usize {
     ((u128::from(random.next_u64()) * bound as u128) >> 64) as usize
-}
-
-fn positive(ttl: u32) -> Duration {
-    Duration::from_secs(u64::from(ttl)).clamp(limits::DNS_TTL_MIN, limits::DNS_TTL_MAX)
-}
-
-/// Without a SOA RFC 2308 §5 asks not to cache; the floor keeps that from costing a query per message.
-fn negative(ttl: Option<u32>) -> Duration {
-    if planted!(NegativeKept) {
-        return limits::DNS_TTL_MAX;
-    }
-    Duration::from_secs(u64::from(ttl.unwrap_or(0))).clamp(limits::DNS_TTL_MIN, limits::DNS_NEGATIVE_TTL_MAX)
 }

@@ -73,6 +73,27 @@ pub(super) fn to_wire(canonical: &str) -> Name {
     name
 }
 
+/// The name with each letter in upper or lower case, by the bits of `random` (0x20).
+pub(super) fn in_random_case(name: &Name, mut random: impl FnMut() -> u64) -> Name {
+    let (mut bits, mut left) = (0, 0);
+    let mut coin = || {
+        if left == 0 {
+            (bits, left) = (random(), 64);
+        }
+        left -= 1;
+        bits >>= 1;
+        bits & 1 == 1
+    };
+    let labels = name.iter().map(|label| {
+        let cased = label.iter().map(|b| if coin() { b.to_ascii_uppercase() } else { b.to_ascii_lowercase() });
+        cased.collect::<Vec<u8>>()
+    });
+    let labels: Vec<Vec<u8>> = labels.collect();
+    let mut cased = Name::from_labels(labels.iter().map(Vec::as_slice)).expect("as long as the name");
+    cased.set_fqdn(true);
+    cased
+}
+
 /// A name out of an answer in canonical form.
 ///
 /// # Errors

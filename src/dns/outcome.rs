@@ -16,6 +16,7 @@ pub(super) struct Question {
 /// What became of a question.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
+    pub(super) since: Moment,
     pub(super) expires: Moment,
     pub(super) found: Found,
     /// A server that is trusted to validate DNSSEC has validated all of it.

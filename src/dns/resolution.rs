@@ -13,6 +13,9 @@ pub struct Resolution {
     pub verdict: Verdict,
     /// The names of the hosts are secure by DNSSEC, or the operator's.
     pub secure: bool,
+    /// The hosts that MX names, or the domain itself, whether their addresses are known or not: who shares them shares a
+    /// receiver.
+    pub exchangers: Vec<Rc<str>>,
 }
 
 /// What DNS says about a domain's mail.
@@ -187,6 +190,7 @@ mod tests {
     fn by_preference_and_random_among_equals() {
         let resolution = Resolution {
             expires: Moment(0),
+            exchangers: Vec::new(),
             verdict: Verdict::Hosts(vec![
                 host(5, "a", &["192.0.2.1"]),
                 host(10, "b", &["192.0.2.2"]),
@@ -212,6 +216,7 @@ mod tests {
     fn every_address_once_and_families_take_turns() {
         let resolution = Resolution {
             expires: Moment(0),
+            exchangers: Vec::new(),
             verdict: Verdict::Hosts(vec![host(
                 0,
                 "a",
@@ -232,7 +237,8 @@ mod tests {
 
     #[test]
     fn nothing_to_try_without_hosts() {
-        let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx, secure: false };
+        let resolution =
+            Resolution { expires: Moment(0), verdict: Verdict::NullMx, exchangers: Vec::new(), secure: false };
         assert!(order(&resolution, 1).is_empty());
         assert_eq!(resolution.status(), Some("5.1.10"));
     }

@@ -13,9 +13,10 @@ use crate::limits;
 use crate::time::Moment;
 use foldhash::quality::FixedState;
 use slab::Slab;
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Resolves domains to mail hosts; lives on one shard, touches nothing outside itself.
 ///
@@ -38,7 +39,9 @@ pub struct Resolver {
     bad_name: Rc<Resolution>,
     jobs: Slab<Job>,
     jobs_begun: u64,
-    by_domain: HashSet<Rc<str>, FixedState>,
+    by_domain: HashMap<Rc<str>, usize, FixedState>,
+    least_ttl: Duration,
+    serve_stale: Duration,
     /// When a job stops waiting for its last answers.
     timers: BTreeSet<(Moment, u64)>,
     events: VecDeque<Resolved>,
@@ -68,6 +71,8 @@ struct Job {
     /// The slot in the low 16 bits, a number never used again above.
     id: u64,
     domain: Rc<str>,
+    /// Nobody waits: it is asked for again before its time is over.
+    ahead: bool,
     /// Whether the hosts come from MX records; otherwise the domain itself is the host.
     explicit: bool,
     hosts: Vec<Host>,
@@ -99,10 +104,17 @@ impl Resolver {
             families: settings.families,
             addresses_only: settings.addresses_only,
             cache: Cache::new(settings.cached_domains, lookups.random()),
-            bad_name: Rc::new(Resolution { expires: Moment::NEVER, verdict: Verdict::NoSuchDomain, secure: false }),
+            bad_name: Rc::new(Resolution {
+                expires: Moment::NEVER,
+                verdict: Verdict::NoSuchDomain,
+                exchangers: Vec::new(),
+                secure: false,
+            }),
             jobs: Slab::new(),
             jobs_begun: 0,
-            by_domain: HashSet::with_hasher(FixedState::with_seed(lookups.random())),
+            least_ttl: settings.ttl.0,
+            serve_stale: settings.serve_stale,
+            by_domain: HashMap::with_hasher(FixedState::with_seed(lookups.random())),
             timers: BTreeSet::new(),
             events: VecDeque::new(),
             facts: Facts::default(),
@@ -162,7 +174,8 @@ impl Resolver {
         if domain.starts_with('[') {
             return Answer::Ready(self.literal(domain, now));
         }
-        if self.by_domain.contains(domain) {
+        if let Some(&key) = self.by_domain.get(domain) {
+            self.jobs[key].ahead = false;
             self.lookups.counters_mut().coalesced += 1;
             return Answer::Pending;
         }
@@ -175,10 +188,11 @@ impl Resolver {
                 expires,
                 verdict: Verdict::Temporary { reason },
                 secure: false,
+                exchangers: Vec::new(),
             }));
         }
         let events = self.events.len();
-        self.begin(domain.into(), now);
+        self.begin(domain.into(), false, now);
         self.settle(now);
         // Nothing but this domain can have ended in this call, and only by what the cache of answers holds.
         match self.events.len() > events {
@@ -206,6 +220,17 @@ impl Resolver {
     fn cached(&mut self, domain: &str, now: Moment) -> Option<Rc<Resolution>> {
         let resolution = Rc::clone(self.cache.get(domain, now)?);
         self.lookups.counters_mut().cache_hits += 1;
+        // Mail does not wait for DNS where it goes all the time.
+        let has_room = self.jobs.len() < limits::DNS_PENDING_DOMAINS / 2;
+        if has_room
+            && self.cache.is_fading(domain, now)
+            && !domain.starts_with('[')
+            && !self.by_domain.contains_key(domain)
+        {
+            self.lookups.counters_mut().prefetched += 1;
+            self.begin(domain.into(), true, now);
+            self.settle(now);
+        }
         Some(resolution)
     }
 
@@ -215,7 +240,12 @@ impl Resolver {
         let host =
             MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address], secure: false, alias: None };
         let expires = now + limits::DNS_TTL_MAX;
-        let resolution = Rc::new(Resolution { expires, verdict: Verdict::Hosts(vec![host]), secure: false });
+        let resolution = Rc::new(Resolution {
+            expires,
+            exchangers: vec![Rc::clone(&host.name)],
+            verdict: Verdict::Hosts(vec![host]),
+            secure: false,
+        });
         self.cache.insert(name, Rc::clone(&resolution), expires, now);
         resolution
     }
@@ -260,13 +290,14 @@ impl Resolver {
 // --- Transitions ----------------------------------------------------------------------------------------------------
 
 impl Resolver {
-    fn begin(&mut self, domain: Rc<str>, now: Moment) {
+    fn begin(&mut self, domain: Rc<str>, ahead: bool, now: Moment) {
         self.jobs_begun += 1;
         let entry = self.jobs.vacant_entry();
         let (key, id) = (entry.key(), self.jobs_begun << 16 | entry.key() as u64);
         entry.insert(Job {
             id,
             domain: Rc::clone(&domain),
+            ahead,
             explicit: true,
             hosts: Vec::new(),
             outstanding: usize::from(!self.addresses_only),
@@ -275,7 +306,7 @@ impl Resolver {
             secure: self.addresses_only,
             rest_at: None,
         });
-        self.by_domain.insert(Rc::clone(&domain));
+        self.by_domain.insert(Rc::clone(&domain), key);
         if self.addresses_only {
             let job = &mut self.jobs[key];
             job.explicit = false;
@@ -283,7 +314,7 @@ impl Resolver {
             return self.ask_addresses(key, now);
         }
         let question = Question { name: domain, kind: Kind::Mx };
-        if let Some(outcome) = self.lookups.ask(question, Waiter { job: id, host: None }, now) {
+        if let Some(outcome) = self.lookups.ask(question, Waiter { job: id, host: None }, ahead, now) {
             self.mx_answered(key, &outcome, now);
         }
     }
@@ -351,7 +382,7 @@ impl Resolver {
                 let question = Question { name: Rc::clone(&job.hosts[usize::from(host)].name), kind };
                 job.outstanding += 1;
                 let waiter = Waiter { job: job.id, host: Some(host) };
-                if let Some(outcome) = self.lookups.ask(question, waiter, now) {
+                if let Some(outcome) = self.lookups.ask(question, waiter, job.ahead, now) {
                     job.take(host, kind, outcome);
                 }
             }
@@ -409,10 +440,36 @@ impl Resolver {
         }
         self.by_domain.remove(&job.domain);
         // Answers that came early may have run out while the last one was waited for.
-        let expires = expires.max(now + limits::DNS_TTL_MIN);
-        let resolution = Rc::new(Resolution { expires, verdict, secure: job.secure });
-        self.cache.insert(Rc::clone(&job.domain), Rc::clone(&resolution), expires, now);
-        self.events.push_back(Resolved { domain: job.domain, resolution });
+        let expires = expires.max(now + self.least_ttl);
+        let known = matches!(verdict, Verdict::Temporary { .. }).then(|| self.known_before(&job.domain, now)).flatten();
+        let resolution = match known {
+            Some(resolution) => resolution,
+            None => {
+                let exchangers = job.hosts.iter().map(|host| Rc::clone(&host.name)).collect();
+                let resolution = Rc::new(Resolution { expires, verdict, exchangers, secure: job.secure });
+                self.cache.insert(Rc::clone(&job.domain), Rc::clone(&resolution), expires, now);
+                resolution
+            }
+        };
+        if !job.ahead {
+            self.events.push_back(Resolved { domain: job.domain, resolution });
+        }
+    }
+
+    /// DNS fails: the route that was known, if it had hosts and that is not long ago (RFC 8767).
+    fn known_before(&mut self, domain: &str, now: Moment) -> Option<Rc<Resolution>> {
+        let resolution = self.cache.stale(domain, self.serve_stale, now)?;
+        if resolution.hosts().is_empty() {
+            return None;
+        }
+        if resolution.is_fresh(now) {
+            return Some(Rc::clone(resolution));
+        }
+        let expires = now + limits::DNS_STALE_TTL;
+        let resolution = Rc::new(Resolution { expires, ..Resolution::clone(resolution) });
+        self.cache.keep_stale(domain, Rc::clone(&resolution), expires);
+        self.lookups.counters_mut().stale += 1;
+        Some(resolution)
     }
 }
 

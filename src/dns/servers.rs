@@ -18,6 +18,8 @@ struct Server {
     answered_at: Moment,
     /// Asked without EDNS until then.
     plain_until: Moment,
+    /// Asked in lower case until then.
+    lower_until: Moment,
 }
 
 impl Servers {
@@ -32,6 +34,7 @@ impl Servers {
                     avoid_until: zero,
                     answered_at: zero,
                     plain_until: zero,
+                    lower_until: zero,
                 });
             }
         }
@@ -54,6 +57,11 @@ impl Servers {
     /// Whether to ask without EDNS.
     pub(super) fn is_plain(&self, index: usize, now: Moment) -> bool {
         now < self.list[index].plain_until
+    }
+
+    /// Whether it gives questions back in the case they were asked in, as far as is known.
+    pub(super) fn keeps_case(&self, index: usize, now: Moment) -> bool {
+        now >= self.list[index].lower_until
     }
 
     /// A server not among `tried`: one that works if there is one, else the one whose time of being passed over ends
@@ -87,6 +95,11 @@ impl Servers {
         let avoid = limits::DNS_AVOID_MIN * 2u32.pow(server.failures_in_a_row.min(10));
         server.failures_in_a_row = server.failures_in_a_row.saturating_add(1);
         server.avoid_until = now + avoid.min(limits::DNS_AVOID_MAX);
+    }
+
+    /// It does not give a question back in the case it was asked in.
+    pub(super) fn lost_case(&mut self, index: usize, now: Moment) {
+        self.list[index].lower_until = now + limits::DNS_LOWER_CASE_TIME;
     }
 
     /// It does not know EDNS (RFC 6891 §7).

@@ -21,6 +21,12 @@ pub struct DnsSettings {
     pub families: AddressFamilies,
     /// Names are hosts, not domains: their addresses are asked for, never MX. For a smart host.
     pub addresses_only: bool,
+    /// Shortest and longest time that an answer is kept, whatever its TTL.
+    pub ttl: (Duration, Duration),
+    /// How long beyond its time a route is used where DNS fails (RFC 8767); zero: not at all.
+    pub serve_stale: Duration,
+    /// Names are asked for in random case, which an answer must have too (0x20): some 10 bits more for a forger to guess.
+    pub random_case: bool,
     /// Domains whose resolution is kept, at least 1.
     pub cached_domains: usize,
     /// Answers to single questions that are kept, at least 1.
@@ -37,6 +43,9 @@ impl Default for DnsSettings {
             server_order: ServerOrder::Listed,
             families: AddressFamilies::Ipv6First,
             addresses_only: false,
+            ttl: (limits::DNS_TTL_MIN, limits::DNS_TTL_MAX),
+            serve_stale: limits::DNS_STALE_MAX,
+            random_case: true,
             cached_domains: limits::DNS_CACHED_DOMAINS_DEFAULT,
             cached_answers: limits::DNS_CACHED_ANSWERS_DEFAULT,
         }
@@ -90,4 +99,10 @@ pub struct DnsCounters {
     pub mismatched: u64,
     /// Questions that no server answered.
     pub unanswered: u64,
+    /// Answers in another case than the question's (0x20), which were asked for again over TCP.
+    pub case_lost: u64,
+    /// Resolutions that failed, in whose place what was known before is used (RFC 8767).
+    pub stale: u64,
+    /// Domains that were asked for again before their time was over.
+    pub prefetched: u64,
 }

@@ -77,6 +77,8 @@ pub(super) enum Exchange {
 pub(super) enum Reading {
     /// It answers something else: wrong id, question or opcode, no response, or no DNS message at all.
     Mismatched,
+    /// It answers the query, in another case (0x20): of a server that does not keep it, or forged.
+    CaseLost,
     /// It answers the query and cannot be read to its end.
     Malformed,
     /// TC is set.
@@ -117,8 +119,8 @@ pub(super) fn is_validated(bytes: &[u8]) -> bool {
     bytes.get(3).is_some_and(|flags| flags & 0x20 != 0)
 }
 
-/// Reads `bytes` as the answer to the query for `name` with `id`.
-pub(super) fn read(bytes: &[u8], id: u16, name: &Name, kind: Kind) -> Reading {
+/// Reads `bytes` as the answer to the query for `name` with `id`; `exact`: the question must come back in the same case.
+pub(super) fn read(bytes: &[u8], id: u16, name: &Name, kind: Kind, exact: bool) -> Reading {
     let mut decoder = BinDecoder::new(bytes);
     let Ok(header) = Header::read(&mut decoder) else { return Reading::Mismatched };
     let is_ours = header.id == id || planted!(DnsIdUnchecked);
@@ -137,6 +139,9 @@ pub(super) fn read(bytes: &[u8], id: u16, name: &Name, kind: Kind) -> Reading {
     // Names compare without case.
     if question.query_type != kind.record_type() || question.query_class != DNSClass::IN || question.name != *name {
         return Reading::Mismatched;
+    }
+    if exact && !question.name.eq_case(name) {
+        return Reading::CaseLost;
     }
     if header.truncation && !planted!(TruncatedTaken) {
         return Reading::Truncated;

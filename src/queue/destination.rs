@@ -340,12 +340,6 @@ impl Destinations {
         if !self.at(from).is_site {
             return false;
         }
-        if self.at(from).domains == 1 {
-            self.unname(from);
-            let old = self.at_mut(from);
-            (old.name, old.is_site) = (name, false);
-            return false;
-        }
         let to = self.create(name, false);
         self.move_domain(index, from, to);
         true

@@ -43,9 +43,10 @@ fn a_domain_in_trouble_does_not_trouble_its_site() {
     q.unreachable(own, reply(at(1)), at(1), 0);
     assert_eq!((q.is_suspended(own), q.is_suspended(a), q.name(own)), (true, false, Some("b.example")));
     assert_eq!(ids(&mut q, a), [1]);
-    // The last one of a site is by itself again, and the site's name is free.
+    // With the last one the site is gone, and its name is free.
     let da = q.domain("a.example").unwrap();
-    assert_eq!((q.isolate(da), q.name(a)), (Some(a), Some("a.example")));
+    let own = q.isolate(da).unwrap();
+    assert_eq!((q.own_domain(own), q.name(own)), (Some(da), Some("a.example")));
     q.enqueue("c.example", job(3, Wall(0)), Moment(0));
     assert_ne!(q.bind(q.domain("c.example").unwrap(), "mx.example", LATER), Some(a));
 }

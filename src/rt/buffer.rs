@@ -174,6 +174,11 @@ impl Slice {
     pub fn buffer_bytes(&self) -> usize {
         self.buffer.capacity()
     }
+
+    /// Whether both keep the same buffer alive.
+    pub fn shares_buffer(&self, other: &Slice) -> bool {
+        Arc::ptr_eq(&self.buffer, &other.buffer)
+    }
 }
 
 impl Deref for Slice {

@@ -1,4 +1,4 @@
-//! The tables of accounts, certificates and local domains, from the files that the configuration names.
+//! The tables of accounts, certificates, local domains and rules, from the files that the configuration names.
 //!
 //! In: a [`Config`]. Out: the [`Tables`] that all shards share, and what an operator may have overlooked; or everything that
 //! is wrong, of every file. Read by the start, by a reload and by `ringpost check`, all by [`load`]. Any thread that may
@@ -12,13 +12,15 @@ use crate::local::{self, LocalTable};
 use crate::rt::random_u64;
 use crate::rt::tls::client::Authorities;
 use crate::rt::tls::{self, Acceptor};
+use crate::shaping::Shaping;
 use crate::shard::Tables;
 use crate::starttls::TlsLevel;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::sync::Arc;
 
-/// Everything that is wrong with accounts, certificates and local domains, a line each, with its file and line; never
+/// Everything that is wrong with accounts, certificates, local domains and rules, a line each, with its file and line; never
 /// empty.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -40,8 +42,9 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let tls = found.certificates(config);
     let authorities = found.authorities(config);
     let local = found.local(config);
+    let shaping = Arc::new(found.shaping(config));
     if found.errors.is_empty() {
-        Ok(Loaded { tables: Tables { accounts, tls, authorities, local }, warnings: found.warnings })
+        Ok(Loaded { tables: Tables { accounts, tls, authorities, local, shaping }, warnings: found.warnings })
     } else {
         Err(TablesError(found.errors))
     }
@@ -93,10 +96,26 @@ impl Found {
         Some(authorities)
     }
 
+    fn shaping(&mut self, config: &Config) -> Shaping {
+        let mut texts = Vec::new();
+        for path in &config.shaping {
+            let name = path.display().to_string();
+            match read_bounded(path, limits::SHAPING_FILE_BYTES) {
+                Ok(text) => texts.push((name, text)),
+                Err(error) => self.errors.push(format!("{name}: {error}")),
+            }
+        }
+        // Also without the files that cannot be read, for the errors of the others.
+        let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let parsed = Shaping::parse(&texts);
+        parsed.map_err(|problems| self.errors.extend(problems.iter().map(ToString::to_string))).unwrap_or_default()
+    }
+
     fn local(&mut self, config: &Config) -> LocalTable {
         let mut read = |path: Option<&Path>| {
             let name = path?.display().to_string();
-            let text = read_bounded(path?).map_err(|error| self.errors.push(format!("{name}: {error}")));
+            let text = read_bounded(path?, limits::LOCAL_FILE_BYTES)
+                .map_err(|error| self.errors.push(format!("{name}: {error}")));
             Some((name, text.ok()?))
         };
         let texts: Vec<_> = config
@@ -135,11 +154,18 @@ impl Found {
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
+/// Reads the files of rules alone, as [`load`] does.
+pub fn shaping(config: &Config) -> Result<Shaping, TablesError> {
+    let mut found = Found::default();
+    let shaping = found.shaping(config);
+    if found.errors.is_empty() { Ok(shaping) } else { Err(TablesError(found.errors)) }
+}
+
+fn read_bounded(path: &Path, most: u64) -> io::Result<String> {
     let mut text = String::new();
-    File::open(path)?.take(limits::LOCAL_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > limits::LOCAL_FILE_BYTES {
-        return Err(io::Error::other(format!("more than {} octets", limits::LOCAL_FILE_BYTES)));
+    File::open(path)?.take(most + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(io::Error::other(format!("more than {most} octets")));
     }
     Ok(text)
 }

@@ -1,10 +1,237 @@
-//! PURE. What a receiver takes: the limits that mail to a site keeps to.
+//! PURE. What a receiver takes: the limits that mail to a site keeps to, and what its replies mean.
 //!
 //! A *site* is what its receiver counts as one: the destinations whose mail exchangers are the same, or that rules say are
-//! one provider's. Core: the same rules on every shard, immutable. It refuses to count: that is `queue`'s.
+//! one provider's.
+//!
+//! **Inputs**: the texts of rule files (`docs/shaping.md`), read by somebody else; then domains with their mail exchangers,
+//! names of tenants and campaigns, replies. **Outputs**: a [`Shaping`], which never changes and is shared by all cores; the
+//! [`Site`] of a destination, [`Limits`], the [`ReplyRule`] for a reply. **Refuses** to count, and to act: that is `queue`'s
+//! and `deliver`'s; and a file with anything wrong in it, all of it.
 
+mod explain;
 mod limits;
+#[cfg(test)]
+mod maintained_tests;
+mod parse;
 mod rate;
+mod read;
+mod reply;
+mod schedule;
+mod site;
+#[cfg(test)]
+mod tests;
 
 pub use limits::Limits;
 pub use rate::{Pace, Rate};
+pub use reply::{Action, Limit, Lowering, ReplyRule, Rests};
+pub use schedule::Schedule;
+pub use site::Site;
+
+use crate::limits::TENANT_WEIGHT_DEFAULT;
+use foldhash::quality::FixedState;
+use std::collections::HashMap;
+
+/// All rules. Immutable; shared by `Arc` between all shards, and replaced as a whole. [`Shaping::default`] has none: then
+/// each set of mail exchangers is a site without limits, and replies mean what their codes say.
+#[derive(Debug, Default)]
+pub struct Shaping {
+    providers: Vec<Provider>,
+    /// Their places in `providers`.
+    by_name: HashMap<Box<str>, u32, FixedState>,
+    domains: site::Names,
+    exchangers: site::Names,
+    default: Defaults,
+    /// For every site, after a provider's own.
+    rules: Vec<ReplyRule>,
+    tenants: HashMap<Box<str>, Tenant, FixedState>,
+    campaigns: HashMap<Box<str>, Campaign, FixedState>,
+    files: Vec<Box<str>>,
+}
+
+/// `[default]`
+#[derive(Debug, Default)]
+struct Defaults {
+    limits: Limits,
+    per_source: Limits,
+    written: Vec<Written>,
+}
+
+/// `[[provider]]`
+#[derive(Debug, Default)]
+struct Provider {
+    name: Box<str>,
+    /// With what `[default]` says of limits that it does not name.
+    limits: Limits,
+    per_source: Limits,
+    rules: Vec<ReplyRule>,
+    schedule: Schedule,
+    tls: Option<TlsLevel>,
+    ip: Option<IpFamilies>,
+    sources: Vec<Box<str>>,
+    written: Vec<Written>,
+    /// Where it first stands.
+    at: Place,
+}
+
+/// `[[tenant]]`
+#[derive(Debug, Default)]
+struct Tenant {
+    weight: Option<u32>,
+    limits: Limits,
+    /// By provider.
+    at: HashMap<u32, Limits, FixedState>,
+    schedule: Schedule,
+    written: Vec<Written>,
+}
+
+/// `[[campaign]]`
+#[derive(Debug, Default)]
+struct Campaign {
+    limits: Limits,
+    written: Vec<Written>,
+}
+
+/// A key of a file, kept to be explained. Later ones of the same key take the place of earlier ones.
+#[derive(Clone, Debug)]
+struct Written {
+    key: Box<str>,
+    value: Box<str>,
+    at: Place,
+}
+
+/// Where something stands in the files.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Place {
+    file: u16,
+    /// From 1.
+    line: u32,
+}
+
+/// How much a connection's encryption matters (`tls`). For now it is read and checked only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsLevel {
+    /// "off": STARTTLS is not used.
+    Off,
+    /// "opportunistic": STARTTLS where it is offered, with any certificate.
+    Opportunistic,
+    /// "require": nothing is sent without TLS, with any certificate.
+    Require,
+    /// "verify": nothing is sent without TLS, and a certificate that proves the mail exchanger's name.
+    Verify,
+}
+
+/// Which addresses are connected to (`ip`). For now it is read and checked only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IpFamilies {
+    /// "prefer-ipv4"
+    PreferV4,
+    /// "prefer-ipv6"
+    PreferV6,
+    /// "ipv4"
+    V4Only,
+    /// "ipv6"
+    V6Only,
+}
+
+/// The name of the block that stands for all that have none of their own.
+const ANY: &str = "*";
+
+impl Shaping {
+    fn provider(&self, site: &Site) -> Option<&Provider> {
+        self.provider_index(site).map(|index| &self.providers[index as usize])
+    }
+
+    fn provider_index(&self, site: &Site) -> Option<u32> {
+        let named = |index: &u32| self.providers.get(*index as usize).is_some_and(|p| p.name == site.name);
+        // A site that other rules have named: its provider's place may have changed, its name has not.
+        site.provider
+            .filter(named)
+            .or_else(|| self.by_name.get(&*site.name).copied().filter(|_| site.provider.is_some()))
+    }
+
+    /// The limits of all mail to a site: its provider's, and of those that it does not name `[default]`'s.
+    pub fn limits(&self, site: &Site) -> Limits {
+        self.provider(site).map_or(self.default.limits, |provider| provider.limits)
+    }
+
+    /// The limits of mail to a site from one source address, beside those of the site.
+    pub fn source_limits(&self, site: &Site) -> Limits {
+        self.provider(site).map_or(self.default.per_source, |provider| provider.per_source)
+    }
+
+    fn tenant(&self, name: &str) -> Option<&Tenant> {
+        self.tenants.get(name).or_else(|| self.tenants.get(ANY))
+    }
+
+    /// The limits of a tenant's mail to all sites together. The block named `*` counts for each tenant without its own.
+    pub fn tenant_limits(&self, tenant: &str) -> Limits {
+        self.tenant(tenant).map_or(Limits::default(), |tenant| tenant.limits)
+    }
+
+    /// The limits of a tenant's mail to one site.
+    pub fn tenant_site_limits(&self, tenant: &str, site: &Site) -> Limits {
+        let Some(tenant) = self.tenant(tenant).filter(|tenant| !tenant.at.is_empty()) else { return Limits::default() };
+        let at = self.provider_index(site).and_then(|provider| tenant.at.get(&provider));
+        at.copied().unwrap_or_default()
+    }
+
+    /// How much of what is scarce a tenant gets, beside others': 1 to 1000.
+    pub fn tenant_weight(&self, tenant: &str) -> u32 {
+        self.tenant(tenant).and_then(|tenant| tenant.weight).unwrap_or(TENANT_WEIGHT_DEFAULT)
+    }
+
+    /// The limits of a campaign's mail to all sites together. The block named `*` counts for each without its own.
+    pub fn campaign_limits(&self, campaign: &str) -> Limits {
+        let own = self.campaigns.get(campaign).or_else(|| self.campaigns.get(ANY));
+        own.map_or(Limits::default(), |campaign| campaign.limits)
+    }
+
+    /// When mail to a site is tried again, as far as rules say. How often is the receiver's matter, and its provider's rule
+    /// comes before the tenant's; how long it is worth while is the sender's, and there the tenant's comes first.
+    pub fn schedule(&self, site: &Site, tenant: &str) -> Schedule {
+        let provider = self.provider(site).map_or(Schedule::default(), |provider| provider.schedule);
+        let tenant = self.tenant(tenant).map_or(Schedule::default(), |tenant| tenant.schedule);
+        let give_up = tenant.give_up.or(provider.give_up);
+        Schedule { give_up, ..provider.or(tenant) }
+    }
+
+    /// How mail to a site is encrypted, if a rule says it.
+    pub fn tls(&self, site: &Site) -> Option<TlsLevel> {
+        self.provider(site)?.tls
+    }
+
+    /// Which addresses of a site are connected to, if a rule says it.
+    pub fn ip_families(&self, site: &Site) -> Option<IpFamilies> {
+        self.provider(site)?.ip
+    }
+
+    /// The first rule that matches a reply of a site: of its provider's, then of those for every site. `text` is the reply's
+    /// behind the code, its lines joined by a line feed, the enhanced code in it or not. Only 4yz and 5yz match any.
+    pub fn judge(&self, site: &Site, code: u16, enhanced: Option<(u8, u16, u16)>, text: &str) -> Option<&ReplyRule> {
+        self.rules_of(site).find(|rule| rule.pattern.matches(code, enhanced, text))
+    }
+
+    /// The rules for a site's replies, in the order in which they are tried.
+    pub fn rules_of(&self, site: &Site) -> impl Iterator<Item = &ReplyRule> {
+        let own = self.provider(site).map_or(&[][..], |provider| &provider.rules);
+        own.iter().chain(&self.rules)
+    }
+
+    /// `file:line`.
+    pub fn place(&self, at: Place) -> String {
+        let file = self.files.get(usize::from(at.file)).map_or("", |file| file);
+        format!("{file}:{}", at.line)
+    }
+
+    /// Whether there is any rule.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// How many providers, reply rules, tenants and campaigns there are, in words.
+    pub fn summary(&self) -> String {
+        let rules = self.rules.len() + self.providers.iter().map(|provider| provider.rules.len()).sum::<usize>();
+        let (providers, tenants) = (self.providers.len(), self.tenants.len());
+        format!("{providers} providers, {rules} reply rules, {tenants} tenants, {} campaigns", self.campaigns.len())
+    }
+}

@@ -222,6 +222,8 @@ pub struct Outcome {
     pub attempts: u32,
     /// When the next attempt is due; only of a deferral.
     pub next_attempt: Option<Wall>,
+    /// The message was sent to its end, and the reply never came: it may arrive twice.
+    pub reply_lost: bool,
     /// Waited in the queue before this attempt, µs.
     pub queue_us: u64,
     /// Name resolution, connect, greeting and EHLO, µs; 0 over a connection that was open already.

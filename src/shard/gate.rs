@@ -19,6 +19,7 @@ use crate::route::{self, Domain};
 use crate::rt::tls::client::Authorities;
 use crate::rt::tls::{self, Acceptor};
 use crate::rt::{ConnId, WorkResult};
+use crate::shaping::Shaping;
 use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
 use crate::smtp::reply::text;
 use crate::smtp::sasl::{self, Mechanism};
@@ -41,6 +42,8 @@ pub struct Tables {
     pub authorities: Option<Authorities>,
     /// Who has a mailbox or an alias here.
     pub local: LocalTable,
+    /// What receivers take.
+    pub shaping: Arc<Shaping>,
 }
 
 /// The answer to a session's question.

@@ -494,6 +494,8 @@ impl Home {
             | Mail::Verify { .. }
             | Mail::Verified { .. }
             | Mail::Guard(_)
+            | Mail::ToLedger(_)
+            | Mail::ToLane(_)
             | Mail::ToOwner(_)
             | Mail::ToPurse(_)
             | Mail::Control(_) => {}

@@ -13,12 +13,14 @@
 //!   while it does not look, none). So all that can ever wait for a home are the outcomes of what it held when it
 //!   stopped: memory goes from the queues to the outboxes, and none is added but the words of a failure.
 //! - `ToOwner` and `ToPurse`: one request and its answer for each limit in use, and what ends leases.
+//! - `ToLedger` and `ToLane`: one of each for a change of what a lane wants or has: a connection, a batch of permits.
 //! - `Verify` and `Verified`, `Guard`: two at most for each session that waits, and a session waits for one at a time.
 //! - `Late`: once for each job of the owner's queue.
 //! - `Fetch` and `Fetched`: one for each part asked for, which the asker bounds ([`limits::FETCH_AHEAD_BYTES`]).
 
 use super::gate::Tables;
 use super::guard::GuardMail;
+use crate::lease::{ToLane, ToLedger};
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::params::Params;
@@ -62,6 +64,10 @@ pub enum Mail {
     ToOwner(ToOwner),
     /// Owner of an account's limits → home.
     ToPurse(ToPurse),
+    /// Lane → owner of a site's limits.
+    ToLedger(ToLedger),
+    /// Owner of a site's limits → lane.
+    ToLane(ToLane),
     /// Home ↔ owner of a key: passwords that were guessed.
     Guard(GuardMail),
     /// Home → owner of the domain: a session asks whether it takes mail.

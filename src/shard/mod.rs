@@ -184,6 +184,8 @@ impl ShardCore {
                     Mail::Handoff(handoff) => self.deliverer.handoff(handoff, now),
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
                     Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
+                    Mail::ToLedger(mail) => self.deliverer.to_ledger(mail, turn),
+                    Mail::ToLane(mail) => self.deliverer.to_lane(mail, turn),
                     Mail::ToOwner(mail) => self.home.quota_owner(mail, now),
                     Mail::ToPurse(mail) => self.home.quota_purse(mail, turn),
                     Mail::Guard(mail) => self.home.guard(mail, turn),

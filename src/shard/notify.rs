@@ -78,6 +78,7 @@ impl Notice {
                 code: event::Code::of(reply),
                 attempts: untold.attempts,
                 next_attempt: None,
+                reply_lost: false,
                 queue_us: 0,
                 connect_us: 0,
                 deliver_us: 0,

@@ -14,11 +14,12 @@ use crate::rt::sim::Rng;
 use crate::rt::sim::rng::mix;
 use crate::rt::tls::Acceptor;
 use crate::rt::tls::client::Authorities;
+use crate::shaping::Shaping;
 use crate::shard::Tables;
 use crate::smtp::sasl::{Password, ScramKeys};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// The listener of port 25: TLS and AUTH are offered.
@@ -257,5 +258,22 @@ pub fn tables(scenario: &Scenario, known: bool) -> Tables {
         blocks.push(Block { domains, deliver: deliver.clone(), mailboxes: None, aliases: None, subaddress });
     }
     let local = LocalTable::build(&blocks).expect("one domain").table;
-    Tables { accounts, tls: Some(Acceptor::simulated()), authorities: Some(Authorities::simulated()), local }
+    Tables {
+        accounts,
+        tls: Some(Acceptor::simulated()),
+        authorities: Some(Authorities::simulated()),
+        local,
+        shaping: shaping(scenario),
+    }
+}
+
+/// The rates of the scenario, as a rule file.
+pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
+    let mut text = "[default]\n".to_owned();
+    for (key, rate) in ["message_rate", "connection_rate"].iter().zip(scenario.rates) {
+        if let Some(rate) = rate {
+            text += &format!("{key} = \"{rate}\"\n");
+        }
+    }
+    Arc::new(Shaping::parse(&[("shaping.toml", &text)]).expect("a good file"))
 }

@@ -4,14 +4,16 @@
 //! Inputs: what the relay sends, moods set by the world. Outputs: replies, and records for the oracle. It refuses to be
 //! kind: whatever RFC 5321 lets a server do, and some of what it does not, is in [`Act`].
 
+mod call;
 mod mood;
 mod tls;
 
+use call::{Call, Out};
 pub use mood::{Act, Announced, At, Mood};
 pub use tls::StartTls;
 
+use crate::limits;
 use crate::rt::sim::marks::name;
-use crate::rt::sim::tls::SimTls;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Reading};
 use crate::time::{Moment, Wall};
 use std::collections::{BTreeMap, VecDeque};
@@ -80,100 +82,13 @@ pub struct Refusal {
     pub told: u64,
 }
 
-enum Out {
-    Bytes(Vec<u8>),
-    /// No text: a part of the handshake.
-    Raw(Vec<u8>),
-    /// The 250 to message number so many.
-    Taken(usize, Vec<u8>),
-    Close,
-}
-
-struct Call {
-    opened: Moment,
-    from: IpAddr,
-    counted: bool,
-    mute: bool,
-    tls: Option<SimTls>,
-    /// What is said is sealed.
-    sealing: bool,
-    /// What comes next ends it: STARTTLS does not work here.
-    broken: bool,
-    input: Vec<u8>,
-    scanned: usize,
-    in_data: bool,
-    in_mail: bool,
-    mail_at: Moment,
-    /// What MAIL declared: octets, 8BITMIME.
-    size: Option<u64>,
-    eight_bit: bool,
-    /// Transactions over when the hop said 421.
-    ended_at: Option<u32>,
-    sender: String,
-    recipients: Vec<String>,
-    said: Vec<String>,
-    announced: Announced,
-    /// Octets that a BDAT announced and that have not come.
-    chunk: Option<usize>,
-    out: VecDeque<Out>,
-    armed: bool,
-    written: u64,
-    mails: u32,
-    /// EHLO was answered well: mail may come.
-    ready: bool,
-}
-
-impl Call {
-    fn new(opened: Moment, from: IpAddr) -> Self {
-        Call {
-            opened,
-            from,
-            counted: false,
-            mute: false,
-            tls: None,
-            sealing: false,
-            broken: false,
-            input: Vec::new(),
-            scanned: 0,
-            in_data: false,
-            in_mail: false,
-            mail_at: opened,
-            size: None,
-            eight_bit: false,
-            ended_at: None,
-            sender: String::new(),
-            recipients: Vec::new(),
-            said: Vec::new(),
-            announced: Announced::default(),
-            chunk: None,
-            out: VecDeque::new(),
-            armed: false,
-            written: 0,
-            mails: 0,
-            ready: false,
-        }
-    }
-
-    fn said_binary(&self) -> bool {
-        self.said.first().is_some_and(|mail| mail.contains("BODY=BINARYMIME"))
-    }
-
-    /// Octets written when a reply of `length` octets, said now, is out.
-    fn behind(&self, length: usize) -> u64 {
-        let waiting = self.out.iter().map(|out| match out {
-            Out::Bytes(bytes) | Out::Taken(_, bytes) => self.wire(bytes.len()),
-            Out::Raw(bytes) => bytes.len(),
-            Out::Close => 0,
-        });
-        self.written + (waiting.sum::<usize>() + self.wire(length)) as u64
-    }
-}
-
 /// See the module. One for each address.
 #[derive(Default)]
 pub struct Hop {
     /// How it behaves now.
     pub mood: Mood,
+    /// It announces CHUNKING, and takes no BDAT behind an envelope whose replies were not waited for.
+    pub grounded: bool,
     /// It speaks LMTP (RFC 2033), at port 24.
     pub lmtp: bool,
     /// What it announces in every mood, beside what that says: each with what stands behind it.
@@ -217,6 +132,7 @@ impl Host for Hop {
             HostEvent::Accepted { link, from, .. } => self.accepted(link, from, side),
             HostEvent::Received { link, bytes } => {
                 let Some(mut call) = self.calls.remove(&link) else { return };
+                call.pieces += 1;
                 let open = if call.broken || !call.take(bytes) {
                     self.end(link, &mut call, side)
                 } else {
@@ -284,13 +200,22 @@ impl Hop {
     /// Works off what came; whether the connection stands.
     fn work(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
         while !call.mute {
-            if let Some(octets) = call.chunk {
+            if let Some((octets, is_wanted)) = call.chunk {
+                if is_wanted && self.mood.cuts.front().is_some_and(|cut| call.input.len().min(octets) >= *cut) {
+                    self.mood.cuts.pop_front();
+                    return self.end(link, call, side);
+                }
                 if call.input.len() < octets {
                     return true;
                 }
                 call.chunk = None;
                 let data: Vec<u8> = call.input.drain(..octets).collect();
-                if !self.complete(link, call, (data, true), side) {
+                let open = if is_wanted {
+                    self.complete(link, call, (data, true), side)
+                } else {
+                    self.dropped(link, call, side)
+                };
+                if !open {
                     return false;
                 }
             } else if call.in_data {
@@ -334,8 +259,13 @@ impl Hop {
         (data, chunked): (Vec<u8>, bool),
         side: &mut HostSide<'_>,
     ) -> bool {
-        call.in_mail = false;
-        self.check_declared(call, &data);
+        // RFC 3030 §2: whether a BDAT that failed leaves a transaction open, nobody knows.
+        call.in_mail = chunked && side.rng().one_in(2);
+        self.check_declared(call, &data, chunked);
+        if call.ended_at.is_some() {
+            // Who has said 421 reads on for politeness.
+            return true;
+        }
         let (now, mark) = (side.now(), mark_of(&data));
         let recipients = std::mem::take(&mut call.recipients);
         let received = Received {
@@ -383,6 +313,7 @@ impl Hop {
         };
         let index = self.received.len();
         if takes {
+            call.in_mail = false;
             self.received.push(received);
             if let None | Some(Act::Say(_)) = &act {
                 let text = match act {
@@ -437,12 +368,14 @@ impl Hop {
                 self.complaints.push(format!("a transaction is open, and not ended by RSET: {line}"));
                 return self.say(link, call, b"503 5.5.1 nested MAIL\r\n".to_vec(), side);
             }
-            // One may be on its way, behind a final dot.
-            if call.ended_at.is_some_and(|mails| call.mails > mails) {
+            // One may be on its way, behind a final dot; or those of a flight.
+            let flight = if call.announced.announces("CHUNKING") { limits::FLIGHT_TRANSACTIONS as u32 } else { 0 };
+            if call.ended_at.is_some_and(|mails| call.mails > mails + flight) {
                 self.complaints.push(format!("421 was said long ago: {line}"));
             }
             self.check_parameters(call, line);
             call.mail_at = side.now().mono;
+            call.mail_piece = call.pieces;
             call.said = vec![line.to_owned()];
             if call.announced.limit("MAILMAX").is_some_and(|most| call.mails as usize >= most) {
                 self.complaints.push(format!("more than MAILMAX: {line}"));
@@ -467,10 +400,7 @@ impl Hop {
             }
             self.rcpt(link, call, address(line), side)
         } else if let Some(octets) = line.strip_prefix("BDAT ").and_then(|rest| rest.strip_suffix(" LAST")) {
-            if call.recipients.is_empty() || !call.announced.announces("CHUNKING") {
-                self.complaints.push(format!("nobody is to get this, or no CHUNKING: {line}"));
-            }
-            call.chunk = octets.parse().ok();
+            self.bdat(call, line, octets, side);
             true
         } else if upper.starts_with("DATA") {
             if call.recipients.is_empty() {
@@ -502,6 +432,37 @@ impl Hop {
         } else {
             self.say(link, call, b"500 5.5.2 what?\r\n".to_vec(), side)
         }
+    }
+
+    /// The octets come whatever it says (RFC 3030 §2).
+    fn bdat(&mut self, call: &mut Call, line: &str, octets: &str, side: &mut HostSide<'_>) {
+        let nobody = call.recipients.is_empty();
+        let (chunking, pipelining) = (call.announced.announces("CHUNKING"), call.announced.announces("PIPELINING"));
+        if !chunking || nobody && !pipelining {
+            self.complaints.push(format!("nobody is to get this, or no CHUNKING: {line}"));
+        }
+        // Mail, envelope and text in one piece: a flight, which not everybody bears.
+        let grounded = self.grounded && call.mail_piece == call.pieces;
+        let what = match (nobody, grounded) {
+            (true, _) => "BDAT to nobody",
+            (_, true) => "BDAT in a flight, and bears none",
+            _ if pipelining => "BDAT",
+            _ => "BDAT without pipelining",
+        };
+        side.mark(format!("next hop: {what}"));
+        call.chunk = octets.parse().ok().map(|octets| (octets, !nobody && !grounded));
+    }
+
+    /// The octets of a BDAT that is not taken have come.
+    fn dropped(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
+        let for_nobody = call.in_mail && call.recipients.is_empty();
+        if for_nobody && side.rng().one_in(3) {
+            call.in_mail = false;
+            return self.say(link, call, b"250 2.0.0 taken, for nobody\r\n".to_vec(), side);
+        }
+        call.in_mail &= side.rng().one_in(2);
+        call.recipients.clear();
+        self.say(link, call, b"503 5.5.1 out of sequence\r\n".to_vec(), side)
     }
 
     fn rcpt(&mut self, link: LinkId, call: &mut Call, to: String, side: &mut HostSide<'_>) -> bool {
@@ -537,7 +498,7 @@ impl Hop {
         side: &mut HostSide<'_>,
     ) {
         // Behind 421 a client need not listen.
-        let heard = call.ended_at.is_none();
+        let heard = call.ended_at.is_none() && !call.garbled;
         if text.starts_with("421") {
             call.ended_at.get_or_insert(call.mails - u32::from(call.in_mail));
         }
@@ -605,6 +566,7 @@ impl Hop {
                 (false, true)
             }
             Some(Act::Garbage) => {
+                call.garbled = true;
                 let length = side.rng().within(1..3000);
                 // No digit: by chance it would be a reply.
                 let bytes = (0..length).map(|_| side.rng().next().to_le_bytes()[0]).map(|b| match b {
@@ -667,7 +629,7 @@ impl Hop {
         };
         side.write(link, &bytes);
         call.written += bytes.len() as u64;
-        if let Some(index) = index {
+        if let Some(index) = index.filter(|_| !call.garbled && call.ended_at.is_none()) {
             let received = &mut self.received[index];
             (received.told, received.told_at) = (Some(call.written), side.now().mono);
         }

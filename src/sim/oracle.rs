@@ -7,6 +7,7 @@
 mod asked;
 mod attempts;
 mod edge;
+mod shaped;
 
 use super::client::Sent;
 use super::hop::{At, Mood, Received, Refusal};
@@ -365,6 +366,7 @@ impl<'a> Oracle<'a> {
 
     /// Every account is even.
     pub fn check_end(&mut self, world: &World) {
+        self.check_rates(world);
         let account = Account::of(world);
         let mut letters: BTreeMap<u32, &Sent> = BTreeMap::new();
         for client in world.clients() {

@@ -17,6 +17,7 @@ use crate::config::{Host, SmartHost};
 use crate::rt::sim::marks::{Marks, name};
 use crate::rt::sim::trace::Lines;
 use crate::rt::sim::{End, Step};
+use crate::shard::Tables;
 use crate::shard::mailbox::Control;
 use crate::time::Moment;
 use std::net::{IpAddr, SocketAddr};
@@ -116,9 +117,10 @@ impl<'a> Run<'a> {
             config.local = guise::local(scenario);
         }
         let mut world = World::new(scenario.seed, config, scenario.max_connections, scenario.geometry);
-        if scenario.edge {
-            world.tables = Arc::new(guise::tables(scenario, true));
-        }
+        world.tables = Arc::new(match scenario.edge {
+            true => guise::tables(scenario, true),
+            false => Tables { shaping: guise::shaping(scenario), ..Tables::default() },
+        });
         if let Some(lines) = lines {
             world.sim.core.trace.print(lines);
         }
@@ -151,8 +153,9 @@ impl<'a> Run<'a> {
                 continue;
             }
             let mut exchangers = Vec::new();
+            let first = destination.twin_of.map_or(name, |n| &self.scenario.destinations[n].name);
             for (index, (preference, ip)) in destination.exchangers.iter().enumerate() {
-                let exchanger = format!("mx{index}.{name}");
+                let exchanger = format!("mx{index}.{first}");
                 records.host(&exchanger, &[*ip], &[v6(*ip)]);
                 exchangers.push((*preference, exchanger));
             }
@@ -172,6 +175,7 @@ impl<'a> Run<'a> {
             let mut machine = Hop::default();
             machine.extensions = self.scenario.announced_by(*hop);
             machine.tls = self.scenario.tls_of(*hop);
+            machine.grounded = self.scenario.is_grounded(*hop);
             machine.lmtp = self.scenario.mailboxes() == Some(*hop);
             hosts.insert(*hop, Machine::Hop(Box::new(machine)));
         }

@@ -11,6 +11,7 @@ use super::guise::Guise;
 use super::hop::{Mood, StartTls, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
+use crate::shaping::Rate;
 use crate::spool::Geometry;
 use deeds::{Focus, Themes, deed, prelude};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,6 +26,8 @@ pub struct Destination {
     pub exchangers: Vec<(u16, Ipv4Addr)>,
     /// Its exchanger is itself (RFC 5321 §5.1: no MX).
     pub implicit: bool,
+    /// The number of the destination whose exchangers it has, all of them: the two are one site.
+    pub twin_of: Option<usize>,
 }
 
 /// How the process ends and comes back.
@@ -176,6 +179,8 @@ pub struct Scenario {
     pub limited: bool,
     /// And they hear of their clients from a proxy, those that may relay.
     pub proxied: bool,
+    /// Rates of messages and connections to each site.
+    pub rates: [Option<Rate>; 2],
     /// The number of a destination that is a domain of the relay's own: its first exchanger speaks LMTP.
     pub local: Option<usize>,
 }
@@ -251,11 +256,24 @@ impl Scenario {
             verifies: false,
             limited: edge && edge_rng.one_in(2),
             proxied: edge && edge_rng.one_in(4),
+            rates: [None; 2],
             local: None,
         };
         if edge && edge_rng.one_in(2) {
             let chosen = edge_rng.below(scenario.destinations.len() as u64) as usize;
             scenario.local = Some(chosen).filter(|n| !scenario.destinations[*n].exchangers.is_empty());
+        }
+        // Drawn apart, for the same reason.
+        let site_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x53_49_54_45));
+        if site_rng.one_in(3) {
+            scenario.add_twins(site_rng);
+        }
+        if site_rng.one_in(4) {
+            let draw = |rng: &mut Rng, rates: &[&str]| Some(rng.pick(rates).parse().expect("a rate"));
+            let messages = ["1/s", "30/m", "10/s burst 5", "5/s", "50/s burst 10", "100/s burst 2"];
+            scenario.rates[0] = if site_rng.one_in(5) { None } else { draw(site_rng, &messages) };
+            let connections = ["1/s", "20/m burst 3", "10/s", "10/s burst 4"];
+            scenario.rates[1] = if site_rng.one_in(2) { None } else { draw(site_rng, &connections) };
         }
         // A smart host knows a DNS of its own.
         scenario.verifies = edge && !scenario.smart_host && edge_rng.one_in(2);
@@ -276,6 +294,14 @@ impl Scenario {
             };
             scenario.deeds.push((pause, deed));
         }
+        if scenario.destinations.iter().any(|d| d.twin_of.is_some()) {
+            // One that invents exchangers parts the twins, for the relay as for anybody.
+            for (_, deed) in &mut scenario.deeds {
+                if let Deed::Dns { mood: mood @ DnsMood::ManyRecords, .. } = deed {
+                    *mood = DnsMood::ServFail;
+                }
+            }
+        }
         for (_, deed) in scenario.deeds.iter_mut().filter(|_| edge) {
             if let Deed::Submit { style, letters, .. } = deed {
                 style.guise = Guise::draw(edge_rng);
@@ -289,6 +315,19 @@ impl Scenario {
             }
         }
         scenario
+    }
+
+    /// Domains that have the exchangers of others, and are one site with them.
+    fn add_twins(&mut self, rng: &mut Rng) {
+        let others = self.destinations.len();
+        for n in 0..rng.within(1..4) {
+            let twin_of = rng.below(others as u64) as usize;
+            let Destination { exchangers, implicit, .. } = self.destinations[twin_of].clone();
+            if !exchangers.is_empty() && !implicit && self.local != Some(twin_of) {
+                let name = format!("t{n}.test");
+                self.destinations.push(Destination { name, exchangers, implicit, twin_of: Some(twin_of) });
+            }
+        }
     }
 
     /// The scenario with only those deeds whose number is in `keep`.
@@ -340,10 +379,10 @@ impl Scenario {
 
     /// What the host with `ip` announces beside what its mood says.
     pub fn announced_by(&self, ip: IpAddr) -> Vec<String> {
-        if !self.edge {
-            return Vec::new();
-        }
         let rng = &mut Rng::new(name_number(&format!("{} {ip}", self.seed)));
+        if !self.edge {
+            return if rng.one_in(2) { vec!["CHUNKING".to_owned()] } else { Vec::new() };
+        }
         let all = ["DSN", "CHUNKING", "BINARYMIME", "SMTPUTF8", "MT-PRIORITY", "REQUIRETLS"];
         let mut announced: Vec<String> = all.iter().filter(|_| rng.one_in(2)).map(|&word| word.to_owned()).collect();
         match rng.below(4) {
@@ -364,6 +403,11 @@ impl Scenario {
             return None;
         }
         Some(if rng.one_in(2) { StartTls::Works } else { *rng.pick(&StartTls::ALL) })
+    }
+
+    /// Whether that host bears no flights.
+    pub fn is_grounded(&self, ip: IpAddr) -> bool {
+        Rng::new(name_number(&format!("grounded {} {ip}", self.seed))).one_in(5)
     }
 
     /// The longest that a letter asks to be held.
@@ -398,7 +442,7 @@ fn destinations(rng: &mut Rng) -> Vec<Destination> {
         let exchangers =
             (0..count).map(|host| (10 * rng.within(1..3) as u16, Ipv4Addr::new(10, 0, n as u8, 1 + host as u8)));
         let exchangers = exchangers.collect();
-        destinations.push(Destination { name, exchangers, implicit: implicit && exists });
+        destinations.push(Destination { name, exchangers, implicit: implicit && exists, twin_of: None });
     }
     destinations
 }

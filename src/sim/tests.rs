@@ -86,6 +86,9 @@ fn what_can_happen_happens() {
         expect("next hop at Final", act);
     }
     StartTls::ALL.iter().for_each(|what| expect("next hop's STARTTLS: ", &name(what)));
+    for bdat in ["BDAT", "BDAT to nobody", "BDAT in a flight, and bears none"] {
+        expect(&format!("next hop: {bdat}"), "");
+    }
     for fault in ["Write Error", "Write Lost", "Create Error", "Read Error", "Remove Error", "Killed", "PowerLost"] {
         expect("disk: ", fault);
     }

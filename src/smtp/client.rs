@@ -10,6 +10,7 @@
 
 mod envelope;
 mod event;
+mod flight;
 mod lmtp;
 mod settings;
 mod tls;
@@ -21,11 +22,12 @@ pub use settings::{ClientTimeouts, TlsFacts, TlsWish};
 use super::extensions::Capabilities;
 use super::reply::{Reply, ReplyParser};
 use crate::limits;
-use crate::message::params::BodyType;
 use crate::time::Moment;
 use event::{Events, Stored, StoredReason};
+use flight::{Carriage, PendingBody, Stage, Transaction, UnderWay};
 use lmtp::Lmtp;
 use memchr::memchr;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,47 +41,10 @@ enum Phase {
     StartTls,
     /// It was answered with 220: the driver and the peer make TLS.
     Handshake,
-    /// Idle if there is no current transaction.
+    /// Idle if no transaction is under way.
     Ready,
     Quit,
     Closed,
-}
-
-/// The command of a transaction whose reply comes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// RSET, sent in front of a transaction behind a failed one.
-    Reset,
-    Mail,
-    Rcpt,
-    Data,
-    Final,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Transaction {
-    token: u64,
-    stage: Stage,
-    /// Replies to RCPT so far, of `recipients`.
-    answered: u32,
-    recipients: u32,
-    accepted: u32,
-    /// The peer has a transaction open: it needs RSET if it ends before the final dot.
-    mail_accepted: bool,
-    /// Its `Finished` event is out; the replies still due only keep the connection in step.
-    finished: bool,
-    /// Everything up to the final dot was given to the transport.
-    body_sent: bool,
-    /// Octets of a binary body: it goes by BDAT (RFC 3030), once it is known that somebody is to get it.
-    binary: Option<u64>,
-}
-
-/// A body that is to be sent behind `out[..at]`.
-#[derive(Clone, Copy, Debug)]
-struct PendingBody {
-    token: u64,
-    at: usize,
-    polled: bool,
 }
 
 /// One connection. Four kinds of method: getters; `handle_*` takes bytes, a timeout, the peer's close; `start`, `quit`,
@@ -113,17 +78,16 @@ pub struct Client {
     capabilities: Capabilities,
     /// Transactions so far, for the peer's limit.
     mails: u32,
-    current: Option<Transaction>,
-    /// Pipelined behind the final dot of `current`.
-    next: Option<Transaction>,
+    under_way: UnderWay,
     needs_reset: bool,
     quit_wanted: bool,
     /// Commands that may be sent now.
     out: Vec<u8>,
     /// How much of `out` was polled.
     polled: usize,
-    body: Option<PendingBody>,
-    /// Without PIPELINING: the lines of `current` that wait for a reply first.
+    /// In the order of the wire.
+    bodies: VecDeque<PendingBody>,
+    /// Without PIPELINING: the lines of the transaction that wait for a reply first.
     held: Vec<u8>,
     held_at: usize,
     parser: ReplyParser,
@@ -143,13 +107,12 @@ impl Client {
             lmtp: None,
             capabilities: Capabilities::default(),
             mails: 0,
-            current: None,
-            next: None,
+            under_way: UnderWay::default(),
             needs_reset: false,
             quit_wanted: false,
             out: Vec::new(),
             polled: 0,
-            body: None,
+            bodies: VecDeque::new(),
             held: Vec::new(),
             held_at: 0,
             parser: ReplyParser::default(),
@@ -175,21 +138,18 @@ impl Client {
         self.capabilities.limits.transactions.is_some_and(|most| self.mails >= most)
     }
 
-    /// Whether [`start`](Self::start) may be called: the connection is idle, or its one transaction waits for nothing
-    /// but the reply to its final dot and the peer announced PIPELINING (RFC 2920 §3.1).
+    /// Whether [`start`](Self::start) may be called: the connection is idle; or the peer announced PIPELINING, and the last
+    /// transaction waits for nothing but the reply to its final dot (RFC 2920 §3.1) or is in a flight that has room.
     pub fn can_start(&self) -> bool {
         self.phase == Phase::Ready
             && !self.quit_wanted
             && !self.is_spent()
-            && match self.current {
-                None => true,
-                Some(t) => self.capabilities.pipelining && t.stage == Stage::Final && self.next.is_none(),
-            }
+            && (self.under_way.is_empty() || self.capabilities.pipelining && self.under_way.has_room())
     }
 
     /// Ready, with no transaction.
     pub fn is_idle(&self) -> bool {
-        self.phase == Phase::Ready && self.current.is_none()
+        self.phase == Phase::Ready && self.under_way.is_empty()
     }
 
     /// Nothing works any more.
@@ -204,7 +164,7 @@ impl Client {
 
     /// What the timer watches.
     pub fn awaited(&self) -> Awaited {
-        match (self.phase, self.current) {
+        match (self.phase, self.under_way.first()) {
             (Phase::Greeting, _) => Awaited::Greeting,
             (Phase::Ehlo | Phase::Helo | Phase::StartTls | Phase::Quit, _) => Awaited::Command,
             (Phase::Handshake, _) => Awaited::Handshake,
@@ -271,11 +231,16 @@ impl Client {
         }
     }
 
+    /// Whether RSET goes in front of the next transaction.
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset
+    }
+
     // --- commands -------------------------------------------------------------------------------------------------
 
     /// Begins a transaction. `sender` is empty for the null reverse-path; `recipients` are one at least, no more than the
     /// peer's limits allow, and all are addresses as the server machine accepted them. `token` names it in transmits and
-    /// events.
+    /// events. Whether its body goes without waiting for replies: in a flight.
     ///
     /// A message that the peer's announcements forbid is refused at once, by [`RefusedAt::Local`]: see [`MailParams`].
     ///
@@ -288,16 +253,18 @@ impl Client {
         recipients: impl IntoIterator<Item = R>,
         params: &MailParams<'_>,
         now: Moment,
-    ) {
+    ) -> bool {
         assert!(self.can_start(), "the driver asks can_start first");
         if let Some(reply) = envelope::refusal(sender, params, &self.capabilities, self.tls) {
             return self.refuse_locally(token, reply);
         }
+        let carriage = self.carriage(params);
+        let begins_with_reset = self.needs_reset || self.under_way.is_behind_flight() && !planted!(FlightNotReset);
         let peer = &self.capabilities;
         let pipelining = peer.pipelining;
         let lines = if pipelining { &mut self.out } else { &mut self.held };
         let beginning = lines.len();
-        if self.needs_reset {
+        if begins_with_reset {
             lines.extend_from_slice(b"RSET\r\n");
         }
         envelope::write_mail(lines, sender, params, peer, self.tls);
@@ -314,36 +281,33 @@ impl Client {
                 return self.refuse_locally(token, envelope::utf8_refusal(ascii));
             }
         }
-        let binary = (params.body == BodyType::Binary).then_some(params.size);
-        if binary.is_none() {
-            lines.extend_from_slice(b"DATA\r\n");
+        let mut octets = 0;
+        match carriage {
+            Carriage::Data => lines.extend_from_slice(b"DATA\r\n"),
+            Carriage::Held(_) => {}
+            Carriage::Flown => {
+                envelope::write_bdat(lines, params.size);
+                octets = (lines.len() - beginning) as u64 + params.size;
+                self.bodies.push_back(PendingBody { token, at: self.out.len(), bare: true, polled: false });
+            }
         }
         self.mails = self.mails.saturating_add(1);
-        let transaction = Transaction {
-            token,
-            stage: if std::mem::take(&mut self.needs_reset) { Stage::Reset } else { Stage::Mail },
-            answered: 0,
-            recipients: count,
-            accepted: 0,
-            mail_accepted: false,
-            finished: false,
-            body_sent: false,
-            binary,
-        };
-        if self.current.is_some() {
-            self.next = Some(transaction);
-            return;
+        self.needs_reset = false;
+        let is_first = self.under_way.is_empty();
+        self.under_way.push(Transaction::new(token, count, carriage, begins_with_reset), octets);
+        if is_first {
+            if !pipelining {
+                self.release();
+            }
+            self.watch(now);
         }
-        self.current = Some(transaction);
-        if !pipelining {
-            self.release();
-        }
-        self.watch(now);
+        carriage == Carriage::Flown
     }
 
-    fn refuse_locally(&mut self, token: u64, reply: Reply<'_>) {
+    fn refuse_locally(&mut self, token: u64, reply: Reply<'_>) -> bool {
         let reply = self.events.store(reply);
         self.events.push(Stored::Refused(token, RefusedAt::Local, reply));
+        false
     }
 
     /// The transport took another piece of the body: its timer starts again.
@@ -356,12 +320,13 @@ impl Client {
     /// All of the body of `token`, its final dot included, was given to the transport (or stands in the same write,
     /// in front of what is polled next).
     pub fn body_sent(&mut self, token: u64, now: Moment) {
-        if self.body.is_some_and(|b| b.token == token && b.polled) {
-            self.body = None;
-            if let Some(t) = self.current.as_mut().filter(|t| t.token == token) {
+        if self.bodies.pop_front_if(|b| b.token == token && b.polled).is_some() {
+            if let Some(t) = self.under_way.find(token) {
                 t.body_sent = true;
             }
-            self.watch(now);
+            if self.under_way.first().is_some_and(|t| t.token == token) {
+                self.watch(now);
+            }
         }
     }
 
@@ -382,7 +347,7 @@ impl Client {
         } else {
             self.out.drain(..self.polled);
         }
-        if let Some(body) = &mut self.body {
+        for body in &mut self.bodies {
             body.at -= self.polled;
         }
         self.polled = 0;
@@ -392,10 +357,11 @@ impl Client {
 
     /// The next thing to send, in wire order; `None`: nothing more for now.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        let until = match &mut self.body {
+        let until = match self.bodies.front_mut() {
             Some(body) if self.polled == body.at => {
-                let token = body.token;
-                return (!std::mem::replace(&mut body.polled, true)).then_some(Transmit::Body { token });
+                let PendingBody { token, bare, .. } = *body;
+                let transmit = if bare { Transmit::Chunk { token } } else { Transmit::Body { token } };
+                return (!std::mem::replace(&mut body.polled, true)).then_some(transmit);
             }
             Some(body) => body.at,
             None => self.out.len(),
@@ -461,7 +427,7 @@ impl Client {
                 let stored = self.events.store(reply);
                 self.give_up(StoredReason::Refused(stored));
             }
-            (Phase::Ready, class) => match self.current.take() {
+            (Phase::Ready, class) => match self.under_way.take_first() {
                 Some(transaction) => self.transaction_reply(transaction, class, reply),
                 None => self.unexpected(reply),
             },
@@ -470,7 +436,7 @@ impl Client {
         self.watch(now);
     }
 
-    /// A reply to the current transaction, which was taken out: it goes back in if replies to it are still due.
+    /// A reply to the first transaction, which was taken out: it goes back in if replies to it are still due.
     fn transaction_reply(&mut self, mut t: Transaction, class: u16, reply: Reply<'_>) {
         let refused = matches!(class, 4 | 5);
         let pipelining = self.capabilities.pipelining;
@@ -499,10 +465,11 @@ impl Client {
                 }
                 t.answered += 1;
                 if t.answered == t.recipients {
-                    if t.binary.is_some() {
-                        return self.send_binary(t, reply);
-                    }
-                    t.stage = Stage::Data;
+                    t.stage = match t.carriage {
+                        Carriage::Held(octets) => return self.send_held(t, octets, reply),
+                        Carriage::Flown => Stage::Final,
+                        Carriage::Data => Stage::Data,
+                    };
                     if t.accepted == 0 {
                         self.refuse(&mut t, RefusedAt::Recipients, reply);
                         if !pipelining {
@@ -513,7 +480,7 @@ impl Client {
             }
             // Who answers the final dot if there is no recipient? RFC 2033 §4.2 has 503 here.
             (Stage::Data, 3) if t.finished && self.lmtp.is_some() => {
-                self.current = Some(t);
+                self.under_way.put_back(t);
                 return self.unexpected(reply);
             }
             (Stage::Data, 3) => {
@@ -523,7 +490,7 @@ impl Client {
                     self.out.extend_from_slice(b".\r\n");
                     t.body_sent = true;
                 } else {
-                    self.body = Some(PendingBody { token: t.token, at: self.out.len(), polled: false });
+                    self.send_body(&t, false);
                 }
             }
             (Stage::Data, 4 | 5) => {
@@ -547,46 +514,49 @@ impl Client {
                 return self.unexpected(reply);
             }
             _ => {
-                self.current = Some(t);
+                self.under_way.put_back(t);
                 return self.unexpected(reply);
             }
         }
-        self.current = Some(t);
+        self.under_way.put_back(t);
         if !pipelining && t.stage != Stage::Final {
             self.release();
         }
     }
 
-    /// All recipients of a binary message are answered: it goes if somebody is to get it (RFC 3030 §2). BDAT is not
-    /// pipelined behind RCPT, since what stands behind it cannot be taken back.
-    fn send_binary(&mut self, mut t: Transaction, reply: Reply<'_>) {
+    /// All recipients of a message whose BDAT is held back are answered: it goes if somebody is to get it (RFC 3030 §2).
+    fn send_held(&mut self, mut t: Transaction, octets: u64, reply: Reply<'_>) {
         if t.accepted == 0 {
             self.refuse(&mut t, RefusedAt::Recipients, reply);
         }
-        let Some(octets) = t.binary.filter(|_| !t.finished) else {
+        if t.finished {
             t.mail_accepted |= t.accepted > 0;
             return self.end(t);
-        };
-        self.out.extend_from_slice(b"BDAT ");
-        envelope::push_number(&mut self.out, octets);
-        self.out.extend_from_slice(b" LAST\r\n");
-        self.body = Some(PendingBody { token: t.token, at: self.out.len(), polled: false });
+        }
+        envelope::write_bdat(&mut self.out, octets);
+        self.send_body(&t, true);
         t.stage = Stage::Final;
-        self.current = Some(t);
+        self.under_way.put_back(t);
+    }
+
+    fn send_body(&mut self, t: &Transaction, bare: bool) {
+        self.bodies.push_back(PendingBody { token: t.token, at: self.out.len(), bare, polled: false });
     }
 
     /// No reply to `t` is due any more.
     fn end(&mut self, t: Transaction) {
-        // The final dot ends a transaction in the peer too, whatever the reply (RFC 5321 §4.1.1.4).
-        self.needs_reset = t.mail_accepted && t.stage != Stage::Final && !planted!(ResetForgotten);
+        self.under_way.ended(&t);
+        // The final dot ends a transaction in the peer too, whatever the reply (RFC 5321 §4.1.1.4); a BDAT that failed leaves
+        // it open, or not (RFC 3030 §2). What is under way behind it has seen to that.
+        let is_open = t.mail_accepted && (t.stage != Stage::Final || t.is_flown() && t.finished);
+        self.needs_reset = is_open && self.under_way.is_empty() && !planted!(ResetForgotten);
         self.held.clear();
         self.held.shrink_to(limits::CLIENT_OUT_BYTES);
         self.held_at = 0;
         if let Some(lmtp) = &mut self.lmtp {
             lmtp.clear();
         }
-        self.current = self.next.take();
-        if self.current.is_none() && self.quit_wanted {
+        if self.under_way.is_empty() && self.quit_wanted {
             self.send_quit();
         }
     }
@@ -594,6 +564,10 @@ impl Client {
     fn refuse(&mut self, t: &mut Transaction, stage: RefusedAt, reply: Reply<'_>) {
         if !t.finished {
             t.finished = true;
+            let stage = t.refused_at(stage, &reply);
+            if stage == RefusedAt::Flight {
+                self.fly(1);
+            }
             let stored = self.events.store(reply);
             self.events.push(Stored::Refused(t.token, stage, stored));
         }
@@ -609,7 +583,7 @@ impl Client {
 
     /// 421 answers the command it stands behind, and everything behind that.
     fn shut_down(&mut self, reply: Reply<'_>) {
-        if let Some(mut t) = self.current.take() {
+        if let Some(mut t) = self.under_way.take_first() {
             match t.stage {
                 Stage::Mail => self.refuse(&mut t, RefusedAt::Mail, reply),
                 Stage::Data => self.refuse(&mut t, RefusedAt::Data, reply),
@@ -617,8 +591,10 @@ impl Client {
                 // It says nothing about one recipient: the transaction is lost, and comes again.
                 Stage::Reset | Stage::Rcpt => {}
             }
-            self.current = Some(t);
+            self.under_way.put_back(t);
         }
+        // What stands behind it was not read, be it sent.
+        self.under_way.unread();
         let stored = self.events.store(reply);
         self.close(StoredReason::Shutdown(stored));
     }
@@ -635,7 +611,7 @@ impl Client {
     }
 
     fn close(&mut self, reason: StoredReason) {
-        for t in [self.current.take(), self.next.take()].into_iter().flatten() {
+        for t in self.under_way.drain() {
             if !t.finished {
                 self.events.push(Stored::Lost(t.token, t.body_sent));
             }
@@ -645,7 +621,7 @@ impl Client {
         self.deadline = Moment::NEVER;
         // What was polled is still the driver's; the rest is never sent.
         self.out.truncate(self.polled);
-        self.body = None;
+        self.bodies.clear();
     }
 
     fn send_quit(&mut self) {

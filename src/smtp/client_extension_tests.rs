@@ -140,6 +140,7 @@ fn priority_goes_on_where_it_is_announced() {
 
 const BINARY: MailParams<'static> = MailParams {
     size: 8,
+    exact_size: false,
     body: BodyType::Binary,
     smtputf8: false,
     ascii_headers: false,
@@ -323,6 +324,7 @@ fn any_params() -> impl Strategy<Value = MailParams<'static>> {
     (1..1500u64, body, any::<[bool; 4]>(), ret, by, -9..=9i8).prop_map(|(size, body, flags, ret, by, priority)| {
         MailParams {
             size,
+            exact_size: false,
             body,
             smtputf8: flags[0],
             ascii_headers: flags[1],

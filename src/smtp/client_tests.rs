@@ -14,7 +14,7 @@ pub(super) struct Driver {
     pub(super) client: Client,
     events: Vec<String>,
     /// Bodies are given to the transport at once.
-    send_bodies: bool,
+    pub(super) send_bodies: bool,
 }
 
 fn event_text(event: ClientEvent<'_>) -> String {
@@ -58,7 +58,7 @@ impl Driver {
         while let Some(transmit) = self.client.poll_transmit() {
             match transmit {
                 Transmit::Commands(range) => wire.extend_from_slice(self.client.commands(range)),
-                Transmit::Body { token } => {
+                Transmit::Body { token } | Transmit::Chunk { token } => {
                     wire.extend_from_slice(format!("<{token}>").as_bytes());
                     if self.send_bodies {
                         wire.extend_from_slice(BODY);

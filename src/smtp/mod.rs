@@ -11,6 +11,7 @@ pub mod address;
 pub mod client;
 pub mod command;
 pub mod data;
+pub mod dots;
 pub mod extensions;
 pub mod forwarded;
 mod help;
@@ -23,6 +24,8 @@ pub mod server;
 
 #[cfg(test)]
 mod client_extension_tests;
+#[cfg(test)]
+mod client_flight_tests;
 #[cfg(test)]
 mod client_property_tests;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::client::{Client, ClientEvent, ClientTimeouts, MailParams, Outcome, RefusedAt, Transmit};
+use super::dots;
 use super::server::{PeerFacts, Server, ServerPolicy, Step, Verdict};
 use crate::message::MessageId;
 use crate::message::params::BodyType;
@@ -50,6 +51,12 @@ struct Received {
     body: Vec<u8>,
 }
 
+/// Of a message that can go by BDAT.
+fn exact(body: &[u8], eight_bit: bool) -> MailParams<'static> {
+    let octets = dots::undoubled(body).len() - dots::doubled(body).unwrap();
+    MailParams { exact_size: true, ..MailParams::new(octets as u64, eight_bit) }
+}
+
 struct Pair {
     /// Lines of the reply to EHLO that the client does not get to see.
     hidden: &'static [&'static str],
@@ -88,7 +95,7 @@ impl Pair {
                     (0..1 + random.below(5)).map(|i| format!("r{i}@d{token}.example").into_bytes()).collect();
                 let sender = if random.below(4) == 0 { Vec::new() } else { format!("s{token}@x").into_bytes() };
                 let body = message(&mut random);
-                let params = MailParams::new(body.len() as u64, random.below(2) == 0);
+                let params = exact(&body, random.below(2) == 0);
                 (token, Received { sender, recipients, body }, params)
             })
             .collect();
@@ -96,19 +103,21 @@ impl Pair {
     }
 
     fn with(
-        random: Random,
+        mut random: Random,
         pending: VecDeque<(u64, Received, MailParams<'static>)>,
         may_relay: bool,
         verdict: fn(&mut Random) -> Verdict,
     ) -> Self {
         let now = Moment(1);
+        let mut client = Client::new("relay.example".into(), ClientTimeouts::default(), now);
+        client.fly([1, 3, 16][random.below(3)]);
         let policy = Arc::new(ServerPolicy::new("mx.example", 1 << 20, MAX_RECIPIENTS));
         let mut out = Vec::new();
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let server = Server::new(policy, PeerFacts::new(address, may_relay), now, &mut out);
         Pair {
             hidden: &[],
-            client: Client::new("relay.example".into(), ClientTimeouts::default(), now),
+            client,
             random,
             now,
             server,
@@ -235,6 +244,11 @@ impl Pair {
                 Transmit::Commands(range) => self.to_server.extend(self.client.commands(range)),
                 Transmit::Body { token } => {
                     self.to_server.extend(&self.started[&token].body);
+                    self.client.body_sent(token, self.now);
+                }
+                Transmit::Chunk { token } => {
+                    let wire = &self.started[&token].body;
+                    self.to_server.extend(&*dots::bare(wire, dots::doubled(wire).unwrap()));
                     self.client.body_sent(token, self.now);
                 }
             }
@@ -387,6 +401,7 @@ proptest! {
         messages in prop::collection::vec(any_message(), 1..8),
         hidden in prop::sample::select(vec![
             &[][..], &["250-PIPELINING\r\n"], &["250-8BITMIME\r\n"], &["250-PIPELINING\r\n", "250-8BITMIME\r\n"],
+            &["250-CHUNKING\r\n"],
         ]),
         refusing in any::<bool>(),
         seed in any::<u64>(),
@@ -395,7 +410,7 @@ proptest! {
         let letter = |(token, (body, null, recipients, eight_bit)): (u64, (Vec<u8>, bool, usize, bool))| {
             let recipients = (0..recipients).map(|i| format!("r{i}@d{token}.example").into_bytes()).collect();
             let sender = if null { Vec::new() } else { format!("s{token}@x").into_bytes() };
-            let params = MailParams::new(body.len() as u64, eight_bit);
+            let params = exact(&body, eight_bit);
             (token, Received { sender, recipients, body }, params)
         };
         let pending: VecDeque<_> = (0..).zip(messages).map(letter).collect();

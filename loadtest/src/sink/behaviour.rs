@@ -1,5 +1,7 @@
 //! What the sink was told to do to its clients: delays, refusals, hang-ups.
 
+use std::time::Duration;
+
 use crate::units::{Delay, odds};
 
 /// Where in a session something happens.
@@ -93,8 +95,10 @@ impl Disconnect {
 /// All of it. The default is the good receiver: takes everything at once.
 #[derive(Clone, Debug)]
 pub struct Behaviour {
-    /// Before each reply.
+    /// Before each reply; what stands behind waits as well.
     pub delay: Option<Delay>,
+    /// All replies come so much later, as over a long way: what stands behind does not wait.
+    pub latency: Option<Duration>,
     /// The first that applies is given.
     pub fail: Vec<Fail>,
     /// The first that applies is done.
@@ -105,6 +109,8 @@ pub struct Behaviour {
     pub greylist: bool,
     /// Whether PIPELINING is announced.
     pub pipelining: bool,
+    /// Whether CHUNKING is announced.
+    pub chunking: bool,
     /// Seed of all chances.
     pub seed: u64,
 }
@@ -113,11 +119,13 @@ impl Default for Behaviour {
     fn default() -> Behaviour {
         Behaviour {
             delay: None,
+            latency: None,
             fail: Vec::new(),
             disconnect: Vec::new(),
             max_connections: 0,
             greylist: false,
             pipelining: true,
+            chunking: false,
             seed: 1,
         }
     }

@@ -21,6 +21,8 @@ pub struct Data {
     octets: u64,
     keep: Option<Vec<u8>>,
     keep_max: usize,
+    /// Of chunks: the next octet is within a line.
+    in_line: bool,
 }
 
 impl Default for Data {
@@ -35,6 +37,7 @@ impl Default for Data {
             octets: 0,
             keep: None,
             keep_max: 0,
+            in_line: false,
         }
     }
 }
@@ -112,6 +115,19 @@ impl Data {
         done.then_some(at)
     }
 
+    /// Takes octets of a chunk (RFC 3030), and keeps them as if they had come by DATA: a dot before each that begins a line.
+    pub fn feed_chunk(&mut self, mut input: &[u8]) {
+        while let Some(first) = input.first() {
+            if *first == b'.' && !self.in_line {
+                self.take(b".");
+            }
+            let line = memchr::memchr(b'\n', input).map_or(input.len(), |at| at + 1);
+            self.take(&input[..line]);
+            self.in_line = input[line - 1] != b'\n';
+            input = &input[line..];
+        }
+    }
+
     fn take(&mut self, octets: &[u8]) {
         self.octets += octets.len() as u64;
         if let Some(keep) = &mut self.keep {
@@ -183,6 +199,18 @@ mod tests {
                     assert_eq!(crc, crc32fast::hash(body), "{wire:?} by {step}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn chunks_are_kept_as_if_they_had_come_by_data() {
+        let (bare, wire) = (b"A: b\r\n\r\n.x\r\n..\r\ny.\r\n", b"A: b\r\n\r\n..x\r\n...\r\ny.\r\n");
+        for step in 1..=bare.len() {
+            let mut d = Data::default();
+            d.reset(1 << 20);
+            bare.chunks(step).for_each(|piece| d.feed_chunk(piece));
+            assert_eq!(d.body(), (wire.len() as u64 - 8, crc32fast::hash(&wire[8..])), "by {step}");
+            assert_eq!(d.take_kept().unwrap(), wire);
         }
     }
 

@@ -24,7 +24,9 @@ use rand::rngs::SmallRng;
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle as JoinHandleLocal;
+use tokio::time::Instant;
 
 use crate::cpu::ThreadClock;
 use crate::latency::{Latency, Summary};
@@ -329,7 +331,8 @@ async fn serve(
                     }
                 };
                 let connection = Connection {
-                    stream,
+                    stream: Rc::new(stream),
+                    late: None,
                     peer,
                     session: Session::default(),
                     out: Vec::new(),
@@ -347,7 +350,9 @@ async fn serve(
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Rc<TcpStream>,
+    /// What is written after the latency, and who writes it.
+    late: Option<(mpsc::UnboundedSender<(Instant, Vec<u8>)>, JoinHandleLocal<()>)>,
     peer: SocketAddr,
     session: Session,
     out: Vec<u8>,
@@ -377,6 +382,10 @@ impl Connection {
         let _ = self.stream.set_nodelay(true);
         // An error is the peer's hanging up: nothing to tell, it is not the sink that is under test.
         let _ = self.talk(open as usize).await;
+        if let Some((sender, writer)) = self.late.take() {
+            drop(sender);
+            let _ = writer.await;
+        }
         self.inner.counters.open.fetch_sub(1, Relaxed);
     }
 
@@ -535,17 +544,42 @@ impl Connection {
         hang_up
     }
 
-    /// One write, mostly.
     async fn flush(&mut self) -> io::Result<()> {
-        let mut at = 0;
-        while at < self.out.len() {
-            match self.stream.try_write(&self.out[at..]) {
-                Ok(n) => at += n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
-                Err(e) => return Err(e),
-            }
+        let latency = self.shared.borrow().behaviour.latency;
+        if let Some(latency) = latency.filter(|_| !self.out.is_empty()) {
+            let (sender, _) = self.late.get_or_insert_with(|| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                (sender, tokio::task::spawn_local(write_late(Rc::clone(&self.stream), receiver)))
+            });
+            // A writer that has ended had an error: so will the next read.
+            let _ = sender.send((Instant::now() + latency, std::mem::take(&mut self.out)));
+            return Ok(());
         }
+        write(&self.stream, &self.out).await?;
         self.out.clear();
         Ok(())
+    }
+}
+
+/// One write, mostly.
+async fn write(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match stream.try_write(&bytes[at..]) {
+            Ok(n) => at += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes each piece when its time has come, as a long way to the client would: what comes in meanwhile is not held up.
+async fn write_late(stream: Rc<TcpStream>, mut pieces: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>) {
+    while let Some((due, bytes)) = pieces.recv().await {
+        tokio::time::sleep_until(due).await;
+        if write(&stream, &bytes).await.is_err() {
+            return;
+        }
     }
 }

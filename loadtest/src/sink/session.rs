@@ -73,6 +73,10 @@ impl Shared {
 pub struct Session {
     line: Vec<u8>,
     in_data: bool,
+    /// Octets of a chunk that have not come, whether it is the last, and whether it is wanted.
+    chunk: Option<(u64, bool, bool)>,
+    /// A chunk of this message has come.
+    in_chunks: bool,
     mail_from: Option<Vec<u8>>,
     recipients: Vec<Vec<u8>>,
     /// Buffers of recipients of earlier transactions.
@@ -126,6 +130,10 @@ impl Session {
         if self.in_data {
             return self.handle_data(input, shared, out);
         }
+        if let Some((left, ..)) = self.chunk {
+            let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+            return self.handle_chunk(&input[..taken], taken, shared, out);
+        }
         let Some(end) = memchr::memchr(b'\n', input) else {
             if self.line.len() + input.len() > LINE_OCTETS {
                 out.extend_from_slice(b"500 5.5.2 line too long\r\n");
@@ -164,6 +172,7 @@ impl Session {
             b"RCPT" => Phase::Rcpt,
             b"DATA" => Phase::Data,
             b"EHLO" | b"HELO" => Phase::Ehlo,
+            b"BDAT" if shared.behaviour.chunking => return self.handle_bdat(line, used, shared, out),
             b"RSET" => {
                 self.next_transaction();
                 return say(b"250 2.0.0 ok\r\n", used, out);
@@ -211,6 +220,9 @@ impl Session {
                 if shared.behaviour.pipelining {
                     out.extend_from_slice(b"250-PIPELINING\r\n");
                 }
+                if shared.behaviour.chunking {
+                    out.extend_from_slice(b"250-CHUNKING\r\n");
+                }
                 say(b"250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 SIZE 2147483648\r\n", used, out)
             }
         }
@@ -240,6 +252,45 @@ impl Session {
         }
         let Some(used) = end else { return Step::More };
         self.in_data = false;
+        self.handle_end(used, shared, out)
+    }
+
+    /// RFC 3030: the octets come whatever the reply is.
+    fn handle_bdat(&mut self, line: &[u8], used: usize, shared: &mut Shared, out: &mut Vec<u8>) -> Step {
+        let mut words = line.split(|b| *b == b' ').skip(1);
+        let Some(octets) = words.next().and_then(number) else { return say(b"501 5.5.4 octets?\r\n", used, out) };
+        let last = words.next().is_some_and(|word| word.eq_ignore_ascii_case(b"LAST"));
+        let wanted = !self.recipients.is_empty();
+        if wanted && !std::mem::replace(&mut self.in_chunks, true) {
+            self.data.reset(shared.keep_octets);
+            self.cut_at = shared.hang_up(Phase::Body).then(|| shared.rng.random_range(0..4096));
+        }
+        self.chunk = Some((octets, last, wanted));
+        if octets > 0 { Step::Replied(used) } else { self.handle_chunk(b"", used, shared, out) }
+    }
+
+    fn handle_chunk(&mut self, octets: &[u8], used: usize, shared: &mut Shared, out: &mut Vec<u8>) -> Step {
+        let Some((left, last, wanted)) = self.chunk.take() else { return Step::Replied(used) };
+        let left = left - octets.len() as u64;
+        if wanted {
+            self.data.feed_chunk(octets);
+            if self.cut_at.is_some_and(|at| (left == 0 && last) || self.data.octets() >= at) {
+                return Step::HangUp;
+            }
+        }
+        match (left, wanted) {
+            (0, false) => say(b"503 5.5.1 no valid recipients\r\n", used, out),
+            (0, true) if last => self.handle_end(used, shared, out),
+            (0, true) => say(b"250 2.0.0 ok\r\n", used, out),
+            _ => {
+                self.chunk = Some((left, last, wanted));
+                Step::Replied(used)
+            }
+        }
+    }
+
+    /// The message is here.
+    fn handle_end(&mut self, used: usize, shared: &mut Shared, out: &mut Vec<u8>) -> Step {
         let first = self.recipients.first().map_or(&[][..], Vec::as_slice);
         let refused = shared.fail(Phase::Dot, first);
         self.accepted = refused.is_none();
@@ -257,6 +308,7 @@ impl Session {
     }
 
     fn next_transaction(&mut self) {
+        self.in_chunks = false;
         self.mail_from = None;
         for mut r in self.recipients.drain(..) {
             r.clear();
@@ -343,6 +395,18 @@ mod tests {
             let (replies, got, hung) = play(Behaviour::default(), TWO, step);
             let want = ["220", "250", "250", "250", "250", "354", "250", "250", "250", "354", "250", "221"];
             assert_eq!((codes(&replies), got, hung), (want.to_vec(), vec![2, 1], false));
+        }
+    }
+
+    #[test]
+    fn takes_chunks_however_they_are_cut() {
+        let flight =
+            b"EHLO x\r\nMAIL FROM:<a@b>\r\nRCPT TO:<u1@d>\r\nBDAT 9 LAST\r\nA: b\r\n\r\n.RSET\r\nBDAT 3 LAST\r\nxyz\
+            MAIL FROM:<>\r\nRCPT TO:<u3@d>\r\nBDAT 2\r\n\r\nBDAT 0 LAST\r\nQUIT\r\n";
+        for step in 1..flight.len() {
+            let (replies, got, hung) = play(Behaviour { chunking: true, ..Default::default() }, flight, step);
+            let want = ["220", "250", "250", "250", "250", "250", "503", "250", "250", "250", "250", "221"];
+            assert_eq!((codes(&replies), got, hung), (want.to_vec(), vec![1, 1], false), "by {step}");
         }
     }
 

@@ -8,6 +8,7 @@ pub mod certs;
 pub mod disk;
 pub mod dovecot;
 pub mod edge;
+pub mod exim;
 pub mod postfix;
 pub mod programs;
 pub mod signed;

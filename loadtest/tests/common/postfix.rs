@@ -153,6 +153,17 @@ impl Postfix {
         self.complete().len()
     }
 
+    /// Sessions that ended, and had BDAT in them.
+    pub fn sessions_with_bdat(&self) -> usize {
+        let ended = |log: &str| log.lines().filter(|l| l.contains("disconnect from") && l.contains(" bdat=")).count();
+        let mut count = 0;
+        wait_until("a session has ended", || {
+            count = ended(&self.daemon.log());
+            count > 0
+        });
+        count
+    }
+
     /// The hold queue's files that are whole: those that Postfix has made executable.
     fn complete(&self) -> Vec<String> {
         let entries = fs::read_dir(self.daemon.dir.path().join("queue/hold")).unwrap().flatten();

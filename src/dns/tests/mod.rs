@@ -4,6 +4,7 @@
 
 mod caching;
 mod hostile;
+mod keeping;
 mod properties;
 mod routing;
 mod security;
@@ -211,7 +212,7 @@ impl<'a> World<'a> {
             assert!(message.metadata.recursion_desired);
             assert_eq!(message.queries.len(), 1);
             let question = &message.queries[0];
-            let text = question.name.to_ascii().trim_end_matches('.').to_owned();
+            let text = question.name.to_ascii().trim_end_matches('.').to_ascii_lowercase();
             let ask = Ask { server, tcp, name: text, kind: question.query_type, message };
             self.payloads.push(payload);
             for (delay, input) in (self.servers)(&ask) {

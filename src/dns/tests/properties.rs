@@ -166,7 +166,7 @@ proptest! {
         hosts.sort_by_key(|host| host.preference);
         let all: Vec<(u16, IpAddr)> =
             (0..).zip(&hosts).flat_map(|(at, host)| host.addresses.iter().map(move |a| (at, *a))).collect();
-        let resolution = Resolution { expires: Moment(1), verdict: Verdict::Hosts(hosts), secure: false };
+        let resolution = Resolution { expires: Moment(1), verdict: Verdict::Hosts(hosts), exchangers: Vec::new(), secure: false };
         let mut order = Vec::new();
         resolution.attempt_order(random, &mut order);
         let mut tried: Vec<(u16, IpAddr)> = order.iter().map(|attempt| (attempt.host, attempt.address)).collect();

@@ -151,6 +151,19 @@ pub(super) struct Caps {
     /// Open, and the most allowed.
     pub(super) groups: Vec<(usize, usize)>,
     pub(super) over: Vec<(Moment, IpAddr, usize, usize)>,
+    /// When connections were begun, and what begins a message was written, and to whom of which group.
+    pub(super) begun: Vec<Begun>,
+}
+
+/// Something that a receiver counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Begun {
+    /// When.
+    pub at: Moment,
+    /// Of the calls of [`Core::cap`], the one whose hosts it was to.
+    pub group: usize,
+    /// A message; else a connection.
+    pub message: bool,
 }
 
 /// Everything but the shards and the hosts.
@@ -249,6 +262,20 @@ impl Core {
         &self.caps.over
     }
 
+    /// Connections and messages to hosts of [`Core::cap`], as the relay began them.
+    pub fn begun(&self) -> &[Begun] {
+        &self.caps.begun
+    }
+
+    /// The relay writes to `host`.
+    pub(super) fn count_message(&mut self, host: IpAddr, first: Option<&[u8]>) {
+        let begins =
+            first.is_some_and(|bytes| bytes.strip_prefix(b"RSET\r\n").unwrap_or(bytes).starts_with(b"MAIL FROM:"));
+        if let Some(&group) = self.caps.of.get(&host).filter(|_| begins && !self.dead) {
+            self.caps.begun.push(Begun { at: self.now.mono, group, message: true });
+        }
+    }
+
     pub(super) fn count_connection(&mut self, host: IpAddr, begins: bool) {
         let Some(&group) = self.caps.of.get(&host) else { return };
         // What a turn does after its process is gone did not happen; what it closed stands a moment longer.
@@ -259,6 +286,9 @@ impl Core {
             return;
         }
         *open += 1;
+        if !dead {
+            self.caps.begun.push(Begun { at: self.now.mono, group, message: false });
+        }
         if open > most && !dead {
             let over = (self.now.mono, host, *open, *most);
             self.caps.over.push(over);

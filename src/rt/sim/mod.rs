@@ -17,7 +17,7 @@ mod shard_io;
 pub mod tls;
 pub mod trace;
 
-pub use self::core::{Core, Counts, DiskPace};
+pub use self::core::{Begun, Core, Counts, DiskPace};
 pub use disk::{DiskFault, DiskOp, End, Scar, SimDisk};
 pub use host::{Host, HostEvent, HostSide};
 pub use marks::Marks;

@@ -119,8 +119,12 @@ impl Io for Side<'_> {
         if datagram {
             core.send_datagram(id, What::ToHost, true, bytes);
         } else {
-            if let Some(link) = core.net.links.get_mut(&id) {
+            let to = core.net.links.get_mut(&id).map(|link| {
                 link.used += taken;
+                link.to.ip()
+            });
+            if let Some(to) = to {
+                core.count_message(to, parts.first().map(|part| &**part));
             }
             core.send_to_host(id, What::ToHost(id, bytes));
         }

@@ -109,14 +109,16 @@ impl Hop {
         }
     }
 
-    /// Whether a message is what MAIL declared (RFC 1870 §6, RFC 6152 §3).
-    pub(super) fn check_declared(&mut self, call: &Call, data: &[u8]) {
+    /// Whether a message is what MAIL declared (RFC 1870 §6, RFC 6152 §3). Doubled dots and the final one may count or not; by
+    /// BDAT there are none.
+    pub(super) fn check_declared(&mut self, call: &Call, data: &[u8], chunked: bool) {
         let binary = call.said_binary();
         if !data.is_ascii() && !call.eight_bit && !binary {
             self.complaints.push(format!("#{:?} has eight bits, MAIL did not say so", mark_of(data)));
         }
         let octets = data.len() as u64;
-        if call.size.is_some_and(|size| size > octets || size + 3 < octets) {
+        let dots = if chunked { 0 } else { 3 + memchr::memmem::find_iter(data, b"\n..").count() as u64 };
+        if call.size.is_some_and(|size| size > octets || size + dots < octets) {
             let size = call.size.unwrap_or_default();
             self.complaints.push(format!("#{:?} has {octets} octets, MAIL said {size}", mark_of(data)));
         }

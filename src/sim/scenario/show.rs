@@ -36,6 +36,11 @@ impl fmt::Display for Scenario {
                 said.iter().filter(|(is_so, _)| *is_so).map(|(_, words)| format!(", {words}")).collect::<String>();
             writeln!(f, "  all listeners{said}, LMTP to {:?}", self.mailboxes())?;
         }
+        for (what, rate) in ["messages", "connections"].iter().zip(self.rates) {
+            if let Some(rate) = rate {
+                writeln!(f, "  {what} to a site: {rate}")?;
+            }
+        }
         for d in &self.destinations {
             let implicit = if d.implicit { " (no MX)" } else { "" };
             writeln!(f, "  {}{implicit} {:?}", d.name, d.exchangers)?;

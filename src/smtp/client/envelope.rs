@@ -29,6 +29,8 @@ use crate::smtp::reply::{EnhancedCode, Reply};
 pub struct MailParams<'a> {
     /// Octets, for SIZE; 0 if unknown. Exact for a binary body: they go by BDAT.
     pub size: u64,
+    /// `size` is that of the message without doubled dots and final dot: the message can go by BDAT.
+    pub exact_size: bool,
     /// As declared by `BODY=`.
     pub body: BodyType,
     /// Declared `SMTPUTF8` (RFC 6531).
@@ -52,6 +54,15 @@ impl MailParams<'_> {
     pub fn new(size: u64, eight_bit: bool) -> Self {
         let body = if eight_bit { BodyType::EightBit } else { BodyType::SevenBit };
         MailParams { size, body, ..MailParams::default() }
+    }
+
+    pub(super) fn is_binary(&self) -> bool {
+        self.body == BodyType::Binary
+    }
+
+    /// Whether BDAT can tell its octets.
+    pub(super) fn is_exact(&self) -> bool {
+        self.exact_size || self.is_binary()
     }
 }
 
@@ -220,6 +231,13 @@ pub(super) fn write_mail(
         push_number(out, params.priority.unsigned_abs().into());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends BDAT of the only chunk (RFC 3030 §2).
+pub(super) fn write_bdat(out: &mut Vec<u8>, octets: u64) {
+    out.extend_from_slice(b"BDAT ");
+    push_number(out, octets);
+    out.extend_from_slice(b" LAST\r\n");
 }
 
 /// Appends RCPT.

@@ -17,6 +17,11 @@ pub enum Transmit {
         /// As given to `Client::start`.
         token: u64,
     },
+    /// The octets of this message that its BDAT has announced: no dot of it doubled, no final dot. As above.
+    Chunk {
+        /// As given to `Client::start`.
+        token: u64,
+    },
 }
 
 /// What happened. Replies borrow from the machine: copy what is to be kept.
@@ -71,7 +76,7 @@ pub enum Outcome<'a> {
     },
     /// The connection ended before there was an answer: to be tried again.
     Lost {
-        /// The whole body had been sent: the peer may have taken the message, and a second try may be a duplicate.
+        /// The whole body had been sent, and not answered: the peer may have taken the message, and a second try may be a duplicate.
         after_final_dot: bool,
     },
 }
@@ -87,8 +92,10 @@ pub enum RefusedAt {
     Recipients,
     /// To DATA.
     Data,
-    /// To the final dot.
+    /// To the final dot, or to BDAT.
     Message,
+    /// By one that says nothing of the mail: the peer does not take flights. To be sent again without.
+    Flight,
 }
 
 /// Why a connection ended.

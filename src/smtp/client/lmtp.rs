@@ -39,7 +39,7 @@ impl Client {
     pub(super) fn recipient_settled(&mut self, mut t: Transaction, reply: Reply<'_>) {
         let Some(lmtp) = &mut self.lmtp else { return };
         let Some(place) = lmtp.due.pop_front() else {
-            self.current = Some(t);
+            self.under_way.put_back(t);
             return self.unexpected(reply);
         };
         let (is_last, positive) = (lmtp.due.is_empty(), reply.code / 100 == 2);
@@ -48,7 +48,7 @@ impl Client {
         let stored = self.events.store(reply);
         self.events.push(Stored::Settled(t.token, place, stored));
         if !is_last {
-            self.current = Some(t);
+            self.under_way.put_back(t);
             return;
         }
         if !std::mem::replace(&mut t.finished, true) {

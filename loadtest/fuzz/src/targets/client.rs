@@ -231,6 +231,7 @@ impl Session {
                     }
                     assert!(self.command.is_empty(), "half a command");
                 }
+                Transmit::Chunk { token } => panic!("{token} was not to fly"),
                 Transmit::Body { token } => {
                     assert_eq!(token, self.after_data, "the body of the transaction that DATA was for");
                     self.transcript.sent.extend_from_slice(format!("<body {token}>").as_bytes());
@@ -329,6 +330,7 @@ fn check_outcome(token: u64, outcome: &Outcome<'_>, asked: &[(Asked, u16)]) {
                     assert!(last, "{token}: {outcome:?} by {asked:?}");
                 }
                 // Also in the middle of the body, which was not all sent then.
+                RefusedAt::Flight => panic!("nothing was to fly"),
                 RefusedAt::Message => {}
             }
         }

@@ -78,6 +78,7 @@ fn event(input: &mut Input<'_>) -> Event {
         code,
         attempts: 3,
         next_attempt: (!b.is_empty()).then_some(Wall(at.0 + 5)),
+        reply_lost: b.len() > 1,
         queue_us: 1,
         connect_us: 0,
         deliver_us: u64::MAX,

@@ -1,0 +1,136 @@
+//! PURE. With which hosts flights are worth it: MAIL, RCPT and BDAT of several messages in one go (`smtp::client`).
+//!
+//! Inputs: what became of messages in flights, time. Outputs: how many a flight with a host may have. Lives on each shard, for
+//! the hosts that it connects to. It refuses to remember hosts with which all is well, and more than
+//! [`limits::FLIGHT_HOSTS`] of the others.
+
+use crate::limits;
+use crate::smtp::client::{Outcome, RefusedAt};
+use crate::time::Moment;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    hosts: HashMap<Rc<str>, Host, foldhash::quality::FixedState>,
+    /// In the order in which they came in.
+    order: VecDeque<Rc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Host {
+    waste: u32,
+    until: Option<Moment>,
+}
+
+impl Flights {
+    /// How many messages a flight with `host` may have, of `most`; 1: none flies.
+    pub(super) fn most(&self, most: u32, host: &str, now: Moment) -> usize {
+        // Nearly always there is none.
+        let host = if self.hosts.is_empty() { None } else { self.hosts.get(host) };
+        if host.is_some_and(|h| h.until.is_some_and(|until| now < until)) { 1 } else { most as usize }
+    }
+
+    /// What became of a message in a flight; whether it flew in vain.
+    pub(super) fn landed(&mut self, host: &Rc<str>, outcome: &Outcome<'_>, now: Moment) -> bool {
+        match outcome {
+            Outcome::Accepted(_) => {
+                self.carried(host);
+                return false;
+            }
+            // Lost behind 421 is not read; lost without a word may be because of the flight.
+            Outcome::Refused { stage: RefusedAt::Mail | RefusedAt::Recipients, .. }
+            | Outcome::Lost { after_final_dot: false } => self.wasted(host, now),
+            Outcome::Refused { stage: RefusedAt::Flight, .. } | Outcome::Lost { .. } => self.failed(host, now),
+            Outcome::Refused { .. } => return false,
+        }
+        true
+    }
+
+    /// The host takes no flights, or the connection was lost with one under way.
+    fn failed(&mut self, host: &Rc<str>, now: Moment) {
+        *self.host(host) = Host { waste: 0, until: Some(now + limits::FLIGHT_PAUSE) };
+    }
+
+    /// The octets of a message were sent that nobody there was to get.
+    fn wasted(&mut self, host: &Rc<str>, now: Moment) {
+        let entry = self.host(host);
+        entry.waste += limits::FLIGHT_WASTE;
+        if entry.waste > limits::FLIGHT_WASTE_MOST {
+            self.failed(host, now);
+        }
+    }
+
+    /// A message of a flight was taken.
+    fn carried(&mut self, host: &str) {
+        if !self.hosts.is_empty()
+            && let Some(entry) = self.hosts.get_mut(host)
+        {
+            entry.waste = entry.waste.saturating_sub(1);
+        }
+    }
+
+    fn host(&mut self, host: &Rc<str>) -> &mut Host {
+        if !self.hosts.contains_key(host) {
+            if self.hosts.len() >= limits::FLIGHT_HOSTS
+                && let Some(first) = self.order.pop_front()
+            {
+                self.hosts.remove(&first);
+            }
+            self.order.push_back(Rc::clone(host));
+        }
+        self.hosts.entry(Rc::clone(host)).or_default()
+    }
+
+    /// Hosts remembered.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn len(&self) -> usize {
+        self.hosts.len().max(self.order.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const NOW: Moment = Moment(1);
+
+    #[test]
+    fn a_flight_that_failed_is_the_last_for_a_while() {
+        let (mut flights, host): (_, Rc<str>) = (Flights::default(), "mx.example".into());
+        assert_eq!(flights.most(16, &host, NOW), 16);
+        flights.failed(&host, NOW);
+        assert_eq!((flights.most(16, &host, NOW), flights.most(16, "other.example", NOW)), (1, 16));
+        let later = NOW + limits::FLIGHT_PAUSE;
+        assert_eq!(flights.most(16, &host, Moment(later.0 - 1)), 1);
+        assert_eq!(flights.most(16, &host, later), 16);
+    }
+
+    #[test]
+    fn waste_is_borne_in_one_of_nine_messages_and_not_in_every_other() {
+        let (mut flights, host): (_, Rc<str>) = (Flights::default(), "mx.example".into());
+        for _ in 0..1000 {
+            flights.wasted(&host, NOW);
+            (0..8).for_each(|_| flights.carried(&host));
+        }
+        assert_eq!(flights.most(16, &host, NOW), 16);
+        let wasted = (1..).find(|_| {
+            flights.wasted(&host, NOW);
+            flights.carried(&host);
+            flights.most(16, &host, NOW) == 1
+        });
+        assert_eq!(wasted, Some(10));
+    }
+
+    #[test]
+    fn no_more_hosts_are_remembered_than_the_bound() {
+        let mut flights = Flights::default();
+        for n in 0..limits::FLIGHT_HOSTS + 10 {
+            flights.failed(&format!("mx{n}.example").into(), NOW + Duration::from_secs(n as u64));
+        }
+        assert_eq!(flights.len(), limits::FLIGHT_HOSTS);
+        assert_eq!((flights.most(16, "mx9.example", NOW), flights.most(16, "mx10.example", NOW)), (16, 1));
+    }
+}

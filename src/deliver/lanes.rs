@@ -1,0 +1,294 @@
+//! This shard as a lane of sites: what it has of their limits, what it wants, and what it gives back; and the ledgers of
+//! the sites that it owns.
+//!
+//! A destination of a site counts its connections, and the messages that have a rate, against its [`Share`]; what is asked
+//! and given back goes to the site's ledger at the end of the turn. Fixed next hops have no lanes: their connections are
+//! divided between the shards for good (`route`).
+
+use super::{Deliverer, Map};
+use crate::lease::{self, Ledgers, Paced, Scope, Share, ToLane, ToLedger};
+use crate::queue::DestinationId;
+use crate::rt::ConnId;
+use crate::shaping::{Limits, Shaping, Site};
+use crate::shard::Turn;
+use crate::shard::mailbox::Mail;
+use crate::time::Moment;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The scopes that this shard has mail for, and the ledgers of those that it owns. Lives on its shard.
+pub(super) struct Lanes {
+    shares: Map<Scope, Lane>,
+    ledgers: Ledgers,
+    /// Shares that may have something to tell.
+    news: Vec<Scope>,
+    /// When batches of permits end, and when connections for what has waited are to be opened, earliest first.
+    timers: BinaryHeap<Reverse<(Moment, Scope)>>,
+}
+
+/// What is known of a site here.
+struct Lane {
+    share: Share,
+    site: Site,
+    /// Where its mail waits.
+    destination: DestinationId,
+    /// It stands in `Lanes::news`.
+    listed: bool,
+}
+
+/// What a connection must keep to, beside its number.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Messages before it is closed.
+    pub(super) messages: u32,
+    /// Recipients of a transaction.
+    pub(super) recipients: u32,
+    /// Messages have a rate.
+    pub(super) paced: bool,
+}
+
+impl Lanes {
+    pub(super) fn new(shards: u16) -> Self {
+        Lanes { shares: Map::default(), ledgers: Ledgers::new(shards), news: Vec::new(), timers: BinaryHeap::new() }
+    }
+
+    /// Shares and ledgers.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn sizes(&self) -> [usize; 2] {
+        [self.shares.len(), self.ledgers.len()]
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
+        timer.into_iter().chain(self.ledgers.poll_timeout()).min()
+    }
+
+    /// A destination is not used any more.
+    pub(super) fn left(&mut self, scope: &Scope) {
+        self.list(scope);
+    }
+
+    fn list(&mut self, scope: &Scope) {
+        if let Some(lane) = self.shares.get_mut(scope)
+            && !std::mem::replace(&mut lane.listed, true)
+        {
+            self.news.push(scope.clone());
+        }
+    }
+}
+
+impl Deliverer {
+    /// A destination is a site's: its connections count there from now on.
+    pub(super) fn join(&mut self, destination: DestinationId, site: Site) {
+        let pool = self.pools.entry(destination).or_default();
+        if pool.scope.as_deref() == Some(&*site.name) {
+            return;
+        }
+        let scope: Scope = (&*site.name).into();
+        pool.scope = Some(scope.clone());
+        let limits = limits_of(&self.tables.shaping, &site, self.config.delivery.connections_per_destination);
+        let share = || Share::new(scope.clone(), limits);
+        let lane = self.lanes.shares.entry(scope.clone());
+        let lane = lane.or_insert_with(|| Lane { share: share(), site, destination, listed: false });
+        lane.destination = destination;
+    }
+
+    fn scope(&self, destination: DestinationId) -> Option<&Scope> {
+        self.pools.get(&destination)?.scope.as_ref()
+    }
+
+    fn lane(&mut self, destination: DestinationId) -> Option<&mut Lane> {
+        let scope = self.pools.get(&destination)?.scope.as_ref()?;
+        self.lanes.shares.get_mut(scope)
+    }
+
+    /// What connections of a destination keep to.
+    pub(super) fn bounds(&mut self, destination: DestinationId) -> Bounds {
+        let messages = self.config.delivery.messages_per_connection;
+        let limits = self.lane(destination).map(|lane| *lane.share.limits()).unwrap_or_default();
+        Bounds {
+            messages: limits.messages_per_connection.map_or(messages, |most| most.min(messages)),
+            recipients: limits.recipients.unwrap_or(u32::MAX),
+            paced: limits.message_rate.is_some(),
+        }
+    }
+
+    /// Whether a connection may be opened at a destination that would have so many in all; else it is asked for.
+    pub(super) fn may_open(&mut self, destination: DestinationId, wanted: u32, now: Moment) -> bool {
+        let Some(scope) = self.scope(destination).cloned() else { return true };
+        let Some(lane) = self.lanes.shares.get_mut(&scope) else { return true };
+        // One without a message to begin would idle in vain.
+        let from = lane.share.begins_from(now);
+        let is_time = from.is_some_and(|from| from <= now);
+        lane.share.wants(if is_time { wanted } else { 0 }.max(lane.share.connections()));
+        let free = is_time && lane.share.has_room() && lane.share.take(Paced::Start, 1, now);
+        self.lanes.list(&scope);
+        if let Some(from) = from.filter(|_| !is_time) {
+            self.lanes.timers.push(Reverse((from, scope)));
+        }
+        free
+    }
+
+    /// Nothing waits at a destination for more connections than there are.
+    pub(super) fn has_enough(&mut self, destination: DestinationId) {
+        let Some(scope) = self.scope(destination).cloned() else { return };
+        let Some(lane) = self.lanes.shares.get_mut(&scope) else { return };
+        lane.share.wants(lane.share.connections());
+        lane.share.wants_none(Paced::Start);
+        self.lanes.list(&scope);
+    }
+
+    /// Whether connections to a destination have a rate.
+    pub(super) fn starts_are_paced(&mut self, destination: DestinationId) -> bool {
+        self.lane(destination).is_some_and(|lane| lane.share.is_paced(Paced::Start))
+    }
+
+    /// Counts a connection; what to count back when it is closed.
+    pub(super) fn count_connection(&mut self, destination: DestinationId) -> Option<Scope> {
+        let scope = self.scope(destination)?.clone();
+        self.lanes.shares.get_mut(&scope)?.share.open();
+        Some(scope)
+    }
+
+    /// A connection is closed.
+    pub(super) fn count_back(&mut self, scope: Option<Scope>) {
+        let Some(scope) = scope else { return };
+        if let Some(lane) = self.lanes.shares.get_mut(&scope) {
+            lane.share.closed();
+        }
+        self.lanes.list(&scope);
+    }
+
+    /// Whether the messages of a destination have a rate.
+    pub(super) fn is_paced(&mut self, destination: DestinationId) -> bool {
+        self.lane(destination).is_some_and(|lane| lane.share.is_paced(Paced::Message))
+    }
+
+    /// Whether a message may be begun, of so many that could be; else permits are asked for.
+    pub(super) fn may_begin(&mut self, destination: DestinationId, could: u32, now: Moment) -> bool {
+        let Some(lane) = self.lane(destination) else { return true };
+        let free = lane.share.take(Paced::Message, could, now);
+        if let Some(scope) = self.scope(destination).cloned() {
+            self.lanes.list(&scope);
+        }
+        free
+    }
+
+    /// No message of a destination could use a permit.
+    pub(super) fn begins_none(&mut self, destination: DestinationId) {
+        if let Some(lane) = self.lane(destination) {
+            lane.share.wants_none(Paced::Message);
+        }
+        if let Some(scope) = self.scope(destination).cloned() {
+            self.lanes.list(&scope);
+        }
+    }
+
+    // --- mail -----------------------------------------------------------------------------------------------------
+
+    /// Mail of a lane to a ledger here.
+    pub fn to_ledger(&mut self, mail: ToLedger, turn: &mut Turn<'_>) {
+        self.lanes.ledgers.handle(mail, turn.now.mono);
+        self.answer_lanes(turn);
+    }
+
+    fn answer_lanes(&mut self, turn: &mut Turn<'_>) {
+        while let Some((lane, mail)) = self.lanes.ledgers.poll_send() {
+            turn.post.send(usize::from(lane), Mail::ToLane(mail));
+        }
+    }
+
+    /// Mail of a ledger.
+    pub fn to_lane(&mut self, mail: ToLane, turn: &mut Turn<'_>) {
+        let scope = mail.scope.clone();
+        let Some(lane) = self.lanes.shares.get_mut(&scope) else {
+            let owner = lease::owner(&scope, self.shards);
+            return turn.post.send(usize::from(owner), Mail::ToLedger(mail.give_back(self.me)));
+        };
+        lane.share.handle(mail, turn.now.mono);
+        if let Some(until) = lane.share.poll_timeout() {
+            self.lanes.timers.push(Reverse((until, scope.clone())));
+        }
+        let destination = lane.destination;
+        self.retire(&scope, turn);
+        self.lanes.list(&scope);
+        if self.queue.name(destination).is_some() {
+            self.wake(destination);
+        }
+    }
+
+    /// Closes what others wait for: what idles or only connects at once, the rest behind its message.
+    fn retire(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
+        let Some(lane) = self.lanes.shares.get(scope) else { return };
+        let Some(closing) = lane.share.closing() else { return };
+        let Some(pool) = self.pools.get(&lane.destination) else { return };
+        let retiring = pool.connections.iter().filter(|conn| self.connections.get(**conn).is_some_and(|c| c.retires));
+        let mut over = (closing.connections as usize).saturating_sub(pool.leaving + retiring.count());
+        let mut rest: Vec<ConnId> = pool.connections.clone();
+        // Those that carry nothing first.
+        let carries = |conn: &ConnId| self.connections.get(*conn).is_some_and(|c| c.ready && !c.is_idle());
+        rest.sort_by_key(carries);
+        for conn in rest {
+            if over == 0 {
+                break;
+            }
+            let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.retires) else { continue };
+            over -= 1;
+            connection.retires = true;
+            if connection.client.is_none() {
+                self.forget(conn, turn);
+            } else if connection.is_idle() {
+                self.quit(conn, turn);
+            }
+        }
+    }
+
+    /// Batches that are over, ledgers that have something to do, and what they and this shard's lanes have to say.
+    pub(super) fn lease_turn(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        while let Some(Reverse((at, _))) = self.lanes.timers.peek()
+            && *at <= now
+        {
+            let Some(Reverse((_, scope))) = self.lanes.timers.pop() else { break };
+            self.lanes.list(&scope);
+            let destination = self.lanes.shares.get(&scope).map(|lane| lane.destination);
+            if let Some(destination) = destination.filter(|d| self.queue.name(*d).is_some()) {
+                self.wake(destination);
+            }
+        }
+        if self.lanes.ledgers.poll_timeout().is_some_and(|at| at <= now) {
+            self.lanes.ledgers.handle_timeout(now);
+            self.answer_lanes(turn);
+        }
+        while let Some(scope) = self.lanes.news.pop() {
+            let Some(lane) = self.lanes.shares.get_mut(&scope) else { continue };
+            lane.listed = false;
+            if let Some(mail) = lane.share.poll_send(self.me, now) {
+                let owner = lease::owner(&scope, self.shards);
+                turn.post.send(usize::from(owner), Mail::ToLedger(mail));
+            }
+            let waits = self.pools.contains_key(&lane.destination) || self.queue.peek_len(lane.destination) > 0;
+            if lane.share.is_idle() && !waits {
+                self.lanes.shares.remove(&scope);
+            }
+        }
+    }
+
+    /// New rules.
+    pub(super) fn new_shaping(&mut self) {
+        let most = self.config.delivery.connections_per_destination;
+        let scopes: Vec<Scope> = self.lanes.shares.keys().cloned().collect();
+        for scope in scopes {
+            if let Some(lane) = self.lanes.shares.get_mut(&scope) {
+                lane.share.set_limits(limits_of(&self.tables.shaping, &lane.site, most));
+            }
+            self.lanes.list(&scope);
+        }
+    }
+}
+
+/// The limits of a site, by the rules and the configuration.
+fn limits_of(shaping: &Shaping, site: &Site, connections: u32) -> Limits {
+    let limits = shaping.limits(site);
+    Limits { connections: Some(limits.connections.unwrap_or(connections)), ..limits }
+}

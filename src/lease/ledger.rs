@@ -1,0 +1,333 @@
+//! PURE. The ledgers of one shard: who has how much of each limit.
+
+use super::{Batch, KINDS, Paced, Scope, ToLane, ToLedger, Used};
+use crate::limits;
+use crate::shaping::{Limits, Rate};
+use crate::time::Moment;
+use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+/// See the module. Lives on its shard.
+#[derive(Debug)]
+pub struct Ledgers {
+    shards: u16,
+    ledgers: HashMap<Scope, Ledger, foldhash::quality::FixedState>,
+    /// When a ledger is to be looked at, earliest first. It counts only while the ledger says the same.
+    timers: BinaryHeap<Reverse<(Moment, Scope)>>,
+    out: VecDeque<(u16, ToLane)>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    limits: Limits,
+    lanes: Vec<Lane>,
+    /// Who comes first where there is too little; moves on each [`limits::LEASE_TURN`].
+    first: usize,
+    turn_ends: Option<Moment>,
+    paces: [Pacing; 2],
+    /// Who gets the next permit.
+    next: [usize; 2],
+    timer: Option<Moment>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    wanted: u32,
+    granted: u32,
+    /// What it was told to come down to and has not yet.
+    recalled_to: Option<u32>,
+    permits_wanted: [u32; 2],
+}
+
+/// The batches of one rate that still count, in the order they were made.
+#[derive(Debug, Default)]
+struct Pacing {
+    /// When the next one would be due if all came evenly, by all that is not in `batches`.
+    due: Moment,
+    batches: VecDeque<Made>,
+}
+
+#[derive(Debug)]
+struct Made {
+    lane: u16,
+    /// What it was used for, or else what it may be.
+    used: Used,
+    told: bool,
+}
+
+impl Pacing {
+    /// The theoretical arrival time of the next one, each permit that may be used taken for used at its end.
+    fn due(&self, rate: Rate) -> Moment {
+        self.batches.iter().fold(self.due, |due, made| made.after(due, rate))
+    }
+
+    /// From when on another one conforms.
+    fn next(&self, rate: Rate) -> Moment {
+        self.due(rate) - rate.interval() * (rate.burst() - 1)
+    }
+
+    /// A lane has told what it used of its batch.
+    fn settle(&mut self, lane: u16, used: Used, rate: Option<Rate>) {
+        if let Some(made) = self.batches.iter_mut().find(|made| made.lane == lane && !made.told) {
+            (made.used, made.told) = (used, true);
+        }
+        while self.batches.front().is_some_and(|made| made.told) {
+            if let (Some(made), Some(rate)) = (self.batches.pop_front(), rate) {
+                self.due = made.after(self.due, rate);
+            }
+        }
+    }
+
+    /// Makes a batch of up to `wanted` permits; `None`: not one conforms now.
+    fn make(&mut self, lane: u16, wanted: u32, rate: Rate, now: Moment) -> Option<Batch> {
+        let first = self.next(rate);
+        let room = (first <= now).then(|| now.since(first).as_nanos() / rate.interval().as_nanos() + 1)?;
+        let count = wanted.min(rate.burst()).min(u32::try_from(room).unwrap_or(u32::MAX));
+        let until = now + limits::LEASE_TERM;
+        self.batches.push_back(Made { lane, used: Used { count, last: until }, told: false });
+        Some(Batch { count, until })
+    }
+}
+
+impl Made {
+    fn after(&self, due: Moment, rate: Rate) -> Moment {
+        if self.used.count == 0 { due } else { due.max(self.used.last) + rate.interval() * self.used.count }
+    }
+}
+
+impl Ledger {
+    fn new(limits: Limits, shards: u16) -> Self {
+        Ledger {
+            limits,
+            lanes: vec![Lane::default(); usize::from(shards)],
+            first: 0,
+            turn_ends: None,
+            paces: [Pacing::default(), Pacing::default()],
+            next: [0; 2],
+            timer: None,
+        }
+    }
+
+    fn connections(&self) -> u32 {
+        let limit = self.limits.connections.unwrap_or(u32::MAX);
+        if planted!(LimitCheckedLate) { limit.saturating_add(1) } else { limit }
+    }
+
+    fn rate(&self, kind: Paced) -> Option<Rate> {
+        match kind {
+            Paced::Message => self.limits.message_rate,
+            Paced::Start => self.limits.connection_rate,
+        }
+    }
+
+    /// What each lane is to have: what it wants, or the same for each that wants more than that. Units that do not go round
+    /// go to the lanes from `first` on.
+    fn targets(&self) -> Vec<u32> {
+        let limit = self.connections();
+        let mut targets: Vec<u32> = vec![0; self.lanes.len()];
+        let mut left = limit;
+        loop {
+            let mut open: Vec<usize> = (0..self.lanes.len())
+                .map(|at| (self.first + at) % self.lanes.len())
+                .filter(|&at| targets[at] < self.lanes[at].wanted)
+                .collect();
+            if open.is_empty() || left == 0 {
+                return targets;
+            }
+            let each = left / open.len() as u32;
+            if each == 0 {
+                open.truncate(left as usize);
+            }
+            for at in open {
+                let more = (self.lanes[at].wanted - targets[at]).min(each.max(1));
+                targets[at] += more;
+                left -= more;
+            }
+        }
+    }
+
+    /// Gives connections to those that should have more, and recalls those that others wait for.
+    fn share_connections(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        let limit = self.connections();
+        let busy = self.lanes.iter().filter(|lane| lane.wanted > 0).count();
+        if u32::try_from(busy).unwrap_or(u32::MAX) > limit {
+            // They go round.
+            let ends = *self.turn_ends.get_or_insert(now + limits::LEASE_TURN);
+            if ends <= now {
+                let lanes = self.lanes.len();
+                let wants = |at: &usize| self.lanes[*at].wanted > 0;
+                self.first = (1..=lanes).map(|by| (self.first + by) % lanes).find(wants).unwrap_or(0);
+                self.turn_ends = Some(now + limits::LEASE_TURN);
+            }
+        } else {
+            self.turn_ends = None;
+        }
+        let targets = self.targets();
+        let granted: u64 = self.lanes.iter().map(|lane| u64::from(lane.granted)).sum();
+        let mut free = u64::from(limit).saturating_sub(granted);
+        let mut waits = granted > u64::from(limit);
+        for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(&targets)) {
+            let more = u64::from(target.saturating_sub(state.granted)).min(free);
+            free -= more;
+            waits |= u64::from(state.granted) + more < u64::from(*target);
+            if more > 0 {
+                let connections = u32::try_from(more).expect("no more than was wanted");
+                state.granted += connections;
+                state.recalled_to = None;
+                out.push_back((lane, ToLane { connections, ..ToLane::empty(scope) }));
+            }
+        }
+        for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(targets)) {
+            if waits && state.granted > target && state.recalled_to != Some(target) {
+                state.recalled_to = Some(target);
+                out.push_back((lane, ToLane { recalled_to: Some(target), ..ToLane::empty(scope) }));
+            }
+        }
+    }
+
+    /// Makes permits for those that wait for them, in turn.
+    fn share_permits(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        for kind in KINDS {
+            let (k, lanes) = (kind as usize, self.lanes.len());
+            let Some(rate) = self.rate(kind) else { continue };
+            loop {
+                let next = self.next[k];
+                let waiting =
+                    || (0..lanes).map(|by| (next + by) % lanes).filter(|&at| self.lanes[at].permits_wanted[k] > 0);
+                let Some(at) = waiting().next() else { break };
+                // Of what there is now each gets a part.
+                let part = rate.burst().div_ceil(u32::try_from(waiting().count()).unwrap_or(u32::MAX));
+                let wanted = self.lanes[at].permits_wanted[k].min(part);
+                let lane = u16::try_from(at).expect("limits.rs bounds the shards");
+                let Some(batch) = self.paces[k].make(lane, wanted, rate, now) else { break };
+                self.lanes[at].permits_wanted[k] = 0;
+                self.next[k] = (at + 1) % lanes;
+                let mut mail = ToLane::empty(scope);
+                mail.permits[k] = Some(batch);
+                out.push_back((lane, mail));
+            }
+        }
+    }
+
+    /// When it is to be looked at next.
+    fn due(&self) -> Option<Moment> {
+        let permits = KINDS.into_iter().filter_map(|kind| {
+            let waits = self.lanes.iter().any(|lane| lane.permits_wanted[kind as usize] > 0);
+            self.rate(kind).filter(|_| waits).map(|rate| self.paces[kind as usize].next(rate))
+        });
+        permits.chain(self.turn_ends).min()
+    }
+
+    /// Whether nothing of it must be remembered.
+    fn is_idle(&self, now: Moment) -> bool {
+        let at_rest = |lane: &Lane| lane.wanted == 0 && lane.granted == 0 && lane.permits_wanted == [0; 2];
+        let past = |kind: Paced| {
+            let pacing = &self.paces[kind as usize];
+            pacing.batches.is_empty() && pacing.due <= now
+        };
+        self.lanes.iter().all(at_rest) && KINDS.into_iter().all(past)
+    }
+}
+
+impl ToLane {
+    fn empty(scope: &Scope) -> ToLane {
+        ToLane { scope: scope.clone(), connections: 0, recalled_to: None, permits: [None; 2], not_before: None }
+    }
+}
+
+impl Ledgers {
+    /// Of so many shards.
+    pub fn new(shards: u16) -> Self {
+        Ledgers { shards, ledgers: HashMap::default(), timers: BinaryHeap::new(), out: VecDeque::new() }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ledgers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ledgers.is_empty()
+    }
+
+    /// Mail of a lane.
+    pub fn handle(&mut self, mail: ToLedger, now: Moment) {
+        let ToLedger { scope, lane, limits, wanted, returned, permits_wanted, used, inquires } = mail;
+        let ledger = match (self.ledgers.entry(scope.clone()), limits) {
+            (Entry::Occupied(entry), _) => entry.into_mut(),
+            (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
+            (Entry::Vacant(_), None) => return,
+        };
+        ledger.limits = limits.unwrap_or(ledger.limits);
+        for kind in KINDS {
+            if let Some(used) = used[kind as usize] {
+                let rate = ledger.rate(kind);
+                ledger.paces[kind as usize].settle(lane, used, rate);
+            }
+        }
+        let state = &mut ledger.lanes[usize::from(lane)];
+        state.granted = state.granted.checked_sub(returned).expect("a lane gives back what it was given");
+        state.wanted = wanted;
+        for kind in KINDS {
+            // What it has not told of it had not got when it asked.
+            let under_way = ledger.paces[kind as usize].batches.iter().any(|made| made.lane == lane && !made.told);
+            state.permits_wanted[kind as usize] = if under_way { 0 } else { permits_wanted[kind as usize] };
+        }
+        if state.recalled_to.is_some_and(|to| state.granted <= to) {
+            state.recalled_to = None;
+        }
+        if inquires {
+            let not_before = ledger.rate(Paced::Message).map(|rate| ledger.paces[Paced::Message as usize].next(rate));
+            self.out.push_back((lane, ToLane { not_before: not_before.or(Some(now)), ..ToLane::empty(&scope) }));
+        }
+        self.look(&scope, now);
+    }
+
+    /// The next moment at which a ledger has something to do.
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Serves what is due.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        while let Some(Reverse((at, _))) = self.timers.peek()
+            && *at <= now
+        {
+            let Some(Reverse((at, scope))) = self.timers.pop() else { break };
+            if self.ledgers.get(&scope).is_some_and(|ledger| ledger.timer == Some(at)) {
+                if let Some(ledger) = self.ledgers.get_mut(&scope) {
+                    ledger.timer = None;
+                }
+                self.look(&scope, now);
+            }
+        }
+    }
+
+    /// Mail to a lane.
+    pub fn poll_send(&mut self) -> Option<(u16, ToLane)> {
+        self.out.pop_front()
+    }
+
+    fn look(&mut self, scope: &Scope, now: Moment) {
+        let Some(ledger) = self.ledgers.get_mut(scope) else { return };
+        ledger.share_connections(now, scope, &mut self.out);
+        ledger.share_permits(now, scope, &mut self.out);
+        let mut due = ledger.due();
+        if due.is_none() && ledger.is_idle(now) {
+            self.ledgers.remove(scope);
+            return;
+        }
+        if due.is_none() && ledger.lanes.iter().all(|lane| lane.wanted == 0 && lane.granted == 0) {
+            // Remembered for its rates, until those are over.
+            due = Some(ledger.paces.iter().map(|pacing| pacing.due).max().unwrap_or(now).max(now + limits::LEASE_TERM));
+        }
+        if let Some(due) = due
+            && ledger.timer.is_none_or(|timer| due < timer)
+        {
+            ledger.timer = Some(due);
+            self.timers.push(Reverse((due, scope.clone())));
+        }
+    }
+}
