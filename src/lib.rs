@@ -10,6 +10,7 @@
 //!                        events (typed facts) -> control plane thread -> log files, metrics
 //! ```
 //!
+//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping starttls` (and `dns` but for its driver)
 //! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping lease` (and `dns` but for its driver)
 //! name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
 //! names tokio.
@@ -44,6 +45,7 @@ pub mod shard;
 pub mod sim;
 pub mod smtp;
 pub mod spool;
+pub mod starttls;
 #[cfg(test)]
 mod tidy;
 pub mod time;

@@ -369,6 +369,55 @@ pub const RETRY_GIVE_UP_DEFAULT: Duration = Duration::from_secs(5 * 86_400);
 const _: () = assert!(RETRY_FIRST_DEFAULT.as_secs() <= RETRY_MAX_DEFAULT.as_secs());
 const _: () = assert!(RETRY_MAX_DEFAULT.as_secs() <= RETRY_GIVE_UP_DEFAULT.as_secs());
 
+// --- TLS of deliveries, per shard -----------------------------------------------------------------------------------
+
+/// Sessions that a shard may resume, over all hosts: each takes some KiB (a ticket and the server's certificates). What a busy relay
+/// meets again within hours.
+pub const TLS_CLIENT_SESSIONS: usize = 1024;
+/// What is sealed at a time of a body that goes over TLS, octets: the only copy of it that a slow receiver keeps here.
+pub const TLS_SEAL_BYTES: usize = 64 << 10;
+/// What such a piece grows by: a header and a tag for each record of 16 KiB, and an alert.
+pub const TLS_SEAL_OVERHEAD_BYTES: usize = 1024;
+/// Hosts whose TLS was found broken that a shard remembers; beyond, the one remembered longest is forgotten, and tried with TLS again.
+pub const TLS_BROKEN_HOSTS: usize = 4096;
+/// How long mail goes in the clear to a host whose TLS was found broken, where nothing requires TLS: long enough for the mail that
+/// waits, short enough that a repaired host is soon found out.
+pub const TLS_BROKEN_TIME: Duration = Duration::from_secs(3600);
+/// TLSA records of a host that are looked at: an authority's and a server's key, each by two digests, before and after a
+/// change, are 8.
+pub const TLSA_RECORDS: usize = 32;
+/// The id of an MTA-STS policy, octets. RFC 8461 §3.1.
+pub const STS_ID_BYTES: usize = 32;
+/// An MTA-STS policy, octets: RFC 8461 §3.3 suggests a limit such as 64 KiB.
+pub const STS_POLICY_BYTES: usize = 64 << 10;
+/// Patterns of hosts in one, each up to 255 octets.
+pub const STS_MX_PATTERNS: usize = 100;
+/// Domains whose policy a shard knows, some hundred octets each. A domain beyond has none: what holds is not forgotten for it.
+pub const STS_DOMAINS: usize = 32 << 10;
+/// How long mail waits for a policy to be fetched: as long as the fetch may take, and a little.
+pub const STS_WAIT: Duration = Duration::from_secs(45);
+/// How long one may take to be fetched: RFC 8461 §3.3 suggests one minute or less.
+pub const STS_FETCH_TIMEOUT: Duration = Duration::from_secs(40);
+/// Fetches under way, each a connection; more wait their turn.
+pub const STS_FETCHES: usize = 32;
+/// Fetches that wait; the next has failed.
+pub const STS_FETCHES_WAITING: usize = 4096;
+/// How long a policy that could not be fetched is not tried again: RFC 8461 §3.3 suggests five minutes.
+pub const STS_RETRY: Duration = Duration::from_secs(300);
+/// The age at which a policy is fetched again though its id is the same: RFC 8461 §10.2 would have it often; a day is what senders do.
+pub const STS_REFRESH_AGE: Duration = Duration::from_secs(86_400);
+/// How often a shard looks for policies of that age, and how many it refreshes then.
+pub const STS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// See [`STS_REFRESH_INTERVAL`]: a full table in a day is 23 a minute.
+pub const STS_REFRESHED_AT_ONCE: usize = 64;
+/// How far in the future a kept policy may have been fetched before it is not believed: a clock that was wrong.
+pub const STS_CLOCK_ERROR: Duration = Duration::from_secs(86_400);
+/// The longest that one holds: about a year. RFC 8461 §3.2.
+pub const STS_MAX_AGE: Duration = Duration::from_secs(31_557_600);
+
+const _: () =
+    assert!(STS_FETCH_TIMEOUT.as_secs() < STS_WAIT.as_secs(), "the control plane says no before nobody listens");
+
 // --- DNS, per shard ------------------------------------------------------------------------------------------------
 
 /// Recursive servers a resolver talks to (resolv.conf(5) itself stops at 3); further ones are ignored.
@@ -395,6 +444,11 @@ pub const DNS_ALIASES: usize = 12;
 pub const DNS_MX_HOSTS: usize = 16;
 /// Addresses of one MX host and one family that are used.
 pub const DNS_ADDRESSES_PER_FAMILY: usize = 16;
+/// Questions about a name, beside those of domains under way: the TLSA records of hosts, the policy of a domain. Several for
+/// each connection that is about to be opened; the next one counts as failed.
+pub const DNS_PENDING_FACTS: usize = 16 << 10;
+/// TXT records of a name that are looked at: policies stand at names of their own, where one is right and two are wrong.
+pub const DNS_TXT_RECORDS: usize = 16;
 /// Longest a record is kept, whatever its TTL.
 pub const DNS_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Shortest a record is kept: a TTL of 0 must not cost a query per message.

@@ -9,7 +9,7 @@ mod tables;
 pub use tables::{TablesError, shaping};
 
 use crate::config::Config;
-use crate::control::{self, Command};
+use crate::control::{self, Command, sts};
 use crate::dns::{AddressFamilies, DnsSettings};
 use crate::limits;
 use crate::route::Routes;
@@ -95,6 +95,8 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
     );
 
     let quotas = Arc::new(QuotaFiles::read(&StdDisk, &config.spool.path)?);
+    let policies =
+        Arc::new(if config.delivery.mta_sts { sts::load(&sts::folder(&config.spool.path)) } else { Vec::new() });
     let wakers = Wakers::new(config.shards)?;
     let mailboxes = Mailboxes::new(config.shards);
     let ending = Ending::new(config.shards);
@@ -104,6 +106,11 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
         let control = match command {
             Command::Drain => Control::Drain,
             Command::DrainNow => Control::Stop,
+            Command::Sts(shard, news) => {
+                // A shard that has no room for it stops waiting by itself.
+                drop(orders.0.push(usize::from(shard), vec![Mail::Control(Control::Sts(news))]));
+                return orders.1.wake(usize::from(shard));
+            }
             Command::Reload => match self::tables(&orders.2) {
                 Ok(tables) => {
                     tracing::info!(
@@ -129,7 +136,8 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             orders.1.wake(shard);
         }
     });
-    let control = control::start(Arc::clone(&config), links, command).map_err(ServerError::Control)?;
+    let https = tables.authorities.as_ref().filter(|_| config.delivery.mta_sts).and_then(|a| a.https().ok());
+    let control = control::start(Arc::clone(&config), links, https, command).map_err(ServerError::Control)?;
 
     let dns = dns_settings(&config);
     let spool::Recovery { shards: recovered, lock, .. } = recovery;
@@ -140,6 +148,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             config: Arc::clone(&config),
             tables: Arc::clone(&tables),
             quotas: Arc::clone(&quotas),
+            policies: Arc::clone(&policies),
             now: Now { mono: Moment(0), wall: wall() },
             routes: Arc::clone(&routes),
             dns: dns.clone(),
@@ -180,6 +189,7 @@ fn routes(config: &Config) -> Result<Routes, ServerError> {
 pub fn dns_settings(config: &Config) -> DnsSettings {
     DnsSettings {
         servers: config.dns.servers.clone(),
+        validating: config.dns.validating,
         timeout: config.dns.timeout,
         attempts: config.dns.attempts,
         ttl: config.dns.ttl,

@@ -54,6 +54,7 @@ const PURE: &[&str] = &[
     "src/shaping/",
     "src/lease/",
     "src/dns/",
+    "src/starttls/",
     "src/accounts/mod.rs",
     "src/accounts/check.rs",
     "src/accounts/edit.rs",
@@ -81,7 +82,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("queue", &["limits", "time", "message", "shaping"]),
     ("lease", &["limits", "time", "route", "shaping"]),
     ("dns", &["limits", "time"]),
-    ("config", &["limits", "dns", "local"]),
+    ("starttls", &["limits", "time", "dns", "rt"]),
+    ("config", &["limits", "dns", "local", "starttls"]),
     ("accounts", &["limits", "smtp", "config"]),
     ("local", &["limits", "message", "smtp"]),
     ("spool", &["limits", "time", "message", "rt"]),
@@ -89,17 +91,17 @@ const LAYERS: &[(&str, &[&str])] = &[
         "deliver",
         &[
             "limits", "time", "message", "smtp", "local", "route", "queue", "dns", "config", "shaping", "lease",
-            "spool", "rt", "shard",
+            "starttls", "spool", "rt", "shard",
         ],
     ),
     (
         "shard",
         &[
             "limits", "time", "message", "smtp", "accounts", "local", "route", "queue", "dns", "config", "shaping",
-            "lease", "spool", "rt", "deliver",
+            "lease", "starttls", "spool", "rt", "deliver",
         ],
     ),
-    ("control", &["limits", "time", "message", "config", "shard"]),
+    ("control", &["limits", "time", "message", "starttls", "config", "shard"]),
 ];
 
 /// A file, by its path from the root of the repository.

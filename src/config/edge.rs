@@ -4,6 +4,7 @@ use super::raw::{RawAccounts, RawClients, RawListener, RawLocal, RawTls};
 use super::resolve::{Resolver, network};
 use crate::limits;
 use crate::local::Target;
+use crate::starttls::TlsLevel;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -79,6 +80,8 @@ pub struct Tls {
     pub certificates: Vec<(PathBuf, PathBuf)>,
     /// Absolute path of the authorities of client certificates.
     pub client_ca: Option<PathBuf>,
+    /// Absolute path of the authorities of mail exchangers; none: the system's.
+    pub trust: Option<PathBuf>,
 }
 
 /// `[clients]`: limits for clients that are not of `relay.from_networks`; 0: none.
@@ -187,7 +190,19 @@ impl Resolver<'_> {
         if client_ca.is_some() && certificates.is_empty() {
             self.error("tls.client_ca", "without tls.certificates there is no TLS in which a client could show one");
         }
-        Tls { certificates, client_ca }
+        let trust = raw.trust.map(|path| self.path("tls.trust", &path));
+        Tls { certificates, client_ca, trust }
+    }
+
+    /// The TLS that delivery asks for.
+    pub(super) fn tls_level(&mut self, key: &str, given: Option<&str>) -> TlsLevel {
+        let Some(given) = given else { return TlsLevel::default() };
+        let known = TlsLevel::ALL.iter().find(|(name, _)| *name == given);
+        if known.is_none() {
+            let names = TlsLevel::ALL.map(|(name, _)| format!("\"{name}\"")).join(", ");
+            self.error(key, format!("\"{given}\" is not known; allowed are {names}"));
+        }
+        known.map(|(_, level)| *level).unwrap_or_default()
     }
 
     pub(super) fn accounts(&mut self, raw: RawAccounts) -> Option<PathBuf> {

@@ -16,6 +16,7 @@ pub use edge::{Clients, Demand, Listener, ListenerKind, Local, Networks, Tls};
 pub use source::{Problem, place};
 pub use value::{Size, Span};
 
+use crate::starttls::TlsLevel;
 use ipnet::IpNet;
 use std::fmt;
 use std::io::Read;
@@ -115,6 +116,8 @@ pub struct Smtp {
 pub struct Dns {
     /// In order of preference; at least one.
     pub servers: Vec<SocketAddr>,
+    /// They validate DNSSEC, and are asked over a network that can be trusted.
+    pub validating: bool,
     /// Time to wait for one answer.
     pub timeout: Duration,
     /// Rounds over all servers.
@@ -146,6 +149,10 @@ pub struct Delivery {
     pub source_addresses: Vec<IpAddr>,
     /// Whether to connect to IPv6 addresses.
     pub ipv6: bool,
+    /// The TLS that hosts must have, where nothing else asks for more.
+    pub tls: TlsLevel,
+    /// Whether MTA-STS policies of domains are asked for and kept.
+    pub mta_sts: bool,
     /// Most connections to one destination, over all shards.
     pub connections_per_destination: u32,
     /// Messages a second for a domain from other shards, above which all deliver it.

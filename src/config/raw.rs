@@ -72,6 +72,7 @@ section! {
     RawTls {
         certificates: Option<Vec<RawCertificate>>,
         client_ca: Option<String>,
+        trust: Option<String>,
     }
 }
 
@@ -148,6 +149,7 @@ section! {
     /// `[dns]`
     RawDns {
         servers: Option<Vec<String>>,
+        validating: Option<bool>,
         timeout: Option<Span>,
         attempts: Option<i64>,
         min_ttl: Option<Span>,
@@ -168,6 +170,8 @@ section! {
         ehlo_name: Option<String>,
         source_addresses: Option<Vec<String>>,
         ipv6: Option<bool>,
+        tls: Option<String>,
+        mta_sts: Option<bool>,
         connections_per_destination: Option<i64>,
         lane_rate: Option<i64>,
         messages_in_flight: Option<i64>,

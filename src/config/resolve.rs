@@ -315,6 +315,7 @@ impl<'a> Resolver<'a> {
             serve_stale: self.span("dns.serve_stale", raw.serve_stale, limits::DNS_STALE_MAX, Duration::ZERO..=most),
             random_case: raw.random_case.unwrap_or(true),
             servers,
+            validating: raw.validating.unwrap_or(false),
             timeout: self.span(
                 "dns.timeout",
                 raw.timeout,
@@ -406,6 +407,8 @@ impl<'a> Resolver<'a> {
             ehlo_name,
             source_addresses,
             ipv6: raw.ipv6.unwrap_or(true),
+            tls: self.tls_level("delivery.tls", raw.tls.as_deref()),
+            mta_sts: raw.mta_sts.unwrap_or(true),
             connections_per_destination: self.count(
                 "delivery.connections_per_destination",
                 raw.connections_per_destination,

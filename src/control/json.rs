@@ -4,7 +4,8 @@
 //! Every line is valid JSON in UTF-8 and safe to show on a terminal, whatever bytes a peer sent: what is not UTF-8 becomes
 //! U+FFFD, control characters are escaped.
 
-use crate::shard::event::{Accepted, Code, Event, Notice, Outcome, Rejected};
+use crate::shard::event::{Accepted, Code, Event, Notice, Outcome, Rejected, TlsNote};
+use crate::starttls::{Proof, Verified, Wish};
 use crate::time::Wall;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,8 @@ impl Encoder {
             Event::Deferred(outcome) => self.outcome("deferred", outcome, out),
             Event::Bounced(outcome) => self.outcome("bounced", outcome, out),
             Event::Expired(outcome) => self.outcome("expired", outcome, out),
+            // No fact.
+            Event::Sts(_) => return,
             Event::Notice(notice) => self.notice(notice, out),
         }
         out.extend_from_slice(b"}\n");
@@ -67,6 +70,9 @@ impl Encoder {
         match outcome.remote {
             Some(address) => socket(address, out),
             None => out.extend_from_slice(b"null"),
+        }
+        if let Some(note) = &outcome.tls {
+            tls(note, out);
         }
         reply(outcome.code, outcome.text.get(4), out);
         number("attempts", u64::from(outcome.attempts), out);
@@ -181,6 +187,53 @@ fn socket(address: SocketAddr, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
+/// `"tls":{"policy":"require","proof":"dane","by":"dane","version":…}`
+fn tls(note: &TlsNote, out: &mut Vec<u8>) {
+    let decision = &note.decision;
+    key("tls", out);
+    out.push(b'{');
+    let policy = match decision.wish {
+        Wish::Never => "none",
+        Wish::IfOffered => "opportunistic",
+        Wish::Require => "require",
+    };
+    out.extend_from_slice(b"\"policy\":");
+    string(policy.as_bytes(), out);
+    let proof = match decision.proof {
+        Proof::None => "none",
+        Proof::Pkix => "pkix",
+        Proof::Dane => "dane",
+    };
+    field("proof", proof.as_bytes(), out);
+    field("by", decision.by.name().as_bytes(), out);
+    if let Some(session) = &note.session {
+        field("version", session.version.as_bytes(), out);
+        field("cipher", session.cipher.as_bytes(), out);
+        key("resumed", out);
+        out.extend_from_slice(if session.resumed { b"true" } else { b"false" });
+    }
+    match note.verified {
+        Some(Verified::Pkix) => field("verified", b"pkix", out),
+        Some(Verified::Dane(usage, selector, matching)) => {
+            field("verified", b"dane", out);
+            field("tlsa", format!("{usage} {selector} {matching}").as_bytes(), out);
+        }
+        Some(Verified::No(fault)) => {
+            field("verified", b"no", out);
+            field("why", fault.to_string().as_bytes(), out);
+        }
+        None => {}
+    }
+    if let Some(named) = decision.tested {
+        let passes = named && note.verified == Some(Verified::Pkix);
+        field("sts_testing", if passes { b"pass" } else { b"fail" }, out);
+    }
+    if let Some(reason) = note.unencrypted {
+        field("unencrypted", reason.name().as_bytes(), out);
+    }
+    out.push(b'}');
+}
+
 fn reply(code: Code, text: &[u8], out: &mut Vec<u8>) {
     if code.basic != 0 {
         number("code", u64::from(code.basic), out);
@@ -253,6 +306,7 @@ pub(super) mod tests {
             id: MessageId(77 << 10),
             size_bytes: 4096,
             remote: Some("[2001:db8::1]:25".parse().unwrap()),
+            tls: None,
             code: Code { basic: 250, enhanced: Some((2, 0, 0)) },
             attempts: 1,
             next_attempt: None,

@@ -11,11 +11,13 @@ pub mod admin;
 pub mod json;
 pub mod log;
 pub mod metrics;
+pub mod sts;
 
 use crate::config::{Config, Events};
 use crate::limits::{CONTROL_FINISH_TIMEOUT, CONTROL_POLL_INTERVAL, EVENT_WRITE_BYTES};
 use crate::shard::Report;
 use crate::shard::event::{self, Event, EventSource};
+use crate::shard::mailbox::StsNews;
 use crate::shard::stats::{HistogramSource, ShardStats, stage_histograms};
 use json::Encoder;
 use log::EventLog;
@@ -25,13 +27,14 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
+use sts::{Fetcher, Told};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc as mpsc_async, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 /// What the control plane asks of whoever runs the shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Take no new mail, finish transactions in progress, end.
     Drain,
@@ -39,6 +42,8 @@ pub enum Command {
     Reload,
     /// End now; what is in progress is cut off, nothing acknowledged is lost.
     DrainNow,
+    /// Tell this shard what became of its question for an MTA-STS policy.
+    Sts(u16, Arc<StsNews>),
 }
 
 /// The control thread's ends of everything between it and one shard; the shard's is its [`Report`].
@@ -73,6 +78,7 @@ pub struct ControlThread {
 pub fn start(
     config: Arc<Config>,
     shards: Vec<ShardLink>,
+    https: Option<Arc<rustls::ClientConfig>>,
     command: Box<dyn Fn(Command) + Send>,
 ) -> io::Result<ControlThread> {
     let log = EventLog::open(&config.log)?;
@@ -87,7 +93,8 @@ pub fn start(
             Err(error) => return drop(ready.send(Err(error))),
         };
         runtime.block_on(async {
-            match Control::new(log, shards, command, listener) {
+            let fetcher = Fetcher::new(https, sts::folder(&config.spool.path));
+            match Control::new(log, shards, fetcher, command, listener) {
                 Ok(control) => {
                     drop(ready.send(Ok(())));
                     control.run(finished).await;
@@ -141,6 +148,8 @@ struct Control {
     events: Vec<EventSource>,
     encoder: Encoder,
     writer: Writer,
+    fetcher: Fetcher,
+    policies: mpsc_async::Receiver<Told>,
     command: Box<dyn Fn(Command) + Send>,
     terminate: Signal,
     interrupt: Signal,
@@ -152,6 +161,7 @@ impl Control {
     fn new(
         log: EventLog,
         shards: Vec<ShardLink>,
+        (fetcher, policies): (Fetcher, mpsc_async::Receiver<Told>),
         command: Box<dyn Fn(Command) + Send>,
         listener: Option<std::net::TcpListener>,
     ) -> io::Result<Control> {
@@ -170,6 +180,8 @@ impl Control {
             events,
             encoder: Encoder::default(),
             writer: Writer::Idle(Box::new((log, Vec::new()))),
+            fetcher,
+            policies,
             command,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -187,6 +199,7 @@ impl Control {
         loop {
             tokio::select! {
                 _ = poll.tick() => self.turn(&mut reopen).await,
+                Some((shard, news)) = self.policies.recv() => (self.command)(Command::Sts(shard, news)),
                 _ = collect.tick() => self.metrics().collect(),
                 _ = self.terminate.recv() => self.drain("SIGTERM"),
                 _ = self.interrupt.recv() => self.drain("SIGINT"),
@@ -232,8 +245,10 @@ impl Control {
         for source in &mut self.events {
             while lines.len() < EVENT_WRITE_BYTES
                 && source.take_batch(|event| {
-                    if let Event::Notice(notice) = event {
-                        tell(notice);
+                    match event {
+                        Event::Notice(notice) => tell(notice),
+                        Event::Sts(ask) => return self.fetcher.ask(ask),
+                        _ => {}
                     }
                     self.encoder.encode(event, &mut lines);
                     count += 1;

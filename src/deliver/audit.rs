@@ -42,6 +42,12 @@ impl Deliverer {
         report("deliver.resolving", self.resolving.len(), limits::DNS_PENDING_DOMAINS.min(pools));
         let waiting = self.resolving.values().map(Vec::len).sum();
         report("deliver.waiting for DNS", waiting, pools);
+        report("deliver.asking", self.asking.len(), limits::DNS_PENDING_FACTS);
+        let [domains, asked, refreshing] = self.sts.sizes();
+        report("deliver.domains with MTA-STS", domains, limits::STS_DOMAINS);
+        report("deliver.policies asked for", asked, limits::STS_DOMAINS);
+        report("deliver.policies being refreshed", refreshing, limits::STS_DOMAINS);
+        report("deliver.hosts with broken TLS", self.broken.len(), limits::TLS_BROKEN_HOSTS);
         report("deliver.questions", self.questions.len(), limits::DNS_EXCHANGES);
         report("deliver.exchanges", self.exchanges.len(), limits::DNS_EXCHANGES);
         // Looked through at each turn; as many may close between two turns as there can be.
@@ -53,10 +59,11 @@ impl Deliverer {
         let attempts = 2 * limits::DNS_MX_HOSTS * limits::DNS_ADDRESSES_PER_FAMILY;
         report("deliver.order", self.order.len(), attempts);
 
-        let (mut transactions, mut pieces, mut unsent, mut client) = (0, 0, 0, [0; 4]);
+        let (mut transactions, mut pieces, mut unsent, mut sealed, mut client) = (0, 0, 0, 0, [0; 4]);
         for connection in self.connections.ids().filter_map(|conn| self.connections.get(conn)) {
             transactions = transactions.max(connection.transactions.len());
             let (count, bytes) = connection.unsent_size();
+            sealed = sealed.max(connection.secure.sealed.as_ref().map_or(0, |s| s.waiting()));
             (pieces, unsent) = (pieces.max(count), unsent.max(bytes));
             let sizes = connection.client.as_ref().map_or([0; 4], |c| c.sizes());
             client.iter_mut().zip(sizes).for_each(|(most, size)| *most = (*most).max(size));
@@ -67,6 +74,7 @@ impl Deliverer {
         // What one write had, or two chunks of a streamed body and what went in front.
         report("deliver.connection.pieces", pieces, 2 * limits::FLIGHT_TRANSACTIONS + 4);
         let envelope = (limits::TRANSACTION_RECIPIENTS + 4) * limits::COMMAND_LINE_BYTES.min(limits::PATH_BYTES + 64);
+        report("deliver.connection.sealed", sealed, limits::TLS_SEAL_BYTES + limits::TLS_SEAL_OVERHEAD_BYTES);
         let flight = (limits::FLIGHT_OCTETS + limits::FLIGHT_BODY_BYTES) as usize + envelope;
         // Texts that lost doubled dots are copies.
         report("deliver.connection.unsent commands", unsent, flight + 2 * envelope);

@@ -3,6 +3,7 @@
 
 use super::Turn;
 use super::lanes::Bounds;
+use super::tls::{self, Secure};
 use crate::dns::{Attempt, Resolution};
 use crate::lease::Scope;
 use crate::limits;
@@ -33,6 +34,10 @@ pub(super) struct Connection {
     /// Its host speaks LMTP.
     pub(super) lmtp: bool,
     pub(super) host: Rc<str>,
+    /// Which of the route's addresses it is.
+    pub(super) attempt: Attempt,
+    /// Its TLS.
+    pub(super) secure: Secure,
     /// Where the destination's mail goes, as it was when this was opened.
     pub(super) route: Rc<Resolution>,
     /// Addresses of `route` to try if this one fails, the next one last.
@@ -163,7 +168,7 @@ impl Connection {
         conn: ConnId,
         destination: DestinationId,
         remote: Option<SocketAddr>,
-        host: Rc<str>,
+        (host, attempt, secure): (Rc<str>, Attempt, Secure),
         route: Rc<Resolution>,
         others: Vec<Attempt>,
         bounds: Bounds,
@@ -176,6 +181,8 @@ impl Connection {
             remote,
             lmtp: false,
             host,
+            attempt,
+            secure,
             route,
             others,
             began: now,
@@ -289,7 +296,7 @@ impl Connection {
     pub(super) fn flush(&mut self, turn: &mut Turn<'_>) -> Want {
         loop {
             let Some(client) = &mut self.client else { return Want::Nothing };
-            if !self.unsent.is_empty() || self.stream.is_some() {
+            if !self.unsent.is_empty() || self.stream.is_some() || self.secure.is_waiting() {
                 // In order: what the machine says now goes behind what waits. It says nothing behind a body before
                 // `body_sent`.
                 break;
@@ -344,7 +351,7 @@ impl Connection {
             for (slice, out) in slices.iter_mut().zip(outgoing.iter().flatten()) {
                 *slice = IoSlice::new(out.bytes());
             }
-            let taken = turn.io.write(self.conn, &slices[..count]);
+            let taken = tls::write(&mut self.secure, self.conn, turn.io, &slices[..count]);
             if taken < total {
                 let mut skip = taken;
                 for out in outgoing.into_iter().flatten() {
@@ -389,12 +396,18 @@ impl Connection {
 
     /// The socket has room: goes on with what it did not take.
     pub(super) fn writable(&mut self, turn: &mut Turn<'_>) -> Want {
+        if let Some(sealed) = &mut self.secure.sealed
+            && !sealed.push(self.conn, turn.io)
+        {
+            return self.want_chunk();
+        }
         while let Some(piece) = self.unsent.front_mut() {
             let rest = match piece {
                 Piece::Bytes(bytes, at) => &bytes[*at..],
                 Piece::Shared(slice, range) => &slice[range.clone()],
             };
-            let (len, taken) = (rest.len(), turn.io.write(self.conn, &[IoSlice::new(rest)]));
+            let (len, parts) = (rest.len(), [IoSlice::new(rest)]);
+            let taken = tls::write(&mut self.secure, self.conn, turn.io, &parts);
             if let (Some(client), true) = (&mut self.client, self.stream.is_some()) {
                 client.body_progress(turn.now.mono);
             }

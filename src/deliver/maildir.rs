@@ -229,7 +229,8 @@ impl Deliverer {
         let text = format!("written as {name}");
         let reply = LastReply::new(turn.now.wall, "", 250, Some(Status::new(2, 1, 5)), text.as_bytes());
         let peer = Capabilities::default();
-        self.delivered(key, &one, &as_reply(&reply), "", None, &peer, stages, &record, turn);
+        let attempt = Attempt { stages, record: Some(&record), ..Attempt::default() };
+        self.delivered(key, &one, &as_reply(&reply), "", &peer, attempt, turn);
         self.next_recipient(writer, turn);
     }
 

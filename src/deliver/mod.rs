@@ -17,10 +17,13 @@ mod lanes;
 mod maildir;
 mod outcome;
 mod params;
+mod plans;
 mod pump;
 mod questions;
 mod routed;
 mod site;
+mod sts;
+mod tls;
 mod verify;
 
 use crate::config::Config;
@@ -31,6 +34,7 @@ use crate::message::{MessageId, Status};
 use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy, TenantId};
 use crate::route::{Heat, Hosts, NextHop, Routes, SmartHost};
 use crate::rt::buffer::Slice;
+use crate::rt::tls::client::Connector;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::shard::Tables;
 use crate::shard::mailbox::{Handoff, Mail};
@@ -38,12 +42,14 @@ use crate::shard::stats::{LatencyStage, ShardStats};
 use crate::shard::table::ConnTable;
 use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
+use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
 use flights::Flights;
 use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
+use plans::{Plans, Unasked};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +78,8 @@ pub struct Deliverer {
     returning: Map<DomainId, ()>,
     /// The answer that has just come.
     answered: Option<(DomainId, Rc<Resolution>)>,
+    /// Domains that wait for an answer about a name that is no route; they are `asked`, too.
+    asking: Map<Rc<str>, Vec<DomainId>>,
     /// Sessions that wait for one: their shard, and their question's number there.
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
@@ -94,10 +102,23 @@ pub struct Deliverer {
     flights: Flights,
     /// Messages on their way into Maildirs.
     writers: Writers,
+    /// What begins TLS, where it is done at all.
+    connector: Option<Connector>,
+    unasked: Unasked,
+    broken: tls::Broken,
+    sts: sts::Sts,
+    /// What records held, while it is looked at.
+    plain: Vec<u8>,
     next_token: u64,
     order: Vec<Attempt>,
     due: Vec<ConnId>,
     draining: bool,
+}
+
+/// What begins TLS with the authorities of these tables; without them there is none.
+fn connector(tables: &Tables) -> Option<Connector> {
+    let made = Connector::new(tables.authorities.as_ref()?);
+    made.map_err(|error| tracing::error!(%error, "no TLS with other servers")).ok()
 }
 
 /// A destination's connections.
@@ -135,6 +156,7 @@ struct Pool {
 /// What is left of an attempt to connect.
 struct Left {
     route: Rc<Resolution>,
+    plans: Rc<Plans>,
     /// The next one last.
     addresses: Vec<Attempt>,
     /// How it went with the ones before.
@@ -180,13 +202,14 @@ enum Fetch {
 }
 
 impl Deliverer {
-    /// `seed` must be unpredictable: DNS ids come from it. `max_connections` is this shard's share of descriptors.
+    /// `seed` must be unpredictable: DNS ids come from it. `max_connections` is this shard's share of descriptors;
+    /// `policies` are those of MTA-STS that were kept.
     pub fn new(
         me: u16,
         config: Arc<Config>,
         tables: Arc<Tables>,
         routes: Arc<Routes>,
-        dns: &DnsSettings,
+        (dns, policies): (&DnsSettings, &[Arc<Stored>]),
         max_connections: usize,
         seed: u64,
     ) -> Self {
@@ -212,6 +235,7 @@ impl Deliverer {
             fallback: fallback(&config),
             returning: Map::default(),
             answered: None,
+            asking: Map::default(),
             verifying: Map::default(),
             connections: ConnTable::default(),
             lanes: Lanes::new(shards),
@@ -227,6 +251,11 @@ impl Deliverer {
             max_connections,
             flights: Flights::default(),
             writers: Writers::default(),
+            connector: connector(&tables),
+            unasked: Unasked::new(config.delivery.tls),
+            broken: tls::Broken::default(),
+            sts: sts::Sts::new(policies, |domain| routes.owner(domain, me, shards, 1) == me),
+            plain: Vec::new(),
             next_token: 0,
             order: Vec::new(),
             due: Vec::new(),
@@ -240,6 +269,7 @@ impl Deliverer {
     /// New accounts, certificates, local names, routes.
     pub fn set_tables(&mut self, tables: Arc<Tables>) {
         let changed = self.tables.routes != tables.routes;
+        self.connector = connector(&tables);
         self.tables = tables;
         self.new_shaping();
         if changed {
@@ -351,10 +381,16 @@ impl Deliverer {
         match event {
             RtEvent::Connected { .. } => {
                 connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
-                if let (true, Some(client)) = (connection.lmtp, &mut connection.client) {
-                    client.speak_lmtp();
+                if let Some(client) = &mut connection.client {
+                    client.wish_tls(connection.secure.wish());
+                    if connection.lmtp {
+                        client.speak_lmtp();
+                    }
                 }
                 self.arm(conn);
+            }
+            RtEvent::Received { bytes, .. } if connection.secure.sealed.is_some() => {
+                self.received_sealed(conn, bytes, turn);
             }
             RtEvent::Received { bytes, .. } => {
                 if let Some(client) = &mut connection.client {
@@ -407,15 +443,15 @@ impl Deliverer {
                 None => {}
                 Some(ClientEvent::Ready) => {
                     connection.ready = true;
+                    connection.secure.ready();
                     connection.peer = client.capabilities();
                     connection.connect_us = micros(turn.now.mono, connection.began);
                     connection.others = Vec::new();
                     turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
                 }
-                // Not asked for: no connection here wishes TLS.
-                Some(ClientEvent::StartTls) => client.tls_failed(),
+                Some(ClientEvent::StartTls) => self.begin_tls(conn, &mut client, turn),
                 Some(ClientEvent::Closed(reason)) => {
-                    end = Some(outcome::end_of_connection(&reason));
+                    end = Some(outcome::end_of_connection(&reason, connection.secure.why.take()));
                 }
                 Some(ClientEvent::Recipient { token, index, reply }) => {
                     let reply = outcome::rcpt_reply(&reply, turn.now.wall, &connection.host);
@@ -537,6 +573,7 @@ impl Deliverer {
             self.resolver.handle_timeout(turn.now.mono);
         }
         self.dns(turn);
+        self.sts_turn(turn);
         while let Some(key) = self.queue.poll_expired() {
             self.expire(key, turn);
         }
@@ -585,7 +622,10 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout()].into_iter().flatten().min()
+        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout(), self.sts.poll_timeout()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// No more transactions; what is under way is finished.

@@ -2,14 +2,14 @@
 //! home shard, to the queue and to the log.
 
 use super::connection::Transaction;
-use super::{Deliverer, age, params};
+use super::{Deliverer, age, params, tls};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet};
 use crate::route::RouteTable;
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
-use crate::shard::event::{self, Code, Event, Notice, NoticeKind};
+use crate::shard::event::{self, Code, Event, Notice, NoticeKind, TlsNote};
 use crate::shard::mailbox::{FinalOutcome, Late, Mail, Settled, Untold};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
@@ -26,9 +26,12 @@ pub(super) struct End {
     pub(super) text: String,
     /// Not by our own QUIT.
     pub(super) is_failure: bool,
+    /// TLS came to nothing.
+    pub(super) is_tls: bool,
 }
 
-pub(super) fn end_of_connection(reason: &CloseReason<'_>) -> End {
+/// `why`: what went wrong with TLS, if that is known better than by the reason.
+pub(super) fn end_of_connection(reason: &CloseReason<'_>, why: Option<String>) -> End {
     let text = match reason {
         CloseReason::Refused(reply) => format!("the host refused the session: {} {}", reply.code, reply.text),
         CloseReason::Shutdown(reply) => format!("the host ended the session: {} {}", reply.code, reply.text),
@@ -42,7 +45,8 @@ pub(super) fn end_of_connection(reason: &CloseReason<'_>) -> End {
         CloseReason::PeerClosed => "the host closed the connection".to_owned(),
         CloseReason::Quit => "the session was ended".to_owned(),
     };
-    End { text, is_failure: !matches!(reason, CloseReason::Quit) }
+    let text = why.filter(|_| matches!(reason, CloseReason::TlsFailed)).unwrap_or(text);
+    End { text, is_failure: !matches!(reason, CloseReason::Quit), is_tls: tls::is_about_tls(reason) }
 }
 
 /// The reply to a RCPT. 552 without a status of its own means too many recipients, which is for now (RFC 5321
@@ -94,6 +98,8 @@ pub(super) struct Attempt<'a> {
     pub(super) reply_lost: bool,
     /// The message, if it is in memory here.
     pub(super) record: Option<&'a [u8]>,
+    /// The connection's TLS.
+    pub(super) tls: Option<TlsNote>,
 }
 
 impl Deliverer {
@@ -104,6 +110,7 @@ impl Deliverer {
         let Some(transaction) = connection.take_transaction(token) else { return };
         let destination = connection.destination;
         let (host, remote, peer) = (std::rc::Rc::clone(&connection.host), connection.remote, connection.peer);
+        let tls = connection.secure.note();
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
@@ -130,7 +137,7 @@ impl Deliverer {
         };
         let Transaction { refused, taken, record, answered, .. } = transaction;
         let reply_lost = matches!(outcome, Outcome::Lost { after_final_dot: true });
-        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record) };
+        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record), tls };
         // Who shares the outcome of the transaction: all but those refused, or taken, by themselves.
         let all = job.recipients.as_slice();
         let rest: RecipientSet = if refused.is_empty() && taken.is_empty() {
@@ -145,7 +152,7 @@ impl Deliverer {
             let index = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize).copied());
             if let Some(index) = index {
                 let one = RecipientSet::One(index);
-                self.delivered(key, &one, &as_reply(&reply), &host, remote, &peer, stages, &record, turn);
+                self.delivered(key, &one, &as_reply(&reply), &host, &peer, attempt, turn);
             }
         }
         let mut again: Vec<u16> = Vec::new();
@@ -164,9 +171,7 @@ impl Deliverer {
         }
         if !rest.as_slice().is_empty() {
             match outcome {
-                Outcome::Accepted(reply) => {
-                    self.delivered(key, &rest, reply, &host, remote, &peer, stages, &record, turn)
-                }
+                Outcome::Accepted(reply) => self.delivered(key, &rest, reply, &host, &peer, attempt, turn),
                 // Not this message but the connection has had enough: that is no attempt either.
                 Outcome::Refused { stage: RefusedAt::Mail, reply }
                     if reply.code == 421 && reused && !answered && again.is_empty() =>
@@ -205,7 +210,7 @@ impl Deliverer {
                 }
                 Outcome::Lost { after_final_dot: true } if planted!(LostReplyIsSuccess) => {
                     let reply = Reply { code: 250, enhanced: None, text: "" };
-                    self.delivered(key, &rest, &reply, &host, remote, &peer, stages, &record, turn);
+                    self.delivered(key, &rest, &reply, &host, &peer, attempt, turn);
                 }
                 Outcome::Lost { after_final_dot } => {
                     if *after_final_dot {
@@ -238,19 +243,18 @@ impl Deliverer {
         recipients: &RecipientSet,
         reply: &Reply<'_>,
         host: &str,
-        remote: Option<SocketAddr>,
         peer: &Capabilities,
-        stages: Stages,
-        record: &[u8],
+        attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
+        let Attempt { remote, stages, record, tls, .. } = attempt;
         let Some(job) = self.queue.job(key) else { return };
         let count = recipients.as_slice().len() as u64;
         turn.report.stats.delivered.add(count);
         turn.report.histograms.record(LatencyStage::Queue, stages.queue);
         turn.report.histograms.record(LatencyStage::Delivery, stages.deliver);
         turn.report.histograms.record(LatencyStage::Total, total_us(job, turn));
-        let view = RecordView::parse(record);
+        let view = record.and_then(RecordView::parse);
         let domain = self.queue.domain_of(key).and_then(|d| self.queue.domain_name(d));
         let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d));
         let is_local = domain.is_some_and(|name| self.routes.is_local(name))
@@ -277,8 +281,8 @@ impl Deliverer {
         if turn.report.events.wants_mail_events() {
             let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
             let text = reply.text.as_bytes();
-            let facts = Facts { host, remote, code, text, stages, next: None, reply_lost: false };
-            self.tell(key, recipients, Some(record), &facts, Event::Delivered, turn);
+            let facts = Facts { host, remote, code, text, stages, tls, next: None, reply_lost: false };
+            self.tell(key, recipients, record, &facts, Event::Delivered, turn);
         }
     }
 
@@ -415,7 +419,8 @@ impl Deliverer {
         // A last QUIT may still be unsent; it is a courtesy.
         let _ = connection.flush(turn);
         let answered = self.pools.get(&connection.destination).is_some_and(|p| p.last_answer >= connection.began);
-        if end.is_failure && !answered {
+        let again = end.is_tls && self.tls_came_to_nothing(conn, turn);
+        if end.is_failure && (again || !answered) {
             // Nobody took or refused a message since it was opened: as good as no connection.
             self.connect_failed(conn, &end.text, turn);
         } else {
@@ -458,6 +463,7 @@ impl Deliverer {
                 id: job.id,
                 size_bytes: u64::from(job.size),
                 remote: facts.remote,
+                tls: facts.tls,
                 code: facts.code,
                 attempts: u32::from(job.attempts) + u32::from(facts.next.is_none()),
                 next_attempt: facts.next,
@@ -497,14 +503,15 @@ struct Facts<'a> {
     code: Code,
     text: &'a [u8],
     stages: Stages,
+    tls: Option<TlsNote>,
     next: Option<Wall>,
     reply_lost: bool,
 }
 
 impl<'a> Facts<'a> {
     fn of(reply: &'a LastReply, attempt: Attempt<'_>, next: Option<Wall>) -> Self {
-        let Attempt { remote, stages, reply_lost, .. } = attempt;
-        Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, next, reply_lost }
+        let Attempt { remote, stages, reply_lost, tls, .. } = attempt;
+        Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, tls, next, reply_lost }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
-use super::{Deliverer, Fetch, Left, Pool, age, params};
+use super::tls::Secure;
+use super::{Deliverer, Fetch, Left, Plans, Pool, age, params};
 use crate::dns::{Attempt, Resolution};
 use crate::limits;
 use crate::local::LmtpServer;
@@ -229,7 +230,7 @@ impl Deliverer {
             if open + pool.leaving >= most {
                 return;
             }
-            let Some(route) = self.route(destination, turn) else { return };
+            let Some((route, plans)) = self.route(destination, turn) else { return };
             // As many as would bring the backlog of each below the bound, and one more at least.
             let wanted = (open + 1).max(waiting / limits::BACKLOG_PER_CONNECTION).min(most);
             if !self.may_open(destination, u32::try_from(wanted).unwrap_or(u32::MAX), turn.now.mono) {
@@ -240,10 +241,10 @@ impl Deliverer {
             }
             let left = self.pools.get_mut(&destination).and_then(|pool| pool.left.take());
             let opened = match left.map(|left| *left) {
-                Some(Left { route, addresses, why, began }) => {
-                    self.try_addresses(destination, &route, addresses, &why, began, turn)
+                Some(Left { route, plans, addresses, why, began }) => {
+                    self.try_addresses(destination, (&route, &plans), addresses, &why, began, turn)
                 }
-                None => self.open(destination, &route, turn),
+                None => self.open(destination, &route, &plans, turn),
             };
             if !opened {
                 return;
@@ -296,14 +297,20 @@ impl Deliverer {
     }
 
     /// Begins a connection to the best address; false if not even that could be done.
-    fn open(&mut self, destination: DestinationId, route: &Rc<Resolution>, turn: &mut Turn<'_>) -> bool {
+    fn open(
+        &mut self,
+        destination: DestinationId,
+        route: &Rc<Resolution>,
+        plans: &Rc<Plans>,
+        turn: &mut Turn<'_>,
+    ) -> bool {
         let mut order = std::mem::take(&mut self.order);
         route.attempt_order(turn.io.random(), &mut order);
         order.reverse();
         let others = order.clone();
         self.order = order;
         let began = turn.now.mono;
-        self.try_addresses(destination, route, others, "no address to connect to", began, turn)
+        self.try_addresses(destination, (route, plans), others, "no address to connect to", began, turn)
     }
 
     /// Connects to the last of `others`, or the one before it, and so on; if none is left the destination is out of
@@ -311,7 +318,7 @@ impl Deliverer {
     fn try_addresses(
         &mut self,
         destination: DestinationId,
-        route: &Rc<Resolution>,
+        (route, plans): (&Rc<Resolution>, &Rc<Plans>),
         mut others: Vec<Attempt>,
         why: &str,
         began: Moment,
@@ -333,6 +340,14 @@ impl Deliverer {
                 Some(LmtpServer::Unix(_)) => None,
                 None => Some(SocketAddr::new(attempt.address, host.port.unwrap_or(port))),
             };
+            let decision = match plans.decide(attempt.host, self.broken.contains(&host.name, turn.now.mono)) {
+                Ok(decision) => decision,
+                Err(refused) => {
+                    local = false;
+                    error = format!("{}: {refused}", place(&host.name, remote));
+                    continue;
+                }
+            };
             let sources = &self.config.delivery.source_addresses;
             let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();
             let source = source.filter(|_| server.is_none());
@@ -346,6 +361,8 @@ impl Deliverer {
                     turn.report.stats.outbound_connections.add(1);
                     self.pools.entry(destination).or_default().connections.push(conn);
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
+                    let secure = Secure::new(decision, Rc::clone(plans));
+                    let host = (host, attempt, secure);
                     let bounds = self.bounds(destination);
                     let mut connection =
                         Connection::new(conn, destination, remote, host, route, others, bounds, turn.now.mono);
@@ -392,21 +409,25 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let (others, began) = (std::mem::take(&mut connection.others), connection.began);
         let (destination, route) = (connection.destination, Rc::clone(&connection.route));
+        let plans = Rc::clone(&connection.secure.plans);
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.forget(conn, turn);
         if !others.is_empty() && self.starts_are_paced(destination) {
             // The next one counts as well.
             let pool = self.pools.entry(destination).or_default();
-            pool.left = Some(Box::new(Left { route, addresses: others, why, began }));
+            pool.left = Some(Box::new(Left { route, plans, addresses: others, why, began }));
             self.wake(destination);
         } else {
-            self.try_addresses(destination, &route, others, &why, began, turn);
+            self.try_addresses(destination, (&route, &plans), others, &why, began, turn);
         }
     }
 
     /// Closes a connection without ceremony and takes it out of its pool.
     pub(super) fn forget(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
-        let Some(connection) = self.connections.remove(conn) else { return };
+        let Some(mut connection) = self.connections.remove(conn) else { return };
+        if let Some(sealed) = &mut connection.secure.sealed {
+            sealed.close(conn, turn.io);
+        }
         turn.io.close(conn);
         self.count_back(connection.scope);
         if let Some(pool) = self.pools.get_mut(&connection.destination) {

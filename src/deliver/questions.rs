@@ -13,6 +13,9 @@ impl Deliverer {
             while let Some(transmit) = self.resolver.poll_transmit() {
                 self.transmit(transmit, turn);
             }
+            while let Some(name) = self.resolver.poll_fact() {
+                self.fact_answered(&name, turn);
+            }
             let Some(resolved) = self.resolver.poll_event() else { break };
             self.verified(&resolved.domain, &resolved.resolution, turn);
             for domain in self.resolving.remove(&resolved.domain).unwrap_or_default() {

@@ -5,6 +5,7 @@
 //! read again. Discarded and refused mail never leaves its own destination; held mail rests there, as that of a host that
 //! cannot be reached, and grows old.
 
+use super::outcome::Attempt;
 use super::site::Route as Way;
 use super::{Deliverer, age};
 use crate::dns::{Answer, MailHost, Resolution, Verdict};
@@ -15,6 +16,7 @@ use crate::queue::{DomainId, LastReply};
 use crate::route::{Hosts, Route, RouteTable};
 use crate::shaping::Site;
 use crate::shard::Turn;
+use crate::smtp::extensions::Capabilities;
 use crate::smtp::reply::{EnhancedCode, Reply};
 use crate::time::Moment;
 use std::net::IpAddr;
@@ -42,7 +44,7 @@ impl Deliverer {
                     LmtpServer::Unix(_) => ("localhost".to_owned(), IpAddr::from([127, 0, 0, 1])),
                 };
                 self.bind(domain, &RouteTable::lmtp_site(&server), Moment::NEVER);
-                Way::To(Rc::new(super::site::fixed(&name, address)))
+                Way::To(Rc::new(super::site::fixed(&name, address)), self.unasked(false, true))
             }
             Route::Discard => {
                 self.discard(domain, turn);
@@ -95,9 +97,8 @@ impl Deliverer {
             let Some(job) = self.queue.job_mut(key) else { continue };
             let (recipients, record) = (job.recipients.clone(), job.body.take());
             // Without a record its report of success (RFC 3461) is not made: nobody has it.
-            let record = record.as_deref().unwrap_or_default();
-            let (peer, stages) = Default::default();
-            self.delivered(key, &recipients, &reply, "discard", None, &peer, stages, record, turn);
+            let attempt = Attempt { record: record.as_deref(), ..Attempt::default() };
+            self.delivered(key, &recipients, &reply, "discard", &Capabilities::default(), attempt, turn);
             self.queue.finished(key);
         }
         self.wake(own);
@@ -137,7 +138,8 @@ impl Deliverer {
             return Way::Nowhere;
         }
         self.bind(domain, hosts.site(), until.unwrap_or(expires));
-        Way::To(Rc::new(Resolution { expires, exchangers: Vec::new(), verdict: Verdict::Hosts(all) }))
+        let route = Resolution { expires, exchangers: Vec::new(), verdict: Verdict::Hosts(all), secure: false };
+        Way::To(Rc::new(route), self.unasked(true, true))
     }
 
     /// A domain's mail waits at this site from now on.

@@ -4,7 +4,7 @@
 //! The binding of a domain holds as long as what DNS said. When that is over it is asked again: mail goes on over the
 //! connections that stand until there is an answer, and follows it to another site if that is what it says.
 
-use super::Deliverer;
+use super::{Deliverer, Plans};
 use crate::dns::{Answer, MailHost, Resolution, Verdict};
 use crate::local::LmtpServer;
 use crate::message::Status;
@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 /// What is known of where a domain's mail goes.
 pub(super) enum Route {
-    /// There.
-    To(Rc<Resolution>),
+    /// There, with what is known of the hosts' TLS.
+    To(Rc<Resolution>, Rc<Plans>),
     /// DNS was asked.
     Asked,
     /// It is dealt with otherwise.
@@ -50,7 +50,7 @@ impl Deliverer {
         if self.queue.is_suspended(destination) {
             return false;
         }
-        matches!(self.locate(domain, turn), Route::To(_)) && self.queue.destination(domain) == Some(destination)
+        matches!(self.locate(domain, turn), Route::To(..)) && self.queue.destination(domain) == Some(destination)
     }
 
     /// Whether a job that was taken at a destination belongs there; what DNS said of its domain is looked after.
@@ -65,13 +65,17 @@ impl Deliverer {
 
     /// Where the mail goes that is next at a destination; `None` while that is unknown, or if it has been dealt with
     /// otherwise.
-    pub(super) fn route(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<Rc<Resolution>> {
+    pub(super) fn route(
+        &mut self,
+        destination: DestinationId,
+        turn: &mut Turn<'_>,
+    ) -> Option<(Rc<Resolution>, Rc<Plans>)> {
         let pool = self.pools.get(&destination);
         let loaded = pool.and_then(|pool| pool.loaded.front()).and_then(|(key, _)| self.queue.domain_of(*key));
         let next = || self.queue.next_domain(destination).or_else(|| pool?.fetched_for);
         let domain = loaded.or_else(next)?;
         match self.locate(domain, turn) {
-            Route::To(route) if self.queue.destination(domain) == Some(destination) => Some(route),
+            Route::To(route, plans) if self.queue.destination(domain) == Some(destination) => Some((route, plans)),
             _ => {
                 self.send_home(destination);
                 None
@@ -123,15 +127,15 @@ impl Deliverer {
         let host = match next_hop {
             NextHop::Mx(domain) => domain,
             NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-                Ok(address) => return Route::To(Rc::new(fixed(host, address))),
+                Ok(address) => return self.fixed(host, address, true),
                 Err(_) => host,
             },
             NextHop::Lmtp(LmtpServer::Tcp(address)) => {
-                return Route::To(Rc::new(fixed(&address.ip().to_string(), address.ip())));
+                return self.fixed(&address.ip().to_string(), address.ip(), false);
             }
             // The address is that of nothing: the socket has a path.
             NextHop::Lmtp(LmtpServer::Unix(_)) => {
-                return Route::To(Rc::new(fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST))));
+                return self.fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST), false);
             }
             NextHop::Maildir => return Route::Nowhere,
         };
@@ -150,10 +154,19 @@ impl Deliverer {
                 Route::Asked
             }
             Answer::Ready(route) if matches!(route.verdict, Verdict::Hosts(_)) => {
+                let plans = match self.plans(&name, &next_hop, &route, turn) {
+                    Ok(plans) => plans,
+                    Err(missing) => {
+                        missing.into_iter().for_each(|name| self.asking.entry(name).or_default().push(domain));
+                        self.asked.insert(domain, ());
+                        return Route::Asked;
+                    }
+                };
                 if matches!(next_hop, NextHop::Mx(_)) {
                     let before = self.queue.destination(domain);
                     let mut exchangers = route.exchangers.iter().map(|name| &**name);
-                    let site = self.tables.shaping.site(&name, &mut exchangers);
+                    let mut site = self.tables.shaping.site(&name, &mut exchangers);
+                    site.name = (site.name.into_string() + &plans.mark(route.hosts())).into();
                     let after = self.queue.bind(domain, &site.name, route.expires);
                     if let Some(after) = after {
                         self.join(after, site);
@@ -163,13 +176,32 @@ impl Deliverer {
                         self.wake(before);
                     }
                 }
-                Route::To(route)
+                Route::To(route, plans)
             }
             Answer::Ready(route) => {
                 self.has_no_hosts(domain, &route.verdict, turn);
                 Route::Nowhere
             }
         }
+    }
+
+    /// An answer about a name that is no route has come: what waits for it is looked at again.
+    pub(super) fn fact_answered(&mut self, name: &str, turn: &mut Turn<'_>) {
+        if let Some(domain) = self.refreshed_by(name) {
+            self.refresh(&domain, turn);
+        }
+        for domain in self.asking.remove(name).unwrap_or_default() {
+            self.asked.remove(&domain);
+            self.locate(domain, turn);
+            if let Some(destination) = self.queue.destination(domain) {
+                self.pump(destination, turn);
+            }
+        }
+    }
+
+    /// The route to a host given as an address, whether its TLS is a question or not.
+    fn fixed(&self, name: &str, address: IpAddr, tls: bool) -> Route {
+        Route::To(Rc::new(fixed(name, address)), self.unasked(tls, true))
     }
 
     /// DNS names no host for a domain, now or at all.
@@ -207,6 +239,8 @@ impl Deliverer {
 
 /// The route to a host given as an address.
 pub(super) fn fixed(name: &str, address: IpAddr) -> Resolution {
-    let host = MailHost { preference: 0, name: name.into(), addresses: vec![address], port: None };
-    Resolution { expires: Moment::NEVER, exchangers: vec![name.into()], verdict: Verdict::Hosts(vec![host]) }
+    let name: Rc<str> = name.into();
+    let exchangers = vec![Rc::clone(&name)];
+    let host = MailHost { preference: 0, name, addresses: vec![address], port: None, secure: false, alias: None };
+    Resolution { expires: Moment::NEVER, exchangers, verdict: Verdict::Hosts(vec![host]), secure: true }
 }

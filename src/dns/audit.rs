@@ -11,8 +11,11 @@ impl Resolver {
         report("dns.cached domains", self.cached_domains(), domains);
         report("dns.cached answers", self.cached_answers(), answers);
         report("dns.exchanges", self.exchanges(), limits::DNS_EXCHANGES);
+        let [facts, known] = self.facts.sizes();
+        report("dns.open facts", facts, limits::DNS_PENDING_FACTS);
+        report("dns.known facts", known, limits::DNS_PENDING_FACTS);
         // The MX, and two addresses of each host.
-        let questions = limits::DNS_PENDING_DOMAINS * (1 + 2 * limits::DNS_MX_HOSTS);
+        let questions = limits::DNS_PENDING_DOMAINS * (1 + 2 * limits::DNS_MX_HOSTS) + limits::DNS_PENDING_FACTS;
         report("dns.lookups", lookups, questions);
         report("dns.lookups waiting for an exchange", waiting, questions);
         report("dns.bytes of one stream", received, 2 + usize::from(u16::MAX));

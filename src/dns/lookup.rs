@@ -42,6 +42,7 @@ pub(super) struct Waiter {
 
 /// A question that ended.
 pub(super) struct Finished {
+    pub(super) name: Rc<str>,
     pub(super) kind: Kind,
     pub(super) outcome: Rc<Outcome>,
     pub(super) waiters: Vec<Waiter>,
@@ -51,6 +52,7 @@ pub(super) struct Lookups {
     servers: Servers,
     try_timeout: Duration,
     attempts: u32,
+    validating: bool,
     ttl: (Duration, Duration),
     random_case: bool,
     cache: Cache<Question, Rc<Outcome>>,
@@ -87,6 +89,8 @@ struct Lookup {
     aliases: Vec<Name>,
     /// Smallest TTL on the way, in seconds.
     ttl: u32,
+    /// Every answer so far was validated.
+    secure: bool,
     round: u32,
     /// Servers tried in this round, and those that gave an answer that asking again will not change; bit by index.
     tried: u32,
@@ -133,6 +137,7 @@ impl Lookups {
             servers: Servers::new(settings),
             try_timeout: settings.timeout.clamp(Duration::from_millis(1), limits::DNS_QUESTION_TIMEOUT),
             attempts: settings.attempts.clamp(1, limits::DNS_ATTEMPTS),
+            validating: settings.validating,
             ttl: settings.ttl,
             random_case: settings.random_case,
             cache: Cache::new(settings.cached_answers, random.next_u64()),
@@ -210,6 +215,7 @@ impl Lookups {
             begun: false,
             aliases: Vec::new(),
             ttl: u32::MAX,
+            secure: true,
             round: 0,
             tried: 0,
             settled: 0,
@@ -263,7 +269,7 @@ impl Lookups {
                 self.exchanges[at].case_lost = true;
                 self.retry(at, Try::Tcp, now);
             }
-            reading => self.conclude(at, Try::Udp, reading, now),
+            reading => self.conclude(at, Try::Udp, reading, wire::is_validated(bytes), now),
         }
         self.fill_exchanges(now);
     }
@@ -295,7 +301,7 @@ impl Lookups {
                 self.fail(at, Failure::Mismatched, now);
             }
             Reading::Truncated | Reading::CaseLost => self.fail(at, Failure::Malformed, now),
-            reading => self.conclude(at, Try::Tcp, reading, now),
+            reading => self.conclude(at, Try::Tcp, reading, wire::is_validated(&received[2..]), now),
         }
         self.fill_exchanges(now);
     }
@@ -346,8 +352,10 @@ impl Lookups {
 
 impl Lookups {
     /// What an answer to the query makes of its lookup.
-    fn conclude(&mut self, at: usize, transport: Try, reading: Reading, now: Moment) {
+    fn conclude(&mut self, at: usize, transport: Try, reading: Reading, validated: bool, now: Moment) {
         let (key, server) = (self.exchanges[at].lookup, self.exchanges[at].server);
+        let secure = self.validating && validated;
+        let mut owner = None;
         let (found, ttl) = match reading {
             Reading::Mismatched | Reading::Truncated | Reading::CaseLost => {
                 unreachable!("the transports deal with these")
@@ -362,18 +370,29 @@ impl Lookups {
             Reading::Error(code) => return self.fail(at, Failure::Code(code), now),
             Reading::Alias { target, ttl } => {
                 self.answered(at, now);
+                self.lookups[key].secure &= secure;
                 return self.follow(key, target, ttl, now);
             }
             Reading::AliasLoop => {
                 self.answered(at, now);
                 return self.alias_loop(key, now);
             }
-            Reading::Records { records, ttl } => (Found::Records(self.cut(records)), self.positive(ttl)),
+            Reading::Records { records, ttl, alias } => {
+                owner = alias;
+                (Found::Records(self.cut(records)), self.positive(ttl))
+            }
             Reading::NoData { ttl } => (Found::NoData, self.negative(ttl)),
             Reading::NoSuchName { ttl } => (Found::NoSuchName, self.negative(ttl)),
         };
         self.answered(at, now);
-        let way = self.positive(self.lookups[key].ttl);
+        let lookup = &mut self.lookups[key];
+        lookup.secure &= secure;
+        if let Some(owner) = owner {
+            let from = std::mem::replace(&mut lookup.name, owner);
+            lookup.aliases.push(from);
+        }
+        let ttl_of_way = lookup.ttl;
+        let way = self.positive(ttl_of_way);
         self.finish(key, found, now + ttl.min(way), now);
     }
 
@@ -430,6 +449,9 @@ impl Lookups {
                 let mut seen = BTreeSet::<IpAddr>::new();
                 list.retain(|address| seen.len() < limits::DNS_ADDRESSES_PER_FAMILY && seen.insert(*address));
             }
+            Records::Tlsa(list) => list.truncate(limits::TLSA_RECORDS),
+            Records::Txt(list) => list.truncate(limits::DNS_TXT_RECORDS),
+            Records::Alias => {}
         }
         records
     }
@@ -513,7 +535,8 @@ impl Lookups {
         let query_id = (self.random.next_u32() & 0xffff) as u16;
         let cases = self.random_case && self.servers.keeps_case(server, now);
         let cased = cases.then(|| name::in_random_case(&lookup.name, || self.random.next_u64()));
-        let query = wire::query(query_id, cased.as_ref().unwrap_or(&lookup.name), lookup.question.kind, plain);
+        let query =
+            wire::query(query_id, cased.as_ref().unwrap_or(&lookup.name), lookup.question.kind, plain, self.validating);
         let deadline = now + self.try_timeout;
         self.exchanges_begun += 1;
         let entry = self.exchanges.vacant_entry();
@@ -579,10 +602,15 @@ impl Lookups {
         let lookup = self.lookups.remove(key);
         self.timers.remove(&(lookup.deadline, Timer::Lookup(key)));
         self.by_question.remove(&lookup.question);
-        let outcome = Rc::new(Outcome { since: now, expires, found });
-        let kind = lookup.question.kind;
+        let is_alias = matches!(found, Found::Records(_)) && !lookup.aliases.is_empty();
+        let alias = is_alias.then(|| name::from_wire(&lookup.name).ok()).flatten();
+        // Nothing can be believed of a question that failed.
+        let secure = lookup.secure && !matches!(found, Found::Failed(_));
+        let outcome =
+            Rc::new(Outcome { since: now, expires, found, secure, alias: alias.map(|name| name.as_str().into()) });
+        let (name, kind) = (Rc::clone(&lookup.question.name), lookup.question.kind);
         self.cache.insert(lookup.question, Rc::clone(&outcome), expires, now);
-        self.finished.push_back(Finished { kind, outcome, waiters: lookup.waiters });
+        self.finished.push_back(Finished { name, kind, outcome, waiters: lookup.waiters });
     }
 }
 

@@ -17,11 +17,13 @@
 //! ```
 //!
 //! It refuses to: follow referrals (a server must offer recursion), look at answers it did not ask for, translate
-//! U-labels (RFC 5891: the caller does), search domains or `/etc/hosts`, validate DNSSEC (the recursive server does).
+//! U-labels (RFC 5891: the caller does), search domains or `/etc/hosts`, validate DNSSEC (the recursive server does, and its AD
+//! bit is believed where the operator says so: [`DnsSettings::validating`]).
 
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod cache;
+mod facts;
 mod lookup;
 mod name;
 mod outcome;
@@ -36,6 +38,8 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use facts::tlsa_name;
+pub use facts::{Facts, Tlsa, TlsaAnswer};
 pub use name::{BadName, CanonicalName, canonical};
 pub use resolution::{Attempt, MailHost, Resolution, Verdict};
 pub use resolv_conf::ResolvConf;

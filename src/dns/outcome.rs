@@ -19,6 +19,10 @@ pub(super) struct Outcome {
     pub(super) since: Moment,
     pub(super) expires: Moment,
     pub(super) found: Found,
+    /// A server that is trusted to validate DNSSEC has validated all of it.
+    pub(super) secure: bool,
+    /// What the name is an alias of, in the end, where records were found.
+    pub(super) alias: Option<Rc<str>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -11,6 +11,8 @@ pub struct Resolution {
     pub expires: Moment,
     /// What DNS said.
     pub verdict: Verdict,
+    /// The names of the hosts are secure by DNSSEC, or the operator's.
+    pub secure: bool,
     /// The hosts that MX names, or the domain itself, whether their addresses are known or not: who shares them shares a
     /// receiver.
     pub exchangers: Vec<Rc<str>>,
@@ -45,6 +47,10 @@ pub struct MailHost {
     pub addresses: Vec<IpAddr>,
     /// A port of its own, which no record of DNS names.
     pub port: Option<u16>,
+    /// The answers with them are secure by DNSSEC.
+    pub secure: bool,
+    /// What the name is an alias of, in the end.
+    pub alias: Option<Rc<str>>,
 }
 
 /// One address to try.
@@ -173,7 +179,7 @@ mod tests {
 
     fn host(preference: u16, name: &str, addresses: &[&str]) -> MailHost {
         let addresses = addresses.iter().map(|a| a.parse().unwrap()).collect();
-        MailHost { preference, name: name.into(), addresses, port: None }
+        MailHost { preference, name: name.into(), addresses, port: None, secure: false, alias: None }
     }
 
     fn order(resolution: &Resolution, random: u64) -> Vec<(u16, String)> {
@@ -194,6 +200,7 @@ mod tests {
                 host(10, "d", &["192.0.2.4"]),
                 host(20, "e", &["192.0.2.5"]),
             ]),
+            secure: false,
         };
         let mut seen = BTreeSet::new();
         for random in 0..200 {
@@ -217,6 +224,7 @@ mod tests {
                 "a",
                 &["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"],
             )]),
+            secure: false,
         };
         let mut firsts = BTreeSet::new();
         for random in 0..100 {
@@ -231,7 +239,8 @@ mod tests {
 
     #[test]
     fn nothing_to_try_without_hosts() {
-        let resolution = Resolution { expires: Moment(0), verdict: Verdict::NullMx, exchangers: Vec::new() };
+        let resolution =
+            Resolution { expires: Moment(0), verdict: Verdict::NullMx, exchangers: Vec::new(), secure: false };
         assert!(order(&resolution, 1).is_empty());
         assert_eq!(resolution.status(), Some("5.1.10"));
     }

@@ -1,6 +1,7 @@
 //! PURE. A domain's mail route from the answers to its questions: MX, then the addresses of each host. One per shard.
 
 use super::cache::Cache;
+use super::facts::Facts;
 use super::lookup::{Lookups, Waiter};
 use super::name;
 use super::outcome::{Found, Outcome, Question};
@@ -30,7 +31,7 @@ use std::time::Duration;
 /// A domain that was `Pending` is named by exactly one event, within four times [`limits::DNS_QUESTION_TIMEOUT`] (two questions
 /// one after the other, each waiting for an exchange and then having one); without a crowd, within twice.
 pub struct Resolver {
-    lookups: Lookups,
+    pub(super) lookups: Lookups,
     families: AddressFamilies,
     addresses_only: bool,
     cache: Cache<Rc<str>, Rc<Resolution>>,
@@ -44,6 +45,7 @@ pub struct Resolver {
     /// When a job stops waiting for its last answers.
     timers: BTreeSet<(Moment, u64)>,
     events: VecDeque<Resolved>,
+    pub(super) facts: Facts,
 }
 
 /// What [`Resolver::resolve`] says at once.
@@ -78,6 +80,8 @@ struct Job {
     outstanding: usize,
     /// Until when its MX answer holds.
     expires: Moment,
+    /// Which hosts it has is secure.
+    secure: bool,
     /// When it stops waiting for the answers still missing; set once an address is known.
     rest_at: Option<Moment>,
 }
@@ -104,6 +108,7 @@ impl Resolver {
                 expires: Moment::NEVER,
                 verdict: Verdict::NoSuchDomain,
                 exchangers: Vec::new(),
+                secure: false,
             }),
             jobs: Slab::new(),
             jobs_begun: 0,
@@ -112,6 +117,7 @@ impl Resolver {
             by_domain: HashMap::with_hasher(FixedState::with_seed(lookups.random())),
             timers: BTreeSet::new(),
             events: VecDeque::new(),
+            facts: Facts::default(),
             lookups,
         }
     }
@@ -200,6 +206,7 @@ impl Resolver {
             return Answer::Ready(Rc::new(Resolution {
                 expires,
                 verdict: Verdict::Temporary { reason },
+                secure: false,
                 exchangers: Vec::new(),
             }));
         }
@@ -249,12 +256,20 @@ impl Resolver {
     fn literal(&mut self, text: &str, now: Moment) -> Rc<Resolution> {
         let Some(address) = parse_literal(text) else { return Rc::clone(&self.bad_name) };
         let name: Rc<str> = text.into();
-        let host = MailHost { preference: 0, name: Rc::clone(&name), addresses: vec![address], port: None };
+        let host = MailHost {
+            preference: 0,
+            name: Rc::clone(&name),
+            addresses: vec![address],
+            port: None,
+            secure: false,
+            alias: None,
+        };
         let expires = now + limits::DNS_TTL_MAX;
         let resolution = Rc::new(Resolution {
             expires,
             exchangers: vec![Rc::clone(&host.name)],
             verdict: Verdict::Hosts(vec![host]),
+            secure: false,
         });
         self.cache.insert(name, Rc::clone(&resolution), expires, now);
         resolution
@@ -314,6 +329,8 @@ impl Resolver {
             hosts: Vec::new(),
             outstanding: usize::from(!addresses_only),
             expires: Moment::NEVER,
+            // The name comes from the operator.
+            secure: self.addresses_only,
             rest_at: None,
         });
         self.by_domain.insert(Rc::clone(&domain), key);
@@ -336,8 +353,9 @@ impl Resolver {
     }
 
     /// Hands ended lookups to the jobs that wait for them.
-    fn settle(&mut self, now: Moment) {
+    pub(super) fn settle(&mut self, now: Moment) {
         while let Some(finished) = self.lookups.poll_finished() {
+            self.facts.note(&finished);
             for waiter in finished.waiters {
                 // A job may have ended without its last answers.
                 let Some(key) = self.job(waiter.job) else { continue };
@@ -356,6 +374,7 @@ impl Resolver {
         let job = &mut self.jobs[key];
         job.outstanding -= 1;
         job.expires = outcome.expires;
+        job.secure = outcome.secure;
         let host = |preference, name: &Rc<str>| Host { preference, name: Rc::clone(name), v4: None, v6: None };
         let verdict = match &outcome.found {
             Found::Records(Records::Mx(list)) if list.iter().any(|(_, target)| *target == MxTarget::Null) => {
@@ -377,7 +396,7 @@ impl Resolver {
             }
             Found::NoSuchName => Verdict::NoSuchDomain,
             Found::Failed(reason) => Verdict::Temporary { reason: reason.clone() },
-            Found::Records(Records::Addresses(_)) => unreachable!("a question for MX finds MX"),
+            Found::Records(_) => unreachable!("a question for MX finds MX"),
         };
         self.end(key, verdict, outcome.expires, now);
     }
@@ -455,7 +474,7 @@ impl Resolver {
             Some(resolution) => resolution,
             None => {
                 let exchangers = job.hosts.iter().map(|host| Rc::clone(&host.name)).collect();
-                let resolution = Rc::new(Resolution { expires, verdict, exchangers });
+                let resolution = Rc::new(Resolution { expires, verdict, exchangers, secure: job.secure });
                 self.cache.insert(Rc::clone(&job.domain), Rc::clone(&resolution), expires, now);
                 resolution
             }
@@ -489,7 +508,7 @@ impl Job {
         match kind {
             Kind::A => host.v4 = Some(outcome),
             Kind::Aaaa => host.v6 = Some(outcome),
-            Kind::Mx => unreachable!("no host is asked for its MX"),
+            _ => unreachable!("a host is asked for its addresses only"),
         }
     }
 }
@@ -515,12 +534,11 @@ impl Host {
             addresses.sort_by_key(IpAddr::is_ipv4);
         }
         let has_address = !addresses.is_empty();
-        has_address.then(|| MailHost {
-            preference: self.preference,
-            name: Rc::clone(&self.name),
-            addresses,
-            port: None,
-        })
+        // Failures bring no address and say nothing.
+        let secure = self.outcomes().filter(|o| !matches!(o.found, Found::Failed(_))).all(|o| o.secure);
+        let alias = self.outcomes().find_map(|o| o.alias.clone());
+        let (preference, name) = (self.preference, Rc::clone(&self.name));
+        has_address.then_some(MailHost { preference, name, addresses, port: None, secure, alias })
     }
 }
 

@@ -13,6 +13,8 @@ pub struct DnsSettings {
     pub timeout: Duration,
     /// Rounds over the servers, 1 to [`limits::DNS_ATTEMPTS`].
     pub attempts: u32,
+    /// The servers validate DNSSEC, and the way to them can be trusted: their AD bit counts.
+    pub validating: bool,
     /// Which server a question goes to first.
     pub server_order: ServerOrder,
     /// Address families mail is sent over.
@@ -37,6 +39,7 @@ impl Default for DnsSettings {
             servers: Vec::new(),
             timeout: limits::DNS_TIMEOUT_DEFAULT,
             attempts: limits::DNS_ATTEMPTS_DEFAULT,
+            validating: false,
             server_order: ServerOrder::Listed,
             families: AddressFamilies::Ipv6First,
             addresses_only: false,

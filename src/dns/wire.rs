@@ -3,6 +3,7 @@
 //! Only the answer and authority sections are read; nothing in the additional section is needed, so nothing in it can
 //! be wrong.
 
+use super::facts::Tlsa;
 use super::name;
 use crate::limits;
 use hickory_proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
@@ -17,6 +18,10 @@ pub(super) enum Kind {
     Mx,
     A,
     Aaaa,
+    /// Whether the name itself is an alias.
+    Cname,
+    Tlsa,
+    Txt,
 }
 
 impl Kind {
@@ -25,6 +30,9 @@ impl Kind {
             Kind::Mx => RecordType::MX,
             Kind::A => RecordType::A,
             Kind::Aaaa => RecordType::AAAA,
+            Kind::Cname => RecordType::CNAME,
+            Kind::Tlsa => RecordType::TLSA,
+            Kind::Txt => RecordType::TXT,
         }
     }
 
@@ -34,6 +42,9 @@ impl Kind {
             Kind::Mx => "MX",
             Kind::A => "A",
             Kind::Aaaa => "AAAA",
+            Kind::Cname => "CNAME",
+            Kind::Tlsa => "TLSA",
+            Kind::Txt => "TXT",
         }
     }
 }
@@ -44,6 +55,11 @@ pub(super) enum Records {
     /// Preference and exchange.
     Mx(Vec<(u16, Exchange)>),
     Addresses(Vec<IpAddr>),
+    /// There is one; where it leads was not asked.
+    Alias,
+    Tlsa(Vec<Tlsa>),
+    /// The strings of each record joined.
+    Txt(Vec<Box<[u8]>>),
 }
 
 /// The target of an MX record.
@@ -69,8 +85,8 @@ pub(super) enum Reading {
     Truncated,
     /// Neither NOERROR nor NXDOMAIN.
     Error(ResponseCode),
-    /// Records of the wanted type; `ttl` the smallest on the way, in seconds.
-    Records { records: Records, ttl: u32 },
+    /// Records of the wanted type, of `alias` if the name is one; `ttl` the smallest on the way, in seconds.
+    Records { records: Records, ttl: u32, alias: Option<Name> },
     /// The name is an alias and the message does not say what its target has.
     Alias { target: Name, ttl: u32 },
     /// The name exists and has no such records; `ttl` by its SOA (RFC 2308 §5), if there was one.
@@ -83,10 +99,12 @@ pub(super) enum Reading {
     Referral,
 }
 
-/// A query for `name`, with EDNS unless `plain`.
-pub(super) fn query(id: u16, name: &Name, kind: Kind, plain: bool) -> Vec<u8> {
+/// A query for `name`, with EDNS unless `plain`. With `validated` a server that validates is to say whether it could (RFC 6840
+/// §5.7: the AD bit asks for the AD bit, without the signatures that DO would bring).
+pub(super) fn query(id: u16, name: &Name, kind: Kind, plain: bool, validated: bool) -> Vec<u8> {
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
+    message.metadata.authentic_data = validated;
     message.add_query(Query::query(name.clone(), kind.record_type()));
     if !plain {
         let mut edns = Edns::new();
@@ -94,6 +112,11 @@ pub(super) fn query(id: u16, name: &Name, kind: Kind, plain: bool) -> Vec<u8> {
         message.set_edns(edns);
     }
     message.to_vec().expect("one question of a checked name fits a message")
+}
+
+/// Whether the server says that it has validated all of the answer (AD, RFC 4035 §3.2.3).
+pub(super) fn is_validated(bytes: &[u8]) -> bool {
+    bytes.get(3).is_some_and(|flags| flags & 0x20 != 0)
 }
 
 /// Reads `bytes` as the answer to the query for `name` with `id`; `exact`: the question must come back in the same case.
@@ -156,7 +179,8 @@ fn interpret(answers: &[Record], authorities: &[Record], name: &Name, kind: Kind
     let mut aliases = 0;
     loop {
         if let Some((records, found_ttl)) = collect(answers, owner, kind) {
-            return Reading::Records { records, ttl: ttl.min(found_ttl) };
+            let alias = (aliases > 0).then(|| owner.clone());
+            return Reading::Records { records, ttl: ttl.min(found_ttl), alias };
         }
         let alias = of_owner(answers, owner).find_map(|record| match &record.data {
             RData::CNAME(target) => Some((&target.0, seconds(record))),
@@ -204,11 +228,21 @@ fn collect(answers: &[Record], owner: &Name, kind: Kind) -> Option<(Records, u32
     let mut ttl = None;
     let mut mx = Vec::new();
     let mut addresses = Vec::new();
+    let mut tlsa = Vec::new();
+    let mut txt = Vec::new();
     for record in of_owner(answers, owner) {
         match (&record.data, kind) {
             (RData::MX(data), Kind::Mx) => mx.push((data.preference, exchange(&data.exchange))),
             (RData::A(data), Kind::A) => addresses.push(IpAddr::V4(data.0)),
             (RData::AAAA(data), Kind::Aaaa) => addresses.push(IpAddr::V6(data.0)),
+            (RData::CNAME(_), Kind::Cname) => {}
+            (RData::TLSA(data), Kind::Tlsa) => tlsa.push(Tlsa {
+                usage: data.cert_usage.into(),
+                selector: data.selector.into(),
+                matching: data.matching.into(),
+                data: data.cert_data.as_slice().into(),
+            }),
+            (RData::TXT(data), Kind::Txt) => txt.push(data.txt_data.concat().into()),
             _ => continue,
         }
         ttl = Some(ttl.map_or(seconds(record), |ttl: u32| ttl.min(seconds(record))));
@@ -219,6 +253,9 @@ fn collect(answers: &[Record], owner: &Name, kind: Kind) -> Option<(Records, u32
             addresses.retain(usable);
             Records::Addresses(addresses)
         }
+        Kind::Cname => Records::Alias,
+        Kind::Tlsa => Records::Tlsa(tlsa),
+        Kind::Txt => Records::Txt(txt),
     };
     ttl.map(|ttl| (records, ttl))
 }

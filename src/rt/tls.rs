@@ -3,11 +3,12 @@
 //! In: files of certificates and keys (at start and at each reload), the bytes of a connection. Out: an [`Acceptor`], which
 //! all shards share, and for each connection a [`Tls`] that turns bytes of the socket into bytes of SMTP and back. Lives in
 //! the session that owns the connection. It refuses a key that others than its owner can read, and versions before TLS 1.2
-//! (RFC 8996).
+//! (RFC 8996). What is special to connections of ours to others is in [`client`].
 //!
 //! Tickets are sealed with keys that all shards share, so that a client resumes on whichever shard it meets; no table of
 //! sessions is kept, so no lock is shared.
 
+pub mod client;
 #[cfg(test)]
 mod tests;
 mod vouch;
@@ -20,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
+use rustls::{Connection, ProtocolVersion, RootCertStore, ServerConfig, ServerConnection};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -97,11 +98,14 @@ impl ResolvesServerCert for Certificates {
 
 /// What begins TLS on a connection as the server. Shared by all shards.
 #[derive(Clone, Debug)]
-pub struct Acceptor(Kind);
+pub struct Acceptor(Kind<ServerParts>);
 
+type ServerParts = (Arc<ServerConfig>, Arc<Certificates>, Option<Arc<Vouching>>);
+
+/// rustls with what it needs, or its stand-in.
 #[derive(Clone, Debug)]
-enum Kind {
-    Rustls(Arc<ServerConfig>, Arc<Certificates>, Option<Arc<Vouching>>),
+enum Kind<T> {
+    Rustls(T),
     #[cfg(any(test, feature = "sim"))]
     Sim,
 }
@@ -148,7 +152,7 @@ impl Acceptor {
         config.send_tls13_tickets = 1;
         // Ours is by strength; all of them are strong, but scanners count a client's choice as none.
         config.ignore_client_order = true;
-        Ok(Acceptor(Kind::Rustls(Arc::new(config), certificates, vouching)))
+        Ok(Acceptor(Kind::Rustls((Arc::new(config), certificates, vouching))))
     }
 
     /// The stand-in of the simulated world: see [`super::sim::tls`].
@@ -160,11 +164,11 @@ impl Acceptor {
     /// Begins TLS on a connection.
     pub fn accept(&self) -> Result<Tls, TlsError> {
         Ok(Tls(match &self.0 {
-            Kind::Rustls(config, certificates, vouching) => {
-                let mut connection =
-                    ServerConnection::new(Arc::clone(config)).map_err(|e| TlsError::Rustls(e.to_string()))?;
+            Kind::Rustls((config, certificates, vouching)) => {
+                let server = ServerConnection::new(Arc::clone(config)).map_err(|e| TlsError::Rustls(e.to_string()))?;
+                let mut connection = Connection::Server(server);
                 connection.set_buffer_limit(Some(limits::TLS_BUFFER_BYTES));
-                Engine::Rustls(Box::new(connection), Arc::clone(certificates), vouching.clone())
+                Engine::Rustls(Box::new(connection), Role::Server(Arc::clone(certificates), vouching.clone()))
             }
             #[cfg(any(test, feature = "sim"))]
             Kind::Sim => Engine::Sim(super::sim::tls::SimTls::server()),
@@ -174,7 +178,7 @@ impl Acceptor {
     /// Names and ends of validity (seconds since 1970) of the certificates, for the log.
     pub fn certificates(&self) -> Vec<(String, Option<i64>)> {
         match &self.0 {
-            Kind::Rustls(_, all, _) => all.0.iter().map(|entry| (entry.names.join(", "), entry.not_after)).collect(),
+            Kind::Rustls((_, all, _)) => all.0.iter().map(|entry| (entry.names.join(", "), entry.not_after)).collect(),
             #[cfg(any(test, feature = "sim"))]
             Kind::Sim => Vec::new(),
         }
@@ -211,9 +215,16 @@ pub struct Tls(Engine);
 
 #[derive(Debug)]
 enum Engine {
-    Rustls(Box<ServerConnection>, Arc<Certificates>, Option<Arc<Vouching>>),
+    Rustls(Box<Connection>, Role),
     #[cfg(any(test, feature = "sim"))]
     Sim(super::sim::tls::SimTls),
+}
+
+/// Which end this is, and what it needs to say whom it speaks to.
+#[derive(Debug)]
+enum Role {
+    Server(Arc<Certificates>, Option<Arc<Vouching>>),
+    Client(Arc<client::Trust>),
 }
 
 impl Tls {
@@ -223,7 +234,7 @@ impl Tls {
     /// The peer broke the protocol, or no version, cipher or certificate suits both: send `out` (an alert), then close.
     pub fn receive(&mut self, mut bytes: &[u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Progress, String> {
         match &mut self.0 {
-            Engine::Rustls(connection, ..) => {
+            Engine::Rustls(connection, _) => {
                 let mut progress = Progress::Going;
                 while !bytes.is_empty() {
                     let was_handshaking = connection.is_handshaking();
@@ -257,7 +268,7 @@ impl Tls {
     /// Encrypts: appends to `out` what is to be sent. Before the handshake has ended it is kept, and sent then.
     pub fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         match &mut self.0 {
-            Engine::Rustls(connection, ..) => {
+            Engine::Rustls(connection, _) => {
                 let mut rest = plain;
                 while !rest.is_empty() {
                     let taken = connection.writer().write(rest).map_err(|e| e.to_string())?;
@@ -280,7 +291,7 @@ impl Tls {
     /// Appends close_notify (RFC 8446 §6.1): without it the peer cannot tell our end from an attacker's.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         match &mut self.0 {
-            Engine::Rustls(connection, ..) => {
+            Engine::Rustls(connection, _) => {
                 connection.send_close_notify();
                 // The connection ends; what cannot be sent is not.
                 drop(drain(connection, out));
@@ -293,16 +304,16 @@ impl Tls {
     /// Whether the handshake goes on.
     pub fn is_handshaking(&self) -> bool {
         match &self.0 {
-            Engine::Rustls(connection, ..) => connection.is_handshaking(),
+            Engine::Rustls(connection, _) => connection.is_handshaking(),
             #[cfg(any(test, feature = "sim"))]
             Engine::Sim(sim) => sim.is_handshaking(),
         }
     }
 
-    /// What the handshake told.
+    /// What the handshake told of a client.
     pub fn facts(&self) -> Facts {
         match &self.0 {
-            Engine::Rustls(connection, certificates, vouching) => {
+            Engine::Rustls(connection, role) => {
                 let sha256 = |der: &CertificateDer<'_>| {
                     let hash = digest::digest(&digest::SHA256, der);
                     <[u8; 32]>::try_from(hash.as_ref()).expect("SHA-256 has 32 octets")
@@ -315,12 +326,18 @@ impl Tls {
                 let suite = connection.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
                 let exporter = (version == "TLSv1.3")
                     .then(|| connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(&[])).ok());
-                let vouched = |chain: &&[CertificateDer<'_>]| vouching.as_ref().is_some_and(|v| v.vouches(chain));
+                let (end_point, vouching) = match (&**connection, role) {
+                    (Connection::Server(server), Role::Server(certificates, vouching)) => {
+                        (certificates.find(server.server_name()).end_point.clone(), vouching.as_ref())
+                    }
+                    _ => (None, None),
+                };
+                let vouched = |chain: &&[CertificateDer<'_>]| vouching.is_some_and(|v| v.vouches(chain));
                 let chain = connection.peer_certificates().filter(vouched);
                 Facts {
                     fingerprint: chain.and_then(|chain| chain.first()).map(sha256),
                     exporter: exporter.flatten(),
-                    end_point: certificates.find(connection.server_name()).end_point.clone(),
+                    end_point,
                     description: format!("{version} {}", suite.unwrap_or_default()),
                 }
             }
@@ -330,7 +347,7 @@ impl Tls {
     }
 }
 
-fn drain(connection: &mut ServerConnection, out: &mut Vec<u8>) -> io::Result<()> {
+fn drain(connection: &mut Connection, out: &mut Vec<u8>) -> io::Result<()> {
     while connection.wants_write() {
         connection.write_tls(out)?;
     }
@@ -393,6 +410,11 @@ fn end_point(certificate: &[u8]) -> Option<Arc<[u8]>> {
 
 /// The end of validity, seconds since 1970.
 fn not_after(certificate: &[u8]) -> Option<i64> {
+    validity(certificate).map(|(_, to)| to)
+}
+
+/// Beginning and end of validity, seconds since 1970.
+fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
     let (_, body, _) = element(certificate)?;
     let (_, mut tbs, _) = element(body)?;
     // Version (if given), serial number, signature, issuer; then the validity.
@@ -407,8 +429,14 @@ fn not_after(certificate: &[u8]) -> Option<i64> {
     let (_, _, rest) = element(tbs)?;
     let (_, _, rest) = element(rest)?;
     let (_, validity, _) = element(rest)?;
-    let (_, _, rest) = element(validity)?;
-    let (tag, time, _) = element(rest)?;
+    let (tag, from, rest) = element(validity)?;
+    let from = seconds(tag, from)?;
+    let (tag, to, _) = element(rest)?;
+    Some((from, seconds(tag, to)?))
+}
+
+/// A time of a certificate.
+fn seconds(tag: u8, time: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(time).ok()?;
     // UTCTime has two digits of the year: 1950 to 2049 (RFC 5280 §4.1.2.5.1).
     let text = match tag {

@@ -11,9 +11,11 @@ use crate::limits;
 use crate::local::{self, LocalTable};
 use crate::route::{RouteTable, SmartHost};
 use crate::rt::random_u64;
+use crate::rt::tls::client::Authorities;
 use crate::rt::tls::{self, Acceptor};
 use crate::shaping::Shaping;
 use crate::shard::Tables;
+use crate::starttls::TlsLevel;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -39,11 +41,12 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let mut found = Found::default();
     let accounts = found.accounts(config);
     let tls = found.certificates(config);
+    let authorities = found.authorities(config);
     let local = found.local(config);
     let shaping = Arc::new(found.shaping(config));
     let routes = found.routes(config);
     if found.errors.is_empty() {
-        Ok(Loaded { tables: Tables { accounts, tls, local, shaping, routes }, warnings: found.warnings })
+        Ok(Loaded { tables: Tables { accounts, tls, authorities, local, shaping, routes }, warnings: found.warnings })
     } else {
         Err(TablesError(found.errors))
     }
@@ -100,6 +103,19 @@ impl Found {
             // The start tells of the other.
             _ => table,
         }
+    }
+
+    fn authorities(&mut self, config: &Config) -> Option<Authorities> {
+        if config.delivery.tls == TlsLevel::None {
+            return None;
+        }
+        let loaded = Authorities::load(config.tls.trust.as_deref());
+        let authorities = loaded.map_err(|error| self.errors.push(format!("tls.trust: {error}"))).ok()?;
+        if authorities.is_empty() {
+            let missed = "this system has no file of authorities: no certificate can be verified by one";
+            self.warnings.push(format!("tls.trust: {missed}"));
+        }
+        Some(authorities)
     }
 
     fn shaping(&mut self, config: &Config) -> Shaping {

@@ -10,6 +10,8 @@
 use crate::limits::{EVENT_BATCH, EVENT_BATCHES_PER_SHARD, EVENT_TEXT_BYTES};
 use crate::message::MessageId;
 use crate::queue::LastReply;
+use crate::rt::tls::client::Session;
+use crate::starttls::{Decision, Verified};
 use crate::time::Wall;
 use crossbeam::queue::ArrayQueue;
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +35,21 @@ pub enum Event {
     Expired(Outcome),
     /// Something about the shard itself, sent at the change, not repeatedly.
     Notice(Notice),
+    /// No fact: the shard wants an MTA-STS policy fetched, and waits for `Control::Sts` a limited time.
+    Sts(Box<StsAsk>),
+}
+
+/// See [`Event::Sts`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StsAsk {
+    /// Who asks.
+    pub shard: u16,
+    /// In canonical form.
+    pub domain: Box<str>,
+    /// Of the TXT record.
+    pub id: Box<str>,
+    /// Of the policy host.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// See [`Event::Accepted`].
@@ -150,6 +167,42 @@ impl Rejected {
     }
 }
 
+/// What a connection's TLS had to be and was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsNote {
+    /// What it had to be, and who said so.
+    pub decision: Decision,
+    /// The session; `None`: in the clear.
+    pub session: Option<Session>,
+    /// What the certificate was worth.
+    pub verified: Option<Verified>,
+    /// Why it went in the clear, if TLS was wanted.
+    pub unencrypted: Option<Unencrypted>,
+}
+
+impl TlsNote {
+    /// Of a connection that is about to be made.
+    pub fn new(decision: Decision) -> Self {
+        TlsNote { decision, session: None, verified: None, unencrypted: None }
+    }
+}
+
+/// Why mail went in the clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unencrypted {
+    /// The host did not offer STARTTLS, or refused it.
+    NotOffered,
+}
+
+impl Unencrypted {
+    /// The name in the event log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unencrypted::NotOffered => "not offered",
+        }
+    }
+}
+
 /// What one attempt, or the end of all of them, meant for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -161,6 +214,8 @@ pub struct Outcome {
     pub size_bytes: u64,
     /// The address we were connected to, or tried last.
     pub remote: Option<SocketAddr>,
+    /// The connection's TLS; `None` where there was no connection to a mail exchanger, or TLS is switched off.
+    pub tls: Option<TlsNote>,
     /// The reply that decided it.
     pub code: Code,
     /// Attempts so far, this one included.
@@ -324,7 +379,7 @@ impl EventSink {
 
     /// Adds an event to the batch, and hands the batch over when it is full. Never waits.
     pub fn push(&mut self, event: Event) {
-        if !matches!(event, Event::Notice(_)) && !self.wants_mail_events() {
+        if !matches!(event, Event::Notice(_) | Event::Sts(_)) && !self.wants_mail_events() {
             return;
         }
         self.batch.push(event);

@@ -16,6 +16,7 @@ use crate::limits;
 use crate::local::{self, LocalTable};
 use crate::message::Member;
 use crate::route::{self, Domain, Route, RouteTable};
+use crate::rt::tls::client::Authorities;
 use crate::rt::tls::{self, Acceptor};
 use crate::rt::{ConnId, WorkResult};
 use crate::shaping::Shaping;
@@ -37,6 +38,8 @@ pub struct Tables {
     pub accounts: Accounts,
     /// Certificates, if there are any.
     pub tls: Option<Acceptor>,
+    /// Who vouches for the hosts that mail is delivered to; `None`: there is no TLS with them.
+    pub authorities: Option<Authorities>,
     /// Who has a mailbox or an alias here.
     pub local: LocalTable,
     /// What receivers take.

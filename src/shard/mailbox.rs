@@ -28,6 +28,7 @@ use crate::message::params::Params;
 use crate::queue::{LastReply, RecipientSet, Terms};
 use crate::quota::{ToOwner, ToPurse};
 use crate::rt::buffer::Slice;
+use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now, Wall};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
@@ -119,6 +120,17 @@ pub enum Control {
     Drain,
     /// Stop as soon as the log is synced.
     Stop,
+    /// An MTA-STS policy was fetched, or could not be.
+    Sts(Arc<StsNews>),
+}
+
+/// What became of [`crate::shard::event::StsAsk`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct StsNews {
+    /// The domain.
+    pub domain: Box<str>,
+    /// It, or why not.
+    pub fetched: Result<Arc<Stored>, String>,
 }
 
 /// The recipients of one message that one destination gets.

@@ -28,6 +28,7 @@ use crate::limits;
 use crate::route::Routes;
 use crate::rt::{Event, Io, Shard, Wait};
 use crate::spool::{self, Log};
+use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now};
 use event::{EventSink, Notice, NoticeKind};
 pub use gate::Tables;
@@ -117,6 +118,8 @@ pub struct Parts {
     pub tables: Arc<Tables>,
     /// What the run before has written of sending limits.
     pub quotas: Arc<QuotaFiles>,
+    /// MTA-STS policies that were kept.
+    pub policies: Arc<Vec<Arc<Stored>>>,
     /// Both clocks, at the start.
     pub now: Now,
     /// From the configuration.
@@ -143,7 +146,7 @@ impl ShardCore {
     /// Makes the shard; on its own thread.
     pub fn new(parts: Parts) -> Self {
         let Parts { me, shards, config, tables, routes, dns, recovered, mailboxes, report, .. } = parts;
-        let Parts { quotas, now, .. } = parts;
+        let Parts { quotas, policies, now, .. } = parts;
         let Parts { ending, max_connections, geometry, seed, .. } = parts;
         let log = Log::new(&recovered, seed, geometry);
         report.stats.storage_ok.set(1);
@@ -159,7 +162,7 @@ impl ShardCore {
                 Arc::clone(&routes),
                 log,
             ),
-            deliverer: Deliverer::new(me, config, tables, routes, &dns, max_connections, seed),
+            deliverer: Deliverer::new(me, config, tables, routes, (&dns, &policies), max_connections, seed),
             post: Post::new(usize::from(me), mailboxes),
             report,
             recovered: Some(recovered),
@@ -194,6 +197,7 @@ impl ShardCore {
                         self.deliverer.set_tables(Arc::clone(&tables));
                         self.home.set_tables(tables);
                     }
+                    Mail::Control(Control::Sts(news)) => self.deliverer.sts_news(&news, turn),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
                 }

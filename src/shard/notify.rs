@@ -74,6 +74,7 @@ impl Notice {
                 id: self.id,
                 size_bytes,
                 remote: None,
+                tls: None,
                 code: event::Code::of(reply),
                 attempts: untold.attempts,
                 next_attempt: None,

@@ -14,6 +14,7 @@ use crate::route::RouteTable;
 use crate::rt::sim::Rng;
 use crate::rt::sim::rng::mix;
 use crate::rt::tls::Acceptor;
+use crate::rt::tls::client::Authorities;
 use crate::shaping::Shaping;
 use crate::shard::Tables;
 use crate::smtp::sasl::{Password, ScramKeys};
@@ -258,7 +259,14 @@ pub fn tables(scenario: &Scenario, known: bool) -> Tables {
         blocks.push(Block { domains, deliver: deliver.clone(), mailboxes: None, aliases: None, subaddress });
     }
     let local = LocalTable::build(&blocks).expect("one domain").table;
-    Tables { accounts, tls: Some(Acceptor::simulated()), local, shaping: shaping(scenario), routes: routes(scenario) }
+    Tables {
+        accounts,
+        tls: Some(Acceptor::simulated()),
+        authorities: Some(Authorities::simulated()),
+        local,
+        shaping: shaping(scenario),
+        routes: routes(scenario),
+    }
 }
 
 /// The rates of the scenario, as a rule file.

@@ -6,9 +6,11 @@
 
 mod call;
 mod mood;
+mod tls;
 
 use call::{Call, Out};
 pub use mood::{Act, Announced, At, Mood};
+pub use tls::StartTls;
 
 use crate::limits;
 use crate::rt::sim::marks::name;
@@ -45,6 +47,8 @@ pub struct Received {
     pub data: Vec<u8>,
     /// It came by BDAT.
     pub chunked: bool,
+    /// It came in TLS.
+    pub secure: bool,
     /// What stands behind `X-Test:`.
     pub mark: Option<u32>,
     /// Octets written on the connection, the 250 included: the relay knows once it was handed so many. `None`: the hop
@@ -89,6 +93,8 @@ pub struct Hop {
     pub lmtp: bool,
     /// What it announces in every mood, beside what that says: each with what stands behind it.
     pub extensions: Vec<String>,
+    /// What becomes of STARTTLS, if it announces that.
+    pub tls: Option<StartTls>,
     /// Everything it took.
     pub received: Vec<Received>,
     /// Everything it refused for good, and what it put off.
@@ -126,9 +132,12 @@ impl Host for Hop {
             HostEvent::Accepted { link, from, .. } => self.accepted(link, from, side),
             HostEvent::Received { link, bytes } => {
                 let Some(mut call) = self.calls.remove(&link) else { return };
-                call.input.extend_from_slice(bytes);
                 call.pieces += 1;
-                let open = self.work(link, &mut call, side);
+                let open = if call.broken || !call.take(bytes) {
+                    self.end(link, &mut call, side)
+                } else {
+                    self.flush(link, &mut call, side) && self.work(link, &mut call, side)
+                };
                 self.keep(link, call, open);
             }
             HostEvent::Ended { link } => {
@@ -272,6 +281,7 @@ impl Hop {
             announced: call.announced.clone(),
             data,
             chunked,
+            secure: call.is_secure(),
             mark,
             told: None,
             told_at: now.mono,
@@ -340,12 +350,17 @@ impl Hop {
             for line in self.extensions.iter().chain(&self.mood.extensions) {
                 text += &format!("250-{line}\r\n");
             }
+            if self.tls.is_some() && call.tls.is_none() {
+                text += "250-STARTTLS\r\n";
+            }
             let announced = Announced(text.lines().skip(1).map(|line| line[4..].to_owned()).collect());
             text += "250 ENHANCEDSTATUSCODES\r\n";
             let (positive, open) = self.act(At::Ehlo, link, call, &text, side);
             call.announced = if positive { announced } else { Announced::default() };
             call.ready = positive;
             open
+        } else if upper.starts_with("STARTTLS") {
+            self.start_tls(link, call, side)
         } else if upper.starts_with("HELO") && !self.lmtp {
             self.say(link, call, b"250 hop\r\n".to_vec(), side)
         } else if upper.starts_with("MAIL FROM:") {
@@ -474,31 +489,6 @@ impl Hop {
         open
     }
 
-    /// Whether a command says only what was announced (RFC 5321 §2.2.1).
-    fn check_parameters(&mut self, call: &Call, line: &str) {
-        if let Some(parameter) = call.announced.unannounced(line) {
-            self.complaints.push(format!("{parameter} was not announced: {line}"));
-        }
-        if line.contains(" REQUIRETLS") {
-            self.complaints.push(format!("in the clear: {line}"));
-        }
-    }
-
-    /// Whether a message is what MAIL declared (RFC 1870 §6, RFC 6152 §3). Doubled dots and the final one may count or not; by
-    /// BDAT there are none.
-    fn check_declared(&mut self, call: &Call, data: &[u8], chunked: bool) {
-        let binary = call.said_binary();
-        if !data.is_ascii() && !call.eight_bit && !binary {
-            self.complaints.push(format!("#{:?} has eight bits, MAIL did not say so", mark_of(data)));
-        }
-        let octets = data.len() as u64;
-        let dots = if chunked { 0 } else { 3 + memchr::memmem::find_iter(data, b"\n..").count() as u64 };
-        if call.size.is_some_and(|size| size > octets || size + dots < octets) {
-            let size = call.size.unwrap_or_default();
-            self.complaints.push(format!("#{:?} has {octets} octets, MAIL said {size}", mark_of(data)));
-        }
-    }
-
     fn refuse(
         &mut self,
         link: LinkId,
@@ -590,7 +580,7 @@ impl Hop {
     }
 
     fn say(&mut self, link: LinkId, call: &mut Call, bytes: Vec<u8>, side: &mut HostSide<'_>) -> bool {
-        if self.mood.dribbles && bytes.len() < 200 {
+        if self.mood.dribbles && bytes.len() < 200 && call.tls.is_none() {
             call.out.extend(bytes.chunks(1).map(|piece| Out::Bytes(piece.to_vec())));
         } else {
             call.out.push_back(Out::Bytes(bytes));
@@ -628,8 +618,9 @@ impl Hop {
 
     fn send_one(&mut self, link: LinkId, call: &mut Call, side: &mut HostSide<'_>) -> bool {
         let (bytes, index) = match call.out.pop_front() {
-            Some(Out::Bytes(bytes)) => (bytes, None),
-            Some(Out::Taken(index, bytes)) => (bytes, Some(index)),
+            Some(Out::Bytes(bytes)) => (call.seal(bytes), None),
+            Some(Out::Raw(bytes)) => (bytes, None),
+            Some(Out::Taken(index, bytes)) => (call.seal(bytes), Some(index)),
             Some(Out::Close) => {
                 side.close(link);
                 return false;

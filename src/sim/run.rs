@@ -175,6 +175,7 @@ impl<'a> Run<'a> {
         for hop in &self.hops {
             let mut machine = Hop::default();
             machine.extensions = self.scenario.announced_by(*hop);
+            machine.tls = self.scenario.tls_of(*hop);
             machine.grounded = self.scenario.is_grounded(*hop);
             machine.lmtp = self.scenario.mailboxes() == Some(*hop);
             hosts.insert(*hop, Machine::Hop(Box::new(machine)));

@@ -8,7 +8,7 @@ mod show;
 
 use super::client::{Letter, Style};
 use super::guise::Guise;
-use super::hop::{Mood, name_number};
+use super::hop::{Mood, StartTls, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
 use crate::shaping::Rate;
@@ -433,6 +433,15 @@ impl Scenario {
             announced.push("LIMITS RCPTMAX=2 MAILMAX=3".to_owned());
         }
         announced
+    }
+
+    /// What the host with `ip` does about TLS, if it has any.
+    pub fn tls_of(&self, ip: IpAddr) -> Option<StartTls> {
+        let rng = &mut Rng::new(name_number(&format!("tls {} {ip}", self.seed)));
+        if !self.edge || rng.one_in(3) {
+            return None;
+        }
+        Some(if rng.one_in(2) { StartTls::Works } else { *rng.pick(&StartTls::ALL) })
     }
 
     /// Whether that host bears no flights.

@@ -91,6 +91,8 @@ pub fn config() -> Config {
     config.delivery.port = 25;
     config.delivery.smart_host = None;
     config.delivery.ipv6 = false;
+    // Its world has no HTTPS.
+    config.delivery.mta_sts = false;
     config
 }
 
@@ -179,6 +181,7 @@ impl World {
             self.links.push((source, taken));
             cores.push(ShardCore::new(Parts {
                 me,
+                policies: Arc::default(),
                 shards,
                 config: Arc::clone(&self.config),
                 tables: Arc::clone(&self.tables),
@@ -249,6 +252,7 @@ impl World {
                 Event::Bounced(_) => said.bounced += 1,
                 Event::Expired(_) => said.expired += 1,
                 Event::Notice(_) => said.notices += 1,
+                Event::Sts(_) => {}
             }) {}
         }
     }

@@ -11,6 +11,7 @@ pub mod edge;
 pub mod exim;
 pub mod postfix;
 pub mod programs;
+pub mod signed;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};

@@ -91,12 +91,21 @@ impl Postfix {
         Postfix::start(&format!("relayhost = [127.0.0.1]:{relay}\n{settings}"), files)
     }
 
+    /// Next hops at addresses of their own: further lines of master.cf, each service with its own settings, and files for /srv.
+    pub fn hops(services: &str, files: &[(&str, &str)]) -> Option<Postfix> {
+        Postfix::start_with("smtpd_recipient_restrictions = static:hold\nsmtpd_tls_loglevel = 1\n", services, files)
+    }
+
     fn start(settings: &str, files: &[(&str, &str)]) -> Option<Postfix> {
+        Postfix::start_with(settings, "", files)
+    }
+
+    fn start_with(settings: &str, services: &str, files: &[(&str, &str)]) -> Option<Postfix> {
         let postfix = Program::find_for_root("postfix")?;
         let postcat = Program::find("postcat")?;
         let port = free_port().unwrap();
         let main = format!("{MAIN_CF}{settings}");
-        let master = format!("127.0.0.1:{port} inet n - n - - smtpd\n{SERVICES}");
+        let master = format!("127.0.0.1:{port} inet n - n - - smtpd\n{services}{SERVICES}");
         let files = [&[("conf/main.cf", main.as_str()), ("conf/master.cf", &master)], files].concat();
         let daemon = Daemon::start(&postfix, &files, START, &[port]);
         Some(Postfix { daemon, port, postcat })

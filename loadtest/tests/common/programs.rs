@@ -24,13 +24,18 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dovecot", "dovecot-lmtpd dovecot-imapd dovecot-pop3d"),
     ("exim4", "exim4-daemon-light"),
     ("gsasl", "gsasl"),
+    ("ldns-dane", "ldnsutils"),
+    ("ldns-signzone", "ldnsutils"),
     ("msmtp", "msmtp"),
     ("nmap", "nmap"),
     ("node", "nodejs"),
+    ("nsd", "nsd"),
     ("postfix", "postfix"),
+    ("posttls-finger", "postfix"),
     ("python3", "python3"),
     ("swaks", "swaks libnet-ssleay-perl"),
     ("testssl", "testssl.sh"),
+    ("unbound", "unbound"),
 ];
 
 /// Where a program hangs, so that its test fails instead: a scan is the longest, half a minute of two idle cores. Seconds.

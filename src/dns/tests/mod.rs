@@ -7,6 +7,7 @@ mod hostile;
 mod keeping;
 mod properties;
 mod routing;
+mod security;
 mod transport;
 
 use super::*;

@@ -161,12 +161,12 @@ proptest! {
             let v4 = (0..v4).map(|i| IpAddr::from([192, 0, n, i]));
             let v6 = (0..v6).map(|i| IpAddr::from([0x2001, 0xdb8, u16::from(n), 0, 0, 0, 0, u16::from(i)]));
             let addresses = if v6_first { v6.chain(v4).collect() } else { v4.chain(v6).collect() };
-            MailHost { preference, name: format!("mx{n}.example").into(), addresses, port: None }
+            MailHost { preference, name: format!("mx{n}.example").into(), addresses, port: None, secure: false, alias: None }
         }).filter(|host| !host.addresses.is_empty()).collect();
         hosts.sort_by_key(|host| host.preference);
         let all: Vec<(u16, IpAddr)> =
             (0..).zip(&hosts).flat_map(|(at, host)| host.addresses.iter().map(move |a| (at, *a))).collect();
-        let resolution = Resolution { expires: Moment(1), verdict: Verdict::Hosts(hosts), exchangers: Vec::new() };
+        let resolution = Resolution { expires: Moment(1), verdict: Verdict::Hosts(hosts), exchangers: Vec::new(), secure: false };
         let mut order = Vec::new();
         resolution.attempt_order(random, &mut order);
         let mut tried: Vec<(u16, IpAddr)> = order.iter().map(|attempt| (attempt.host, attempt.address)).collect();

@@ -3,6 +3,7 @@
 //! where records are due breaks the connection, records come in any split.
 
 use crate::rt::tls::Progress;
+use crate::rt::tls::client::Fault;
 
 const HELLO: &[u8] = b"\x16client hello\n";
 const ANSWER: &[u8] = b"\x16server hello\n";
@@ -79,6 +80,11 @@ impl SimTls {
             out.extend_from_slice(&length.to_be_bytes());
             out.extend(record.iter().map(|b| b ^ FOLD));
         }
+    }
+
+    /// As `Tls::vouched`: in this world certificates are good.
+    pub fn vouched(&self, _: &[&str]) -> Result<(), Fault> {
+        if self.client && self.established { Ok(()) } else { Err(Fault::Invalid) }
     }
 
     /// Whether the handshake goes on.

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod connector;
+
 use super::*;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
@@ -15,6 +17,7 @@ const OID_EC_KEY: &[u8] = &[0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
 const OID_P256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
 const OID_COMMON_NAME: &[u8] = &[0x06, 3, 0x55, 4, 3];
 const OID_BASIC_CONSTRAINTS: &[u8] = &[0x06, 3, 0x55, 0x1d, 0x13];
+const OID_SUBJECT_ALT_NAME: &[u8] = &[0x06, 3, 0x55, 0x1d, 0x11];
 
 fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
@@ -43,6 +46,11 @@ struct Holder {
 impl Holder {
     /// Its certificate is the issuer's work, or its own.
     fn new(name: &str, issuer: Option<&Holder>, years: &str) -> Holder {
+        Holder::of_version(3, name, issuer, years)
+    }
+
+    fn of_version(version: u8, name: &str, issuer: Option<&Holder>, years: &str) -> Holder {
+        let host = name;
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
         let pkcs8 = key.to_pkcs8v1().unwrap().as_ref().to_vec();
         let name = short(0x30, &[&short(0x31, &[&short(0x30, &[OID_COMMON_NAME, &short(0x0c, &[name.as_bytes()])])])]);
@@ -54,16 +62,23 @@ impl Holder {
         // Who has no issuer is an authority.
         let is_authority = short(0x30, if issuer.is_none() { &[&[1, 1, 0xff]] } else { &[] });
         let constraints = short(0x30, &[OID_BASIC_CONSTRAINTS, &short(0x04, &[&is_authority])]);
+        let alternative = short(0x30, &[&short(0x82, &[host.as_bytes()])]);
+        let alternative = short(0x30, &[OID_SUBJECT_ALT_NAME, &short(0x04, &[&alternative])]);
+        let extensions = short(0xa3, &[&short(0x30, &[&constraints, &alternative])]);
+        let (number, extensions): (&[u8], &[u8]) = match version {
+            1 => (&[2, 1, 7], &[]),
+            _ => (&[0xa0, 3, 2, 1, 2, 2, 1, 7], &extensions),
+        };
         let tbs = short(
             0x30,
             &[
-                &[0xa0, 3, 2, 1, 2, 2, 1, 7],
+                number,
                 &algorithm,
                 issuer.map_or(&name, |issuer| &issuer.name),
                 &short(0x30, &[&time(from), &time(to)]),
                 &name,
                 &public,
-                &short(0xa3, &[&short(0x30, &[&constraints])]),
+                extensions,
             ],
         );
         let by = issuer.map_or(&key, |issuer| &issuer.key);

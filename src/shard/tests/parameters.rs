@@ -17,7 +17,7 @@ fn world(seed: u64, announces: &[&str]) -> World {
     world
 }
 
-fn envelope(recipients: &[(&str, Notify, &str)]) -> Envelope {
+pub(super) fn envelope(recipients: &[(&str, Notify, &str)]) -> Envelope {
     let mut envelope = Envelope::default();
     envelope.set_sender(b"joe@sender.test");
     for (address, notify, orcpt) in recipients {
@@ -29,7 +29,7 @@ fn envelope(recipients: &[(&str, Notify, &str)]) -> Envelope {
     envelope
 }
 
-fn inject(world: &mut World, mark: u32, envelope: &Envelope) {
+pub(super) fn inject(world: &mut World, mark: u32, envelope: &Envelope) {
     let letter = Letter::new(mark, &[]);
     world.inject(0, envelope, &letter.wire());
 }
@@ -38,7 +38,7 @@ fn in_time(world: &World, ahead: Duration) -> Wall {
     Wall(world.sim.now().wall.0 + ahead.as_millis() as u64)
 }
 
-fn plain() -> [(&'static str, Notify, &'static str); 1] {
+pub(super) fn plain() -> [(&'static str, Notify, &'static str); 1] {
     [("x@a.test", Notify::default(), "")]
 }
 

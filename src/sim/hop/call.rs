@@ -2,6 +2,7 @@
 //! the hop's.
 
 use super::Announced;
+use crate::rt::sim::tls::SimTls;
 use crate::time::Moment;
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -9,6 +10,8 @@ use std::net::IpAddr;
 /// What is to be written.
 pub(super) enum Out {
     Bytes(Vec<u8>),
+    /// No text: a part of the handshake.
+    Raw(Vec<u8>),
     /// The 250 to message number so many.
     Taken(usize, Vec<u8>),
     Close,
@@ -20,6 +23,11 @@ pub(super) struct Call {
     pub(super) from: IpAddr,
     pub(super) counted: bool,
     pub(super) mute: bool,
+    pub(super) tls: Option<SimTls>,
+    /// What is said is sealed.
+    pub(super) sealing: bool,
+    /// What comes next ends it: STARTTLS does not work here.
+    pub(super) broken: bool,
     pub(super) input: Vec<u8>,
     pub(super) scanned: usize,
     pub(super) in_data: bool,
@@ -56,6 +64,9 @@ impl Call {
             from,
             counted: false,
             mute: false,
+            tls: None,
+            sealing: false,
+            broken: false,
             input: Vec::new(),
             scanned: 0,
             in_data: false,
@@ -87,9 +98,10 @@ impl Call {
     /// Octets written when a reply of `length` octets, said now, is out.
     pub(super) fn behind(&self, length: usize) -> u64 {
         let waiting = self.out.iter().map(|out| match out {
-            Out::Bytes(bytes) | Out::Taken(_, bytes) => bytes.len(),
+            Out::Bytes(bytes) | Out::Taken(_, bytes) => self.wire(bytes.len()),
+            Out::Raw(bytes) => bytes.len(),
             Out::Close => 0,
         });
-        self.written + (waiting.sum::<usize>() + length) as u64
+        self.written + (waiting.sum::<usize>() + self.wire(length)) as u64
     }
 }

@@ -47,7 +47,7 @@ impl Oracle<'_> {
         let (asks, hosts) = (sent.door.asks, self.scenario.exchangers(&domain_of(to)));
         let lacks = |keyword: &str| hosts.iter().any(|ip| !self.announces(*ip, keyword));
         if asks.require_tls && !sent.letter.sender.is_empty() {
-            return Some("no next hop has TLS");
+            return Some("TLS, which no next hop may have that can be believed");
         }
         if asks.binary && (lacks("BINARYMIME") || lacks("CHUNKING")) {
             return Some("binary");
@@ -69,8 +69,9 @@ impl Oracle<'_> {
     pub(super) fn check_asked(&mut self, sent: &Sent, ip: IpAddr, copy: &Received) {
         let (mark, asks) = (sent.letter.mark, sent.door.asks);
         // RFC 8689 §5: the null sender's mail is a notification, which goes as well as it can.
-        if asks.require_tls && !sent.letter.sender.is_empty() {
-            self.violate("requiretls", format!("#{mark} required TLS and went to {ip} in the clear"));
+        let told = copy.said.first().is_some_and(|mail| mail.split(' ').any(|word| word == "REQUIRETLS"));
+        if asks.require_tls && !sent.letter.sender.is_empty() && !(copy.secure && told) {
+            self.violate("requiretls", format!("#{mark} required TLS and went to {ip} in the clear, or untold"));
         }
         let Some(mail) = copy.said.first() else { return };
         let announced = |keyword: &str| copy.announced.announces(keyword);

@@ -74,6 +74,7 @@ fn event(input: &mut Input<'_>) -> Event {
         id,
         size_bytes: u64::MAX,
         remote: (!a.is_empty()).then(|| SocketAddr::new(peer, 25)),
+        tls: None,
         code,
         attempts: 3,
         next_attempt: (!b.is_empty()).then_some(Wall(at.0 + 5)),

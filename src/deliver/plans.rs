@@ -1,0 +1,199 @@
+//! What is known about the TLS of a route's hosts before one of them is connected to: their TLSA records, and what the MTA-STS
+//! policy of the domain says of them.
+//!
+//! In: a route, answers of DNS. Out: [`Plans`], or that some answer is still missing. Lives on the shard that owns the
+//! destination. It refuses to decide what follows from it: that is `starttls`'s, at each connection.
+
+use super::Deliverer;
+use crate::dns::{MailHost, Resolution, TlsaAnswer};
+use crate::route::NextHop;
+use crate::rt::tls::client::Association;
+use crate::shard::Turn;
+use crate::starttls::sts::Mode;
+use crate::starttls::{Dane, Decision, Facts, Refused, TlsLevel, decide, usable};
+use crate::time::Moment;
+use std::rc::Rc;
+
+/// Of all hosts of a route.
+#[derive(Debug)]
+pub(super) struct Plans {
+    level: TlsLevel,
+    name_is_secure: bool,
+    /// In the order of the route; none where nothing was asked.
+    hosts: Vec<HostFacts>,
+    /// Of the hosts that are not there.
+    nothing: HostFacts,
+}
+
+/// Of one host.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct HostFacts {
+    dane: Dane,
+    /// The name the records were found by, if it is not the host's own (RFC 7672 §2.2.2).
+    base: Option<Rc<str>>,
+    sts: Option<(Mode, bool)>,
+}
+
+impl HostFacts {
+    /// The name to ask for (SNI): RFC 7672 §8.1.
+    pub(super) fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+        self.base.as_deref().unwrap_or(host)
+    }
+
+    pub(super) fn records(&self) -> &[Association] {
+        match &self.dane {
+            Dane::Secure(records) => records,
+            Dane::Absent | Dane::Failed => &[],
+        }
+    }
+}
+
+impl Plans {
+    /// Where nothing is asked.
+    fn of(level: TlsLevel, name_is_secure: bool) -> Plans {
+        let nothing = HostFacts::default();
+        Plans { level, name_is_secure, hosts: Vec::new(), nothing }
+    }
+
+    pub(super) fn host(&self, at: u16) -> &HostFacts {
+        self.hosts.get(usize::from(at)).unwrap_or(&self.nothing)
+    }
+
+    /// TLS is no question: it is not done, or the next hop is no mail exchanger.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.level == TlsLevel::None
+    }
+
+    /// What tells sites with the same hosts apart, for domains whose mail must not share a connection: whether the hosts' names
+    /// are secure, and what the domain's policy says of them. Their TLSA records are the same for all domains.
+    pub(super) fn mark(&self, hosts: &[MailHost]) -> String {
+        let mut mark = String::new();
+        if self.name_is_secure && !self.is_unasked() {
+            mark += " (dnssec)";
+        }
+        let mode = self.hosts.iter().find_map(|host| host.sts).map(|(mode, _)| mode);
+        if let Some(mode) = mode.filter(|mode| *mode != Mode::None) {
+            let named = hosts.iter().zip(&self.hosts).filter(|(_, facts)| facts.sts.is_some_and(|(_, named)| named));
+            let mut named: Vec<&str> = named.map(|(host, _)| &*host.name).collect();
+            named.sort_unstable();
+            // Short, since site names have a bound: which of them are named is in its hash.
+            mark +=
+                &format!(" (mta-sts {} {:08x})", mode.name(), crate::route::hash(named.join(" ").as_bytes()) as u32);
+        }
+        mark
+    }
+
+    /// What a connection to that host must do.
+    pub(super) fn decide(&self, at: u16, broken: bool) -> Result<Decision, Refused> {
+        let host = self.host(at);
+        let (level, name_is_secure) = (self.level, self.name_is_secure);
+        decide(&Facts { level, dane: &host.dane, sts: host.sts, name_is_secure, broken, not_required: false })
+    }
+}
+
+/// Plans where nothing is asked, made once.
+#[derive(Debug)]
+pub(super) struct Unasked {
+    never: Rc<Plans>,
+    plain: Rc<Plans>,
+    secure: Rc<Plans>,
+}
+
+impl Unasked {
+    pub(super) fn new(level: TlsLevel) -> Self {
+        let plans = |level, secure| Rc::new(Plans::of(level, secure));
+        Unasked { never: plans(TlsLevel::None, true), plain: plans(level, false), secure: plans(level, true) }
+    }
+}
+
+impl Deliverer {
+    /// Where nothing is asked.
+    pub(super) fn unasked(&self, tls: bool, name_is_secure: bool) -> Rc<Plans> {
+        Rc::clone(match (tls && self.connector.is_some(), name_is_secure) {
+            (false, _) => &self.unasked.never,
+            (true, false) => &self.unasked.plain,
+            (true, true) => &self.unasked.secure,
+        })
+    }
+
+    /// What is known about the hosts of a domain's route; or the names that are being asked about.
+    pub(super) fn plans(
+        &mut self,
+        domain: &str,
+        next_hop: &NextHop<'_>,
+        route: &Rc<Resolution>,
+        turn: &mut Turn<'_>,
+    ) -> Result<Rc<Plans>, Vec<Rc<str>>> {
+        let sts = self.config.delivery.mta_sts && matches!(next_hop, NextHop::Mx(_));
+        if self.connector.is_none() || (!self.config.dns.validating && !sts) {
+            return Ok(self.unasked(true, route.secure));
+        }
+        let mut missing = Vec::new();
+        let mut policy = None;
+        if sts && let Ok(domain) = crate::dns::canonical(domain) {
+            match self.sts(domain.as_str(), turn) {
+                Ok(found) => policy = found,
+                Err(name) => missing.push(name),
+            }
+        }
+        let port = if let NextHop::Host(_, port) = next_hop { *port } else { self.config.delivery.port };
+        let mut hosts = Vec::with_capacity(route.hosts().len());
+        for host in route.hosts() {
+            match self.dane(route.secure, host, port, turn.now.mono) {
+                Ok((dane, base)) => {
+                    let sts = policy.as_ref().map(|held| (held.policy.mode, held.policy.names(&host.name)));
+                    hosts.push(HostFacts { dane, base, sts });
+                }
+                Err(name) => missing.push(name),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        if hosts.iter().all(|host| *host == HostFacts::default()) {
+            return Ok(self.unasked(true, route.secure));
+        }
+        Ok(Rc::new(Plans { hosts, ..Plans::of(self.config.delivery.tls, route.secure) }))
+    }
+
+    /// The TLSA records of a host, and by which other name they were found; or the name that is being asked about.
+    fn dane(
+        &mut self,
+        names_are_secure: bool,
+        host: &MailHost,
+        port: u16,
+        now: Moment,
+    ) -> Result<(Dane, Option<Rc<str>>), Rc<str>> {
+        let absent = Ok((Dane::Absent, None));
+        if !names_are_secure {
+            return absent;
+        }
+        // RFC 7672 §2.2.2: where all of the way through an alias is secure, its end comes first.
+        if let Some(end) = host.alias.as_ref().filter(|_| host.secure) {
+            match self.tlsa(end, port, now)? {
+                Dane::Absent => {}
+                found => return Ok((found, Some(Rc::clone(end)))),
+            }
+        } else if host.alias.is_some() {
+            match self.resolver.has_secure_alias(&host.name, now) {
+                None => return Err(Rc::clone(&host.name)),
+                Some(Err(_)) => return Ok((Dane::Failed, None)),
+                Some(Ok(false)) => return absent,
+                Some(Ok(true)) => {}
+            }
+        } else if !host.secure {
+            // RFC 7672 §2.2.1: whoever can forge the address needs no forged records.
+            return absent;
+        }
+        Ok((self.tlsa(&host.name, port, now)?, None))
+    }
+
+    fn tlsa(&mut self, name: &str, port: u16, now: Moment) -> Result<Dane, Rc<str>> {
+        match self.resolver.tlsa(name, port, now) {
+            None => Err(crate::dns::tlsa_name(name, port).into()),
+            Some(TlsaAnswer::Failed(_)) => Ok(Dane::Failed),
+            Some(TlsaAnswer::None) => Ok(Dane::Absent),
+            Some(TlsaAnswer::Secure(records)) => Ok(Dane::Secure(usable(&records))),
+        }
+    }
+}
