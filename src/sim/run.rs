@@ -8,7 +8,7 @@ mod probe;
 
 use super::client::Client;
 use super::guise;
-use super::hop::{Hop, Mood};
+use super::hop::{Hop, Mood, StartTls};
 use super::oracle::{Oracle, Violation};
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
 use super::world::{Found, Machine, World, config};
@@ -474,7 +474,12 @@ impl<'a> Run<'a> {
         core.pace.latency_us = (100, 400);
         for machine in self.world.sim.hosts.values_mut() {
             match machine {
-                Machine::Hop(hop) => hop.mood = Mood::default(),
+                Machine::Hop(hop) => {
+                    hop.mood = Mood::default();
+                    if hop.tls == Some(StartTls::Silent) {
+                        hop.tls = Some(StartTls::Works);
+                    }
+                }
                 Machine::Zone(zone) => zone.calm(),
                 Machine::Client(_) | Machine::Other(_) => {}
             }

@@ -5,6 +5,7 @@ use super::{Account, Oracle, domain_of, is_known};
 use crate::sim::client::Sent;
 use crate::sim::guise::{LIMITS, Login};
 use crate::sim::hop::Received;
+use crate::sim::scenario::Way;
 use crate::sim::world::World;
 use crate::time::{Moment, Now};
 use std::net::IpAddr;
@@ -148,9 +149,12 @@ impl Oracle<'_> {
                 asks.is_told_of_relaying(announces("DSN"), announces("DELIVERBY"))
             }
         };
+        let discarded =
+            self.scenario.way(&domain_of(to)) == Some(Way::Discard) && asks.is_told_of_relaying(false, false);
         for (word, note) in tidings {
             let reason = match (word.as_str(), deadline) {
-                (word, _) if word == passed_on => copies.iter().any(|(_, copy)| passing(copy)),
+                // What is discarded is told as what was passed on: nobody will tell more.
+                (word, _) if word == passed_on => discarded || copies.iter().any(|(_, copy)| passing(copy)),
                 ("delayed", Some((by, (first, _)))) => {
                     let late = note.at >= first || self.clock_moved(sent, note.at);
                     !by.return_late && late && (asks.notify.is_none() || asks.is_told_of("DELAY"))
