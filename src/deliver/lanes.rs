@@ -30,10 +30,39 @@ pub(super) struct Lanes {
 struct Lane {
     share: Share,
     site: Site,
-    /// Where its mail waits.
-    destination: DestinationId,
+    /// Where its mail waits: a destination for each set of hosts, and of what TLS with them must be.
+    members: Vec<Member>,
+    /// Who is woken first; the next one next time.
+    first: usize,
     /// It stands in `Lanes::news`.
     listed: bool,
+}
+
+/// A destination of a site, and what it would have beside what it has.
+struct Member {
+    destination: DestinationId,
+    connections: u32,
+    permits: [u32; 2],
+}
+
+impl Lane {
+    fn member(&mut self, destination: DestinationId) -> &mut Member {
+        let at = self.members.iter().position(|member| member.destination == destination);
+        let at = at.unwrap_or_else(|| {
+            self.members.push(Member { destination, connections: 0, permits: [0; 2] });
+            self.members.len() - 1
+        });
+        &mut self.members[at]
+    }
+
+    /// Tells the share what all members want.
+    fn sum_up(&mut self) {
+        let more: u32 = self.members.iter().map(|member| member.connections).sum();
+        self.share.wants(self.share.connections() + more);
+        for kind in [Paced::Message, Paced::Start] {
+            self.share.could_use(kind, self.members.iter().map(|member| member.permits[kind as usize]).sum());
+        }
+    }
 }
 
 /// What a connection must keep to, beside its number.
@@ -89,8 +118,8 @@ impl Deliverer {
         let limits = limits_of(&self.tables.shaping, &site, self.config.delivery.connections_per_destination);
         let share = || Share::new(scope.clone(), limits);
         let lane = self.lanes.shares.entry(scope.clone());
-        let lane = lane.or_insert_with(|| Lane { share: share(), site, destination, listed: false });
-        lane.destination = destination;
+        let lane = lane.or_insert_with(|| Lane { share: share(), site, members: Vec::new(), first: 0, listed: false });
+        lane.member(destination);
     }
 
     fn scope(&self, destination: DestinationId) -> Option<&Scope> {
@@ -115,13 +144,18 @@ impl Deliverer {
 
     /// Whether a connection may be opened at a destination that would have so many in all; else it is asked for.
     pub(super) fn may_open(&mut self, destination: DestinationId, wanted: u32, now: Moment) -> bool {
-        let Some(scope) = self.scope(destination).cloned() else { return true };
+        let Some(pool) = self.pools.get(&destination) else { return true };
+        let Some(scope) = pool.scope.clone() else { return true };
+        let open = u32::try_from(pool.connections.len() + pool.leaving).unwrap_or(u32::MAX);
         let Some(lane) = self.lanes.shares.get_mut(&scope) else { return true };
         // One without a message to begin would idle in vain.
         let from = lane.share.begins_from(now);
         let is_time = from.is_some_and(|from| from <= now);
-        lane.share.wants(if is_time { wanted } else { 0 }.max(lane.share.connections()));
-        let free = is_time && lane.share.has_room() && lane.share.take(Paced::Start, 1, now);
+        let member = lane.member(destination);
+        member.connections = if is_time { wanted.saturating_sub(open).max(1) } else { 0 };
+        member.permits[Paced::Start as usize] = u32::from(is_time);
+        lane.sum_up();
+        let free = is_time && lane.share.has_room() && lane.share.take(Paced::Start, now);
         self.lanes.list(&scope);
         if let Some(from) = from.filter(|_| !is_time) {
             self.lanes.timers.push(Reverse((from, scope)));
@@ -131,10 +165,18 @@ impl Deliverer {
 
     /// Nothing waits at a destination for more connections than there are.
     pub(super) fn has_enough(&mut self, destination: DestinationId) {
+        self.wants(destination, |member| {
+            member.connections = 0;
+            member.permits[Paced::Start as usize] = 0;
+        });
+    }
+
+    /// Changes what a destination wants.
+    fn wants(&mut self, destination: DestinationId, change: impl FnOnce(&mut Member)) {
         let Some(scope) = self.scope(destination).cloned() else { return };
         let Some(lane) = self.lanes.shares.get_mut(&scope) else { return };
-        lane.share.wants(lane.share.connections());
-        lane.share.wants_none(Paced::Start);
+        change(lane.member(destination));
+        lane.sum_up();
         self.lanes.list(&scope);
     }
 
@@ -146,7 +188,11 @@ impl Deliverer {
     /// Counts a connection; what to count back when it is closed.
     pub(super) fn count_connection(&mut self, destination: DestinationId) -> Option<Scope> {
         let scope = self.scope(destination)?.clone();
-        self.lanes.shares.get_mut(&scope)?.share.open();
+        let lane = self.lanes.shares.get_mut(&scope)?;
+        lane.share.open();
+        let member = lane.member(destination);
+        member.connections = member.connections.saturating_sub(1);
+        lane.sum_up();
         Some(scope)
     }
 
@@ -155,6 +201,7 @@ impl Deliverer {
         let Some(scope) = scope else { return };
         if let Some(lane) = self.lanes.shares.get_mut(&scope) {
             lane.share.closed();
+            lane.sum_up();
         }
         self.lanes.list(&scope);
     }
@@ -167,21 +214,14 @@ impl Deliverer {
     /// Whether a message may be begun, of so many that could be; else permits are asked for.
     pub(super) fn may_begin(&mut self, destination: DestinationId, could: u32, now: Moment) -> bool {
         let Some(lane) = self.lane(destination) else { return true };
-        let free = lane.share.take(Paced::Message, could, now);
-        if let Some(scope) = self.scope(destination).cloned() {
-            self.lanes.list(&scope);
-        }
+        let free = lane.share.take(Paced::Message, now);
+        self.wants(destination, |member| member.permits[Paced::Message as usize] = could.max(1));
         free
     }
 
     /// No message of a destination could use a permit.
     pub(super) fn begins_none(&mut self, destination: DestinationId) {
-        if let Some(lane) = self.lane(destination) {
-            lane.share.wants_none(Paced::Message);
-        }
-        if let Some(scope) = self.scope(destination).cloned() {
-            self.lanes.list(&scope);
-        }
+        self.wants(destination, |member| member.permits[Paced::Message as usize] = 0);
     }
 
     // --- mail -----------------------------------------------------------------------------------------------------
@@ -209,11 +249,21 @@ impl Deliverer {
         if let Some(until) = lane.share.poll_timeout() {
             self.lanes.timers.push(Reverse((until, scope.clone())));
         }
-        let destination = lane.destination;
         self.retire(&scope, turn);
         self.lanes.list(&scope);
-        if self.queue.name(destination).is_some() {
-            self.wake(destination);
+        self.wake_members(&scope);
+    }
+
+    /// Has the destinations of a site pumped before the turn ends, each time another one first.
+    fn wake_members(&mut self, scope: &Scope) {
+        let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
+        lane.first = lane.first.wrapping_add(1);
+        let count = lane.members.len();
+        let members: Vec<_> = (0..count).map(|at| lane.members[(lane.first + at) % count].destination).collect();
+        for destination in members {
+            if self.queue.name(destination).is_some() {
+                self.wake(destination);
+            }
         }
     }
 
@@ -221,10 +271,11 @@ impl Deliverer {
     fn retire(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
         let Some(lane) = self.lanes.shares.get(scope) else { return };
         let Some(closing) = lane.share.closing() else { return };
-        let Some(pool) = self.pools.get(&lane.destination) else { return };
-        let retiring = pool.connections.iter().filter(|conn| self.connections.get(**conn).is_some_and(|c| c.retires));
-        let mut over = (closing.connections as usize).saturating_sub(pool.leaving + retiring.count());
-        let mut rest: Vec<ConnId> = pool.connections.clone();
+        let pools = || lane.members.iter().filter_map(|member| self.pools.get(&member.destination));
+        let mut rest: Vec<ConnId> = pools().flat_map(|pool| pool.connections.iter().copied()).collect();
+        let retiring = rest.iter().filter(|conn| self.connections.get(**conn).is_some_and(|c| c.retires)).count();
+        let leaving: usize = pools().map(|pool| pool.leaving).sum();
+        let mut over = (closing.connections as usize).saturating_sub(leaving + retiring);
         // Those that carry nothing first.
         let carries = |conn: &ConnId| self.connections.get(*conn).is_some_and(|c| c.ready && !c.is_idle());
         rest.sort_by_key(carries);
@@ -251,10 +302,7 @@ impl Deliverer {
         {
             let Some(Reverse((_, scope))) = self.lanes.timers.pop() else { break };
             self.lanes.list(&scope);
-            let destination = self.lanes.shares.get(&scope).map(|lane| lane.destination);
-            if let Some(destination) = destination.filter(|d| self.queue.name(*d).is_some()) {
-                self.wake(destination);
-            }
+            self.wake_members(&scope);
         }
         if self.lanes.ledgers.poll_timeout().is_some_and(|at| at <= now) {
             self.lanes.ledgers.handle_timeout(now);
@@ -263,12 +311,18 @@ impl Deliverer {
         while let Some(scope) = self.lanes.news.pop() {
             let Some(lane) = self.lanes.shares.get_mut(&scope) else { continue };
             lane.listed = false;
+            let before = lane.members.len();
+            let (pools, queue) = (&self.pools, &self.queue);
+            lane.members
+                .retain(|member| pools.contains_key(&member.destination) || queue.peek_len(member.destination) > 0);
+            if lane.members.len() < before {
+                lane.sum_up();
+            }
             if let Some(mail) = lane.share.poll_send(self.me, now) {
                 let owner = lease::owner(&scope, self.shards);
                 turn.post.send(usize::from(owner), Mail::ToLedger(mail));
             }
-            let waits = self.pools.contains_key(&lane.destination) || self.queue.peek_len(lane.destination) > 0;
-            if lane.share.is_idle() && !waits {
+            if lane.members.is_empty() && lane.share.is_idle() {
                 self.lanes.shares.remove(&scope);
             }
         }

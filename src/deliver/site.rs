@@ -10,6 +10,7 @@ use crate::local::LmtpServer;
 use crate::message::Status;
 use crate::queue::{DestinationId, DomainId, JobKey, LastReply};
 use crate::route::NextHop;
+use crate::shaping::Shaping;
 use crate::shard::Turn;
 use crate::time::Moment;
 use std::net::{IpAddr, Ipv4Addr};
@@ -165,9 +166,16 @@ impl Deliverer {
                 if matches!(next_hop, NextHop::Mx(_)) {
                     let before = self.queue.destination(domain);
                     let mut exchangers = route.exchangers.iter().map(|name| &**name);
-                    let mut site = self.tables.shaping.site(&name, &mut exchangers);
-                    site.name = (site.name.into_string() + &plans.mark(route.hosts())).into();
-                    let after = self.queue.bind(domain, &site.name, route.expires);
+                    let site = self.tables.shaping.site(&name, &mut exchangers);
+                    // One receiver, but not all of its hosts take mail for all its domains, nor is the same asked of them.
+                    let mut destination = site.name.to_string();
+                    if site.provider.is_some() {
+                        let mut exchangers = route.exchangers.iter().map(|name| &**name);
+                        destination.push(' ');
+                        destination += &Shaping::default().site(&name, &mut exchangers).name;
+                    }
+                    destination += &plans.mark(route.hosts());
+                    let after = self.queue.bind(domain, &destination, route.expires);
                     if let Some(after) = after {
                         self.join(after, site);
                     }

@@ -5,7 +5,7 @@ use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
 
-/// What a shard has of a scope, and what it has asked for. The methods are: getters; `wants`, `open`, `closed`, `take`
+/// What a shard has of a scope, and what it has asked for. The methods are: getters; `wants`, `could_use`, `open`, `closed`, `take`
 /// (commands); `handle`; `poll_send`. Lives on its shard.
 #[derive(Debug)]
 pub struct Share {
@@ -137,8 +137,8 @@ impl Share {
         self.open = self.open.checked_sub(1).expect("what is closed was opened");
     }
 
-    /// Takes a permit; false: there is none now. Then so many could be used, if there were.
-    pub fn take(&mut self, kind: Paced, could_use: u32, now: Moment) -> bool {
+    /// Takes a permit; false: there is none now, and [`could_use`](Self::could_use) says how many are wanted.
+    pub fn take(&mut self, kind: Paced, now: Moment) -> bool {
         if self.rate(kind).is_none() {
             return true;
         }
@@ -149,10 +149,7 @@ impl Share {
                 *used = Used { count: used.count + 1, last: now };
                 true
             }
-            _ => {
-                permits.wanted = could_use.max(1);
-                false
-            }
+            _ => false,
         }
     }
 
@@ -168,9 +165,9 @@ impl Share {
         None
     }
 
-    /// Nothing waits for a permit any more, or what does could not use it: those that are left are for others.
-    pub fn wants_none(&mut self, kind: Paced) {
-        self.permits[kind as usize].wanted = 0;
+    /// So many permits could be used at once. With none, those that are left are for others.
+    pub fn could_use(&mut self, kind: Paced, permits: u32) {
+        self.permits[kind as usize].wanted = if self.rate(kind).is_some() { permits } else { 0 };
     }
 
     // --- handle ---------------------------------------------------------------------------------------------------

@@ -89,10 +89,11 @@ impl Bench {
             lane.share.wants(lane.share.connections());
         }
         if u64::from(lane.share.connections()) >= lane.work {
-            lane.share.wants_none(Paced::Start);
+            lane.share.could_use(Paced::Start, 0);
         }
         while u64::from(lane.share.connections()) < lane.work && lane.share.has_room() {
-            if !lane.share.take(Paced::Start, 1, now) {
+            if !lane.share.take(Paced::Start, now) {
+                lane.share.could_use(Paced::Start, 1);
                 break;
             }
             Self::seen(&mut self.paces, &self.limits, Paced::Start, now);
@@ -103,10 +104,11 @@ impl Bench {
             let free = lane.busy.iter().filter(|busy| busy.is_none()).count();
             let could = u32::try_from(lane.work.min(free as u64)).unwrap();
             if could == 0 {
-                lane.share.wants_none(Paced::Message);
+                lane.share.could_use(Paced::Message, 0);
                 break;
             }
-            if !lane.share.take(Paced::Message, could, now) {
+            if !lane.share.take(Paced::Message, now) {
+                lane.share.could_use(Paced::Message, could);
                 break;
             }
             Self::seen(&mut self.paces, &self.limits, Paced::Message, now);
