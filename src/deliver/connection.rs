@@ -60,7 +60,7 @@ pub(super) struct Connection {
     pub(super) listed: bool,
     /// It has said QUIT and waits for the end.
     pub(super) leaves: bool,
-    /// It ends behind the message that it carries: others wait for its place.
+    /// It ends behind the message that it carries, or behind its first: others wait for its place.
     pub(super) retires: bool,
     /// What counts it.
     pub(super) scope: Option<Scope>,
@@ -229,10 +229,15 @@ impl Connection {
     pub(super) fn can_start(&self) -> bool {
         let flows = self.unsent.is_empty() && self.stream.is_none();
         flows
-            && !self.retires
+            && !self.is_retired()
             && self.begun < self.bounds.messages
             && self.pinned < limits::FLIGHT_PINNED_BYTES
             && self.client.as_ref().is_some_and(|client| client.can_start() && !self.hesitates(client))
+    }
+
+    /// Whether it has had its last message.
+    fn is_retired(&self) -> bool {
+        self.retires && self.begun > 0
     }
 
     /// A message with a rate counts when it is begun, and here RSET and its reply would come first.
@@ -267,7 +272,7 @@ impl Connection {
 
     /// Whether it takes no further message, by a limit of ours or the peer's.
     pub(super) fn is_spent(&self) -> bool {
-        self.retires
+        self.is_retired()
             || self.begun >= self.bounds.messages
             || self.client.as_ref().is_some_and(|client| client.is_spent() || self.hesitates(client))
     }

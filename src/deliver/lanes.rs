@@ -7,6 +7,7 @@
 
 use super::{Deliverer, Map};
 use crate::lease::{self, Ledgers, Paced, Scope, Share, ToLane, ToLedger};
+use crate::limits;
 use crate::queue::DestinationId;
 use crate::rt::ConnId;
 use crate::shaping::{Limits, Shaping, Site};
@@ -34,6 +35,8 @@ struct Lane {
     members: Vec<Member>,
     /// Who is woken first; the next one next time.
     first: usize,
+    /// No connection is taken from one destination for another before.
+    changes_from: Moment,
     /// It stands in `Lanes::news`.
     listed: bool,
 }
@@ -118,7 +121,14 @@ impl Deliverer {
         let limits = limits_of(&self.tables.shaping, &site, self.config.delivery.connections_per_destination);
         let share = || Share::new(scope.clone(), limits);
         let lane = self.lanes.shares.entry(scope.clone());
-        let lane = lane.or_insert_with(|| Lane { share: share(), site, members: Vec::new(), first: 0, listed: false });
+        let lane = lane.or_insert_with(|| Lane {
+            share: share(),
+            site,
+            members: Vec::new(),
+            first: 0,
+            changes_from: Moment(0),
+            listed: false,
+        });
         lane.member(destination);
     }
 
@@ -156,6 +166,11 @@ impl Deliverer {
         member.permits[Paced::Start as usize] = u32::from(is_time);
         lane.sum_up();
         let free = is_time && lane.share.has_room() && lane.share.take(Paced::Start, now);
+        let full = is_time && !lane.share.has_room() && open == 0;
+        if full && lane.members.len() > 1 && now >= lane.changes_from {
+            lane.changes_from = now + limits::LEASE_TURN;
+            self.change_over.push((scope.clone(), destination));
+        }
         self.lanes.list(&scope);
         if let Some(from) = from.filter(|_| !is_time) {
             self.lanes.timers.push(Reverse((from, scope)));
@@ -199,11 +214,15 @@ impl Deliverer {
     /// A connection is closed.
     pub(super) fn count_back(&mut self, scope: Option<Scope>) {
         let Some(scope) = scope else { return };
-        if let Some(lane) = self.lanes.shares.get_mut(&scope) {
-            lane.share.closed();
-            lane.sum_up();
-        }
+        let Some(lane) = self.lanes.shares.get_mut(&scope) else { return };
+        lane.share.closed();
+        lane.sum_up();
+        // Its place may be what another destination of the site waits for.
+        let awaited = lane.members.len() > 1 && lane.members.iter().any(|member| member.connections > 0);
         self.lanes.list(&scope);
+        if awaited {
+            self.wake_members(&scope);
+        }
     }
 
     /// Whether the messages of a destination have a rate.
@@ -254,6 +273,42 @@ impl Deliverer {
         self.wake_members(&scope);
     }
 
+    /// A destination of a site has no connection, and the others have all that the site's lane may have: one of them ends one that
+    /// has carried something, or is not needed.
+    fn change_over(&mut self, scope: &Scope, destination: DestinationId, turn: &mut Turn<'_>) {
+        let Some(lane) = self.lanes.shares.get(scope) else { return };
+        let others = lane.members.iter().map(|member| member.destination).filter(|d| *d != destination);
+        let mut best: Option<(u8, ConnId)> = None;
+        for other in others {
+            let Some(pool) = self.pools.get(&other) else { continue };
+            if pool.leaving > 0 {
+                return;
+            }
+            let waits = !pool.loaded.is_empty() || pool.fetching > 0 || self.queue.peek_len(other) > 0;
+            for &conn in &pool.connections {
+                let Some(connection) = self.connections.get(conn) else { continue };
+                if connection.retires {
+                    return;
+                }
+                let rank = match (connection.is_idle(), waits) {
+                    (true, false) => 0,
+                    (true, true) if connection.done > 0 => 1,
+                    (false, _) if connection.begun > 0 => 2,
+                    _ => continue,
+                };
+                if best.is_none_or(|(least, _)| rank < least) {
+                    best = Some((rank, conn));
+                }
+            }
+        }
+        let Some((_, conn)) = best else { return };
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        connection.retires = true;
+        if connection.is_idle() {
+            self.quit(conn, turn);
+        }
+    }
+
     /// Has the destinations of a site pumped before the turn ends, each time another one first.
     fn wake_members(&mut self, scope: &Scope) {
         let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
@@ -267,7 +322,7 @@ impl Deliverer {
         }
     }
 
-    /// Closes what others wait for: what idles or only connects at once, the rest behind its message.
+    /// Closes what others wait for: what idles at once, the rest behind its message, what is about to have one behind that.
     fn retire(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
         let Some(lane) = self.lanes.shares.get(scope) else { return };
         let Some(closing) = lane.share.closing() else { return };
@@ -286,9 +341,15 @@ impl Deliverer {
             let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.retires) else { continue };
             over -= 1;
             connection.retires = true;
-            if connection.client.is_none() {
+            // Where turns are short and hosts slow, nobody would come to a message otherwise.
+            let (begun, destination) = (connection.begun, connection.destination);
+            let (connects, idles) = (connection.client.is_none(), connection.is_idle());
+            if begun == 0 && self.waiting(destination) > 0 {
+                continue;
+            }
+            if connects {
                 self.forget(conn, turn);
-            } else if connection.is_idle() {
+            } else if idles {
                 self.quit(conn, turn);
             }
         }
@@ -303,6 +364,9 @@ impl Deliverer {
             let Some(Reverse((_, scope))) = self.lanes.timers.pop() else { break };
             self.lanes.list(&scope);
             self.wake_members(&scope);
+        }
+        for (scope, destination) in std::mem::take(&mut self.change_over) {
+            self.change_over(&scope, destination, turn);
         }
         if self.lanes.ledgers.poll_timeout().is_some_and(|at| at <= now) {
             self.lanes.ledgers.handle_timeout(now);

@@ -84,6 +84,8 @@ pub struct Deliverer {
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
     lanes: Lanes,
+    /// Destinations that wait for a connection of another one of their site.
+    change_over: Vec<(Scope, DestinationId)>,
     heat: Heat,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
@@ -239,6 +241,7 @@ impl Deliverer {
             verifying: Map::default(),
             connections: ConnTable::default(),
             lanes: Lanes::new(shards),
+            change_over: Vec::new(),
             heat: Heat::new(config.delivery.lane_rate),
             questions: ConnTable::default(),
             exchanges: Map::default(),

@@ -253,7 +253,7 @@ impl Deliverer {
     }
 
     /// Messages that wait for a connection.
-    fn waiting(&self, destination: DestinationId) -> usize {
+    pub(super) fn waiting(&self, destination: DestinationId) -> usize {
         let held = self.pools.get(&destination).map_or(0, |pool| pool.loaded.len() + pool.fetching);
         held + self.queue.peek_len(destination)
     }

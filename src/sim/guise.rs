@@ -277,6 +277,9 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
             text += &format!("{key} = \"{rate}\"\n");
         }
     }
+    if scenario.provider {
+        text += "[[provider]]\nname = \"both\"\nmx = [\"*.d0.test\", \"*.d1.test\"]\n";
+    }
     Arc::new(Shaping::parse(&[("shaping.toml", &text)]).expect("a good file"))
 }
 

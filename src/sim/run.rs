@@ -200,6 +200,10 @@ impl<'a> Run<'a> {
             // A domain with a route has one owner: its smart host sees no more than another's exchangers.
             core.cap([SMART.into()], limit);
             core.cap([SENDERS.into()], limit);
+            if self.scenario.provider {
+                let both = self.scenario.destinations[..2].iter().flat_map(|d| self.scenario.addresses(d));
+                core.cap(both, limit);
+            }
         }
         self.start(self.scenario.shards, &[]);
     }

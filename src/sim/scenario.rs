@@ -179,6 +179,8 @@ pub struct Scenario {
     pub limited: bool,
     /// And they hear of their clients from a proxy, those that may relay.
     pub proxied: bool,
+    /// The first two destinations are one provider's, by their exchangers.
+    pub provider: bool,
     /// Messages a second for a domain that give it lanes.
     pub lane_rate: u32,
     /// Rates of messages and connections to each site.
@@ -272,6 +274,7 @@ impl Scenario {
             verifies: false,
             limited: edge && edge_rng.one_in(2),
             proxied: edge && edge_rng.one_in(4),
+            provider: false,
             lane_rate: 1_000_000,
             rates: [None; 2],
             local: None,
@@ -286,6 +289,11 @@ impl Scenario {
         if site_rng.one_in(3) {
             scenario.add_twins(site_rng);
         }
+        let has_mx = |d: &Destination| !d.exchangers.is_empty() && !d.implicit;
+        scenario.provider = site_rng.one_in(3)
+            && !scenario.smart_host
+            && scenario.destinations[..2].iter().all(has_mx)
+            && !matches!(scenario.local, Some(0 | 1));
         if site_rng.one_in(3) {
             // One or two at a time are much.
             scenario.lane_rate = *site_rng.pick(&[10, 20]);
@@ -323,7 +331,7 @@ impl Scenario {
             };
             scenario.deeds.push((pause, deed));
         }
-        if scenario.destinations.iter().any(|d| d.twin_of.is_some()) || scenario.lane_rate < 1000 {
+        if scenario.destinations.iter().any(|d| d.twin_of.is_some()) || scenario.lane_rate < 1000 || scenario.provider {
             // One that invents exchangers makes one site two, for the relay as for anybody.
             for (_, deed) in &mut scenario.deeds {
                 if let Deed::Dns { mood: mood @ DnsMood::ManyRecords, .. } = deed {

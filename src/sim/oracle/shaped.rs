@@ -19,10 +19,11 @@ impl Oracle<'_> {
             return;
         }
         // What a process that is over had begun its successor does not know.
-        let mut lives = self.ends.iter().peekable();
+        let mut life = 0;
         let mut paces: BTreeMap<(usize, bool), Pace> = BTreeMap::new();
         for Begun { at, group, message } in world.sim.core.begun() {
-            while lives.next_if(|end| **end <= *at).is_some() {
+            let lives = self.ends.iter().filter(|end| **end < *at).count();
+            if std::mem::replace(&mut life, lives) != lives {
                 paces.clear();
             }
             if self.scenario.local == Some(*group) {

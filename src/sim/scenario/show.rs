@@ -36,6 +36,9 @@ impl fmt::Display for Scenario {
                 said.iter().filter(|(is_so, _)| *is_so).map(|(_, words)| format!(", {words}")).collect::<String>();
             writeln!(f, "  all listeners{said}, LMTP to {:?}", self.mailboxes())?;
         }
+        if self.provider {
+            writeln!(f, "  d0.test and d1.test are one provider's")?;
+        }
         for (what, rate) in ["messages", "connections"].iter().zip(self.rates) {
             if let Some(rate) = rate {
                 writeln!(f, "  {what} to a site: {rate}")?;
