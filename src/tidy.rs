@@ -85,7 +85,6 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("starttls", &["limits", "time", "dns", "rt"]),
     ("config", &["limits", "dns", "local", "starttls"]),
     ("accounts", &["limits", "smtp", "config"]),
-    ("local", &["limits", "message", "smtp"]),
     ("spool", &["limits", "time", "message", "rt"]),
     (
         "deliver",

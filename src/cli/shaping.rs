@@ -89,6 +89,7 @@ pub(super) fn run(command: &ShapingCommand) -> Result<(), Box<dyn Error>> {
             let (shaping, domain, mx) = args.rules.read(&args.domain)?;
             let site = shaping.site(&domain, &mut mx.iter().map(String::as_str));
             println!("site: {}", site.name);
+            let enhanced = enhanced.map(|EnhancedCode(class, subject, detail)| (class, subject, detail));
             match shaping.judge(&site, code, enhanced, &text) {
                 Some(rule) => println!("{}", shaping.rule(rule)),
                 None => println!("no rule: the reply means what its code says"),
@@ -99,7 +100,7 @@ pub(super) fn run(command: &ShapingCommand) -> Result<(), Box<dyn Error>> {
 }
 
 /// The parts of a reply: its code, the enhanced code at the beginning of its text, and the lines of the text.
-fn reply(given: &str) -> Result<(u16, Option<(u8, u16, u16)>, String), String> {
+fn reply(given: &str) -> Result<(u16, Option<EnhancedCode>, String), String> {
     let refuse = || format!("{given:?} is not a refusal; write it as it came, like '421 4.7.0 try again later'");
     let code = given.get(..3).and_then(|code| code.parse().ok()).filter(|code| (400..600).contains(code));
     let code: u16 = code.ok_or_else(refuse)?;
@@ -110,7 +111,7 @@ fn reply(given: &str) -> Result<(u16, Option<(u8, u16, u16)>, String), String> {
     }
     let text = lines.join("\n");
     let enhanced = EnhancedCode::parse(&text).filter(|enhanced| u16::from(enhanced.0) == code / 100);
-    Ok((code, enhanced.map(|EnhancedCode(class, subject, detail)| (class, subject, detail)), text))
+    Ok((code, enhanced, text))
 }
 
 impl RulesArgs {
@@ -233,9 +234,9 @@ mod tests {
     #[test]
     fn a_reply_is_read_as_it_came() {
         let one = reply("421 4.7.0 try again later").unwrap();
-        assert_eq!(one, (421, Some((4, 7, 0)), "4.7.0 try again later".to_owned()));
+        assert_eq!(one, (421, Some(EnhancedCode(4, 7, 0)), "4.7.0 try again later".to_owned()));
         let many = reply("550-5.7.1 no\r\n550 5.7.1 really").unwrap();
-        assert_eq!(many, (550, Some((5, 7, 1)), "5.7.1 no\n5.7.1 really".to_owned()));
+        assert_eq!(many, (550, Some(EnhancedCode(5, 7, 1)), "5.7.1 no\n5.7.1 really".to_owned()));
         assert_eq!(reply("554 blocked").unwrap(), (554, None, "blocked".to_owned()));
         assert_eq!(reply("421").unwrap(), (421, None, String::new()));
         assert_eq!(reply("421 5.7.1 x").unwrap().1, None, "its class is not the code's");

@@ -167,8 +167,7 @@ impl Connection {
     pub(super) fn new(
         conn: ConnId,
         destination: DestinationId,
-        remote: Option<SocketAddr>,
-        (host, attempt, secure): (Rc<str>, Attempt, Secure),
+        (host, remote, attempt, secure): (Rc<str>, Option<SocketAddr>, Attempt, Secure),
         route: Rc<Resolution>,
         others: Vec<Attempt>,
         bounds: Bounds,

@@ -362,10 +362,9 @@ impl Deliverer {
                     self.pools.entry(destination).or_default().connections.push(conn);
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
                     let secure = Secure::new(decision, Rc::clone(plans));
-                    let host = (host, attempt, secure);
+                    let host = (host, remote, attempt, secure);
                     let bounds = self.bounds(destination);
-                    let mut connection =
-                        Connection::new(conn, destination, remote, host, route, others, bounds, turn.now.mono);
+                    let mut connection = Connection::new(conn, destination, host, route, others, bounds, turn.now.mono);
                     connection.scope = self.count_connection(destination);
                     connection.lmtp = server.is_some();
                     self.connections.insert(conn, Box::new(connection));

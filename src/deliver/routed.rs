@@ -36,7 +36,7 @@ impl Deliverer {
         }
         Some(match route? {
             Route::Mx => return None,
-            Route::Hosts(hosts) => self.to_hosts(domain, &hosts, None, turn),
+            Route::Hosts(hosts) => self.way_to_hosts(domain, &hosts, None, turn),
             Route::Lmtp(server) => {
                 let (name, address) = match &server {
                     LmtpServer::Tcp(address) => (address.ip().to_string(), address.ip()),
@@ -105,7 +105,7 @@ impl Deliverer {
     }
 
     /// To hosts that a route names.
-    fn to_hosts(&mut self, domain: DomainId, hosts: &Hosts, until: Option<Moment>, turn: &mut Turn<'_>) -> Way {
+    fn way_to_hosts(&mut self, domain: DomainId, hosts: &Hosts, until: Option<Moment>, turn: &mut Turn<'_>) -> Way {
         let (mut all, mut expires, mut reason) = (Vec::new(), Moment::NEVER, String::new());
         for (host, weight) in hosts.hosts() {
             let answer = match host.host().trim_matches(['[', ']']).parse::<IpAddr>() {
@@ -183,7 +183,7 @@ impl Deliverer {
         } else {
             return None;
         };
-        Some(self.to_hosts(domain, &relay, Some(until), turn))
+        Some(self.way_to_hosts(domain, &relay, Some(until), turn))
     }
 
     /// Whether the hosts of a domain have been out of reach for as long as a fallback relay waits.

@@ -10,7 +10,7 @@
 //! *Connections* are counted: a unit is the ledger's or one lane's. A lane counts it from when it begins to connect until
 //! the connection is closed, and gives it back behind that. So all lanes together never have more than the limit.
 //!
-//! *Rates* are permits, in batches that end [`limits::LEASE_TERM`] after they were made. The ledger runs the one
+//! *Rates* are permits, in batches that end [`crate::limits::LEASE_TERM`] after they were made. The ledger runs the one
 //! [`Pace`](crate::shaping::Pace) of the scope, and takes each permit for used at the last moment it could be; when the lane
 //! says what it used and when, that is put right. So whatever lanes do, what was used is within the rate at each instant,
 //! as if one had sent it all; and a rate of one at a time is used to the full, as its lane tells at once.
@@ -19,8 +19,8 @@
 //!
 //! Connections: each lane what it wants, if that is too much the same for each. Where one has more than that and another
 //! waits, they are recalled: a lane closes what idles at once and the rest behind its message. Where there are fewer units
-//! than lanes, they go round, each for [`limits::LEASE_TURN`], and where messages have a rate until one was begun. Permits go round
-//! too.
+//! than lanes, they go round, each for [`crate::limits::LEASE_TURN`], and where messages have a rate until one was begun. Permits go
+//! round too.
 //!
 //! The mail between two shards keeps its order, and is never lost: both end together. The same would do between machines,
 //! with terms on connections as well.

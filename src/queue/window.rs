@@ -92,7 +92,7 @@ mod tests {
         for size in [1, 2, 3, 7, 20, 100, 999] {
             let mut window = Window { size, credit: 0 };
             let needed = (1..).find(|_| window.note(true, 10_000).is_some()).unwrap();
-            assert!((needed as i32 - i32::from(size)).abs() <= 1 + i32::from(size) / 2, "{size}: {needed}");
+            assert!((needed - i32::from(size)).abs() <= 1 + i32::from(size) / 2, "{size}: {needed}");
         }
     }
 

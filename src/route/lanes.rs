@@ -74,7 +74,7 @@ impl Lanes {
 
     /// How many are remembered.
     #[cfg(any(test, feature = "sim"))]
-    pub fn len(&self) -> usize {
+    pub fn remembered(&self) -> usize {
         self.until.len()
     }
 }
@@ -109,12 +109,12 @@ mod tests {
         let end = at(1000) + limits::LANE_TIME;
         assert!(lanes.keeps("hot.example", Moment(end.0 - 1)) && !lanes.keeps("cold.example", at(1000)));
         assert!(!lanes.keeps("hot.example", end));
-        assert_eq!(lanes.len(), 0);
+        assert_eq!(lanes.remembered(), 0);
         for n in 0..2 * limits::LANE_DOMAINS {
             lanes.add(&format!("d{n}.example"), at(2000));
         }
-        assert_eq!(lanes.len(), limits::LANE_DOMAINS);
+        assert_eq!(lanes.remembered(), limits::LANE_DOMAINS);
         lanes.add("later.example", at(2000) + limits::LANE_TIME);
-        assert_eq!(lanes.len(), 1, "what is over makes room");
+        assert_eq!(lanes.remembered(), 1, "what is over makes room");
     }
 }

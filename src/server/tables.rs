@@ -176,7 +176,7 @@ impl Found {
     }
 }
 
-/// Reads the files of rules alone, as [`load`] does.
+/// Reads the files of rules alone, as `load` does.
 pub fn shaping(config: &Config) -> Result<Shaping, TablesError> {
     let mut found = Found::default();
     let shaping = found.shaping(config);
