@@ -5,7 +5,7 @@ use super::connection::Transaction;
 use super::{Deliverer, age, params, tls};
 use crate::limits;
 use crate::message::Status;
-use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet};
+use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet, Resized};
 use crate::route::RouteTable;
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
@@ -123,7 +123,16 @@ impl Deliverer {
             || matches!(outcome, Outcome::Refused { stage, .. } if *stage != RefusedAt::Local);
         if heard && let Some(pool) = self.pools.get_mut(&destination) {
             pool.last_answer = now.mono;
-            if !reused {
+            let is_full = pool.connections.len() >= self.queue.window(destination) as usize;
+            if is_full
+                && matches!(outcome, Outcome::Accepted(_))
+                && let Some(resized) = self.queue.took(destination)
+            {
+                // More may be opened now.
+                self.wake(destination);
+                self.tell_resized(destination, resized, "it took what it was given", turn);
+            }
+            if !reused && let Some(pool) = self.pools.get_mut(&destination) {
                 // Somebody is there: only now, because a host may greet well and take nothing.
                 pool.refusals = 0;
                 self.queue.reachable(destination);
@@ -486,6 +495,13 @@ impl Deliverer {
             // The record is not in memory: the id leads to the event of its acceptance.
             None => indices.iter().for_each(|_| tell_one(b"", b"")),
         }
+    }
+
+    /// A destination bears more connections than was thought, or fewer.
+    pub(super) fn tell_resized(&self, destination: DestinationId, resized: Resized, why: &str, turn: &mut Turn<'_>) {
+        let site = self.queue.name(destination).unwrap_or_default();
+        let text = format!("{site}: {} connections at most, {} before: {why}", resized.to, resized.from);
+        turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::Resized, text.as_bytes()));
     }
 
     /// A whole destination is left alone for a while.

@@ -215,7 +215,7 @@ impl Deliverer {
             if self.queue.is_suspended(destination) {
                 return;
             }
-            let most = self.most_connections(destination);
+            let most = self.most_connections(destination).min(self.queue.window(destination) as usize);
             let waiting = self.waiting(destination);
             let pool = self.pools.entry(destination).or_default();
             let open = pool.connections.len();
@@ -410,6 +410,9 @@ impl Deliverer {
         let (destination, route) = (connection.destination, Rc::clone(&connection.route));
         let plans = Rc::clone(&connection.secure.plans);
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
+        if let Some(resized) = self.queue.refused(destination) {
+            self.tell_resized(destination, resized, &why, turn);
+        }
         self.forget(conn, turn);
         if !others.is_empty() && self.starts_are_paced(destination) {
             // The next one counts as well.

@@ -31,7 +31,7 @@ impl Window {
         Window { size: limits::WINDOW_INITIAL, credit: 0 }
     }
 
-    fn note(&mut self, good: bool, most: u32) -> Option<Resized> {
+    fn note(&mut self, good: bool) -> Option<Resized> {
         let share = (1000 / self.size.max(1)).max(1) as i16;
         // What it was granted for one reason is not held against the other.
         self.credit = if good { self.credit.max(0) + share } else { self.credit.min(0) - share };
@@ -45,7 +45,6 @@ impl Window {
             self.size = (self.size - 1).max(1);
             self.credit = 0;
         }
-        self.size = self.size.min(u16::try_from(most.max(1)).unwrap_or(u16::MAX));
         (self.size != from).then_some(Resized { from: from.into(), to: self.size.into() })
     }
 }
@@ -56,14 +55,14 @@ impl<B> Queue<B> {
         self.destinations.get(dest).map_or(1, |d| d.window.size.into())
     }
 
-    /// A destination took a message; `most`: what the limits allow.
-    pub fn took(&mut self, dest: DestinationId, most: u32) -> Option<Resized> {
-        self.destinations.get_mut(dest)?.window.note(true, most)
+    /// A destination took a message while it had as many connections as its window has: with fewer that says nothing.
+    pub fn took(&mut self, dest: DestinationId) -> Option<Resized> {
+        self.destinations.get_mut(dest)?.window.note(true)
     }
 
     /// A destination refused or lost a connection.
-    pub fn refused(&mut self, dest: DestinationId, most: u32) -> Option<Resized> {
-        self.destinations.get_mut(dest)?.window.note(false, most)
+    pub fn refused(&mut self, dest: DestinationId) -> Option<Resized> {
+        self.destinations.get_mut(dest)?.window.note(false)
     }
 }
 
@@ -75,7 +74,7 @@ mod tests {
     fn grown(window: &mut Window, most: u32) -> u32 {
         let mut taken = 0;
         while u32::from(window.size) < most {
-            window.note(true, most);
+            window.note(true);
             taken += 1;
         }
         taken
@@ -88,10 +87,9 @@ mod tests {
         let expected: u32 = (first..20).sum();
         let taken = grown(&mut window, 20);
         assert!(taken.abs_diff(expected) <= 20, "{taken}, about {expected}");
-        assert_eq!(window.note(true, 20), None, "no more than the limit");
         for size in [1, 2, 3, 7, 20, 100, 999] {
             let mut window = Window { size, credit: 0 };
-            let needed = (1..).find(|_| window.note(true, 10_000).is_some()).unwrap();
+            let needed = (1..).find(|_| window.note(true).is_some()).unwrap();
             assert!((needed - i32::from(size)).abs() <= 1 + i32::from(size) / 2, "{size}: {needed}");
         }
     }
@@ -101,20 +99,18 @@ mod tests {
         let mut window = Window { size: 20, credit: 0 };
         let mut failures = 0;
         while window.size > 1 {
-            window.note(false, 20);
+            window.note(false);
             failures += 1;
         }
         assert!((190..=230).contains(&failures), "{failures}");
-        assert_eq!((0..100).filter_map(|_| window.note(false, 20)).count(), 0);
+        assert_eq!((0..100).filter_map(|_| window.note(false)).count(), 0);
     }
 
     #[test]
     fn what_comes_and_goes_in_turn_leaves_it() {
         let mut window = Window { size: 10, credit: 0 };
         for round in 0..1000 {
-            assert_eq!(window.note(round % 2 == 0, 20), None);
+            assert_eq!(window.note(round % 2 == 0), None);
         }
-        // A lower limit counts at once.
-        assert_eq!(window.note(true, 4), Some(Resized { from: 10, to: 4 }));
     }
 }

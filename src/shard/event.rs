@@ -274,6 +274,8 @@ pub enum NoticeKind {
     StorageRestored,
     /// No host of a destination can be reached; all its mail waits.
     Suspended,
+    /// A destination gets more connections than before, or fewer: it took what it was given, or refused.
+    Resized,
     /// No new mail; what is in progress is being finished.
     Draining,
     /// The shard has ended its work.
@@ -282,11 +284,12 @@ pub enum NoticeKind {
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [NoticeKind; 6] = [
+    pub const ALL: [NoticeKind; 7] = [
         NoticeKind::StorageFull,
         NoticeKind::StorageError,
         NoticeKind::StorageRestored,
         NoticeKind::Suspended,
+        NoticeKind::Resized,
         NoticeKind::Draining,
         NoticeKind::Stopped,
     ];
@@ -298,6 +301,7 @@ impl NoticeKind {
             NoticeKind::StorageError => "storage_error",
             NoticeKind::StorageRestored => "storage_restored",
             NoticeKind::Suspended => "suspended",
+            NoticeKind::Resized => "resized",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
         }
