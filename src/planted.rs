@@ -82,6 +82,12 @@ mod switches {
         LostReplyIsSuccess,
         /// the limit of connections to a destination is looked at when one too many is open
         LimitCheckedLate,
+        /// a permit that is used stays
+        PermitNotCounted,
+        /// what others wait for is not given up
+        RecallIgnored,
+        /// mail that was loaded for a site stays there when its domain goes elsewhere
+        LoadedLeftBehind,
         /// a job put off is not tried again
         RetryForgotten,
         /// a connection is found by its slot, whoever has it now

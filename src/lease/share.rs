@@ -146,7 +146,7 @@ impl Share {
         let used = permits.used.get_or_insert(Used { count: 0, last: Moment(0) });
         match &permits.batch {
             Some(batch) if now < batch.until && used.count < batch.count => {
-                *used = Used { count: used.count + 1, last: now };
+                *used = Used { count: used.count + u32::from(!planted!(PermitNotCounted)), last: now };
                 true
             }
             _ => false,
@@ -182,7 +182,7 @@ impl Share {
         if mail.connections > 0 {
             self.recalled_to = None;
         }
-        if mail.recalled_to.is_some() {
+        if mail.recalled_to.is_some() && !planted!(RecallIgnored) {
             self.recalled_to = mail.recalled_to;
         }
         for kind in KINDS {
