@@ -10,9 +10,8 @@
 //!                        events (typed facts) -> control plane thread -> log files, metrics
 //! ```
 //!
-//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping starttls` (and `dns` but for its driver)
-//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message route queue shaping lease` (and `dns` but for its driver)
-//! name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
+//! Layer rules, enforced by the test in `tidy.rs`: `limits time smtp message local route queue shaping lease starttls` (and `dns` but for
+//! its driver) name no socket, file, thread, clock, glommio or tokio; only `rt` names glommio and holds `unsafe`; only `control`
 //! names tokio.
 
 #![warn(missing_docs)]

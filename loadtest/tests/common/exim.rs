@@ -65,7 +65,7 @@ acl_smtp_rcpt = check_rcpt
 {REST}"
         );
         let start = format!(
-            "mkdir spool kept 2>/dev/null || (cd /srv && mkdir -p spool kept); cd /srv; chmod 777 . spool kept; \
+            "cd /srv; mkdir spool kept; chmod 777 . spool kept; \
              exec exim4 -C /srv/exim.conf -bdf -oX 127.0.0.1.{port} -odi"
         );
         let daemon = Daemon::start(&exim, &[("exim.conf", &configuration)], &start, &[port]);
