@@ -86,8 +86,6 @@ mod switches {
         PermitNotCounted,
         /// what others wait for is not given up
         RecallIgnored,
-        /// mail that was loaded for a site stays there when its domain goes elsewhere
-        LoadedLeftBehind,
         /// a job put off is not tried again
         RetryForgotten,
         /// a connection is found by its slot, whoever has it now

@@ -90,7 +90,7 @@ impl Deliverer {
         let before = pool.loaded.len();
         for _ in 0..before {
             let Some((key, bytes)) = pool.loaded.pop_front() else { break };
-            if self.queue.is_misplaced(key) && !planted!(LoadedLeftBehind) {
+            if self.queue.is_misplaced(key) {
                 self.ahead.loaded -= bytes;
                 self.queue.put_back(key);
             } else {
