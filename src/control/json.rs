@@ -207,8 +207,8 @@ fn tls(note: &TlsNote, out: &mut Vec<u8>) {
     field("proof", proof.as_bytes(), out);
     field("by", decision.by.name().as_bytes(), out);
     if let Some(session) = &note.session {
-        field("version", session.version.as_bytes(), out);
-        field("cipher", session.cipher.as_bytes(), out);
+        field("version", session.version().as_bytes(), out);
+        field("cipher", session.cipher().as_bytes(), out);
         key("resumed", out);
         out.extend_from_slice(if session.resumed { b"true" } else { b"false" });
     }

@@ -216,12 +216,27 @@ impl ServerCertVerifier for Anybody {
 /// What a handshake with a server came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// `TLSv1.3`
-    pub version: &'static str,
-    /// `TLS13_AES_256_GCM_SHA384`
-    pub cipher: &'static str,
+    /// 1.3, not 1.2.
+    is_1_3: bool,
+    /// By its number at IANA; small, as each event has it. 0: a simulated one.
+    cipher: u16,
     /// By a ticket of an earlier one (RFC 8446 §2.2).
     pub resumed: bool,
+}
+
+impl Session {
+    /// `TLSv1.3`
+    pub fn version(self) -> &'static str {
+        if self.is_1_3 { "TLSv1.3" } else { "TLSv1.2" }
+    }
+
+    /// `TLS13_AES_256_GCM_SHA384`
+    pub fn cipher(self) -> &'static str {
+        match self.cipher {
+            0 => "simulated",
+            number => rustls::CipherSuite::from(number).as_str().unwrap_or_default(),
+        }
+    }
 }
 
 /// Whose certificate a TLSA record describes (RFC 7671 §5), of the two usages that SMTP knows (RFC 7672 §3.1).
@@ -298,16 +313,12 @@ impl Tls {
     pub fn session(&self) -> Session {
         match &self.0 {
             Engine::Rustls(connection, _) => Session {
-                version: match connection.protocol_version() {
-                    Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-                    Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-                    _ => "TLS",
-                },
-                cipher: connection.negotiated_cipher_suite().and_then(|s| s.suite().as_str()).unwrap_or_default(),
+                is_1_3: connection.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+                cipher: connection.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into()),
                 resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             },
             #[cfg(any(test, feature = "sim"))]
-            Engine::Sim(_) => Session { version: "TLSv1.3", cipher: "simulated", resumed: false },
+            Engine::Sim(_) => Session { is_1_3: true, cipher: 0, resumed: false },
         }
     }
 

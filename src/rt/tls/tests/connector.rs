@@ -78,7 +78,7 @@ fn an_authority_vouches_for_a_name_and_a_time() {
     ] {
         let client = meet(&connector, &server(holder, &[]), "mx.test");
         assert_eq!(client.vouched(&[name]), expected, "{name}");
-        assert_eq!(client.session().version, "TLSv1.3");
+        assert_eq!(client.session().version(), "TLSv1.3");
     }
 }
 
