@@ -466,6 +466,13 @@ impl Scenario {
         self.deeds.iter().filter_map(|(_, deed)| hold(deed)).max().unwrap_or_default()
     }
 
+    /// Whether DNS invents exchangers at some time: a domain comes to another site then, and back, and what was begun at the one
+    /// before still stands. No receiver's limit can be kept to over that.
+    pub fn invents_exchangers(&self) -> bool {
+        let invents = |(_, deed): &(Duration, Deed)| matches!(deed, Deed::Dns { mood: DnsMood::ManyRecords, .. });
+        self.deeds.iter().any(invents)
+    }
+
     /// All next hops, by the numbers that deeds use.
     pub fn hops(&self) -> Vec<IpAddr> {
         let mut all: Vec<IpAddr> = self.destinations.iter().flat_map(|d| self.addresses(d)).collect();

@@ -15,7 +15,7 @@ impl Oracle<'_> {
     pub(super) fn check_rates(&mut self, world: &World) {
         let [messages, connections] = self.scenario.rates;
         // A fixed next hop is no site; and where a socket takes but a few octets at a time, one command is many writes.
-        if self.scenario.smart_host || self.scenario.window.0 < 1000 {
+        if self.scenario.smart_host || self.scenario.window.0 < 1000 || self.scenario.invents_exchangers() {
             return;
         }
         // What a process that is over had begun its successor does not know.
