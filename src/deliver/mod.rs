@@ -151,6 +151,9 @@ struct Pool {
     no_more_until: Moment,
     /// Refusals in a row, for that.
     refusals: u32,
+    /// Its domain has come from there, or gone there: see `Deliverer::moved`.
+    predecessor: Option<DestinationId>,
+    heir: Option<DestinationId>,
     /// Addresses that an attempt has not come to, because connections have a rate.
     left: Option<Box<Left>>,
 }

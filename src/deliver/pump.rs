@@ -32,6 +32,12 @@ impl Deliverer {
         } else if self.is_located(destination, turn) {
             self.pump_connections(destination, turn);
         }
+        let before = self.pools.get(&destination).and_then(|pool| pool.predecessor);
+        if before.is_some_and(|before| !self.pools.contains_key(&before))
+            && let Some(pool) = self.pools.get_mut(&destination)
+        {
+            pool.predecessor = None;
+        }
         if self.pools.get(&destination).is_some_and(Pool::is_unused) {
             let scope = self.pools.remove(&destination).and_then(|pool| pool.scope);
             scope.inspect(|scope| self.lanes.left(scope));
@@ -231,6 +237,9 @@ impl Deliverer {
                 return;
             }
             let Some((route, plans)) = self.route(destination, turn) else { return };
+            if self.is_preceded(destination, &route) {
+                return;
+            }
             // As many as would bring the backlog of each below the bound, and one more at least.
             let wanted = (open + 1).max(waiting / limits::BACKLOG_PER_CONNECTION).min(most);
             if !self.may_open(destination, u32::try_from(wanted).unwrap_or(u32::MAX), turn.now.mono) {
@@ -438,11 +447,13 @@ impl Deliverer {
             } else {
                 pool.connections.retain(|c| *c != conn);
             }
+            let heir = pool.heir.filter(|heir| self.queue.name(*heir).is_some());
             if pool.connections.is_empty() && !self.ahead.has_room() {
                 self.put_back_loaded(connection.destination);
             }
             // The pump clears away a pool that is not used any more.
             self.wake(connection.destination);
+            heir.into_iter().for_each(|heir| self.wake(heir));
         }
     }
 
@@ -469,7 +480,12 @@ impl Deliverer {
 impl Pool {
     pub(super) fn is_unused(&self) -> bool {
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
-        held == 0 && self.left.is_none() && !self.woken && !self.starved && !self.awaits_writer
+        held == 0
+            && self.left.is_none()
+            && self.predecessor.is_none()
+            && !self.woken
+            && !self.starved
+            && !self.awaits_writer
     }
 }
 

@@ -13,7 +13,7 @@ use crate::route::NextHop;
 use crate::shaping::Shaping;
 use crate::shard::Turn;
 use crate::time::Moment;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -82,6 +82,47 @@ impl Deliverer {
                 None
             }
         }
+    }
+
+    /// A domain has come to another destination. If it was the last of the one before, that one's connections end; and since
+    /// some of its hosts may be hosts of the new one too, which count connections and not destinations, the new one opens
+    /// none while those stand.
+    fn moved(&mut self, before: DestinationId, after: DestinationId, turn: &mut Turn<'_>) {
+        if !self.queue.is_abandoned(before) {
+            return;
+        }
+        let Some(pool) = self.pools.get(&before) else { return };
+        let stands = !pool.connections.is_empty() || pool.leaving > 0;
+        let Some(last) = Some(before).filter(|_| stands).or(pool.predecessor) else { return };
+        for conn in pool.connections.clone() {
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            connection.retires = true;
+            let (begun, idles) = (connection.begun, connection.is_idle());
+            if begun == 0 {
+                self.forget(conn, turn);
+            } else if idles {
+                self.quit(conn, turn);
+            }
+        }
+        self.pools.entry(after).or_default().predecessor = Some(last);
+        if let Some(pool) = self.pools.get_mut(&last) {
+            pool.heir = Some(after);
+        }
+    }
+
+    /// Whether connections of the destination before still stand to hosts of this one.
+    pub(super) fn is_preceded(&mut self, destination: DestinationId, route: &Resolution) -> bool {
+        let Some(before) = self.pools.get(&destination).and_then(|pool| pool.predecessor) else { return false };
+        let same = |conn| {
+            let connection = self.connections.get(conn).filter(|c| c.destination == before);
+            let is_there = |to: SocketAddr| route.hosts().iter().any(|host| host.addresses.contains(&to.ip()));
+            connection.is_some_and(|c| route.exchangers.contains(&c.host) || c.remote.is_some_and(is_there))
+        };
+        let preceded = self.connections.ids().any(same);
+        if !preceded && let Some(pool) = self.pools.get_mut(&destination) {
+            pool.predecessor = None;
+        }
+        preceded
     }
 
     /// What is loaded at a destination and belongs elsewhere by now goes there.
@@ -179,9 +220,10 @@ impl Deliverer {
                     if let Some(after) = after {
                         self.join(after, site);
                     }
-                    if let (Some(before), true) = (before, before != after) {
+                    if let (Some(before), Some(after), true) = (before, after, before != after) {
                         // What was loaded there goes along.
                         self.wake(before);
+                        self.moved(before, after, turn);
                     }
                 }
                 Route::To(route, plans)
@@ -236,6 +278,7 @@ impl Deliverer {
         if let Some(before) = before.filter(|before| *before != own) {
             // What was loaded there goes along.
             self.wake(before);
+            self.moved(before, own, turn);
         }
         if for_good {
             self.fail_all(own, &reply, turn);

@@ -87,7 +87,7 @@ pub(super) struct Destination {
     pub sweep_queued: bool,
     touched: bool,
     /// No domain is bound to it any more: it is forgotten once it is empty, and has an entry in the list of what is idle.
-    orphaned: bool,
+    pub orphaned: bool,
 }
 
 impl Destination {

@@ -33,6 +33,11 @@ impl<B> Queue<B> {
         self.destination(self.domain(domain)?)
     }
 
+    /// Whether all domains have left a destination.
+    pub fn is_abandoned(&self, dest: DestinationId) -> bool {
+        self.destinations.get(dest).is_some_and(|d| d.orphaned)
+    }
+
     /// The domain whose own a destination is; `None`: it is a site's.
     pub fn own_domain(&self, dest: DestinationId) -> Option<DomainId> {
         let d = self.destinations.get(dest).filter(|d| !d.is_site)?;

@@ -257,9 +257,7 @@ impl<'a> Run<'a> {
                 }
             });
         }
-        if let Some((at, host, open, most)) = self.world.sim.core.over_cap().first()
-            && !self.scenario.invents_exchangers()
-        {
+        if let Some((at, host, open, most)) = self.world.sim.core.over_cap().first() {
             oracle.violate("connection limit", format!("{host}: {open} of {most} at {:.3} s", at.0 as f64 / 1e9));
         }
         // Snapshots of sending limits are written over and over, each with its own checksum.
