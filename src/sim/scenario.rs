@@ -467,7 +467,7 @@ impl Scenario {
     }
 
     /// Whether DNS invents exchangers at some time: a domain comes to another site then, and back, and what was begun at the one
-    /// before still stands. No receiver's limit can be kept to over that.
+    /// before still counts there. No rate can be kept to over that; connections are, by waiting for those of before.
     pub fn invents_exchangers(&self) -> bool {
         let invents = |(_, deed): &(Duration, Deed)| matches!(deed, Deed::Dns { mood: DnsMood::ManyRecords, .. });
         self.deeds.iter().any(invents)
