@@ -55,10 +55,8 @@ pub struct RelayConfig {
     pub give_up: Option<String>,
     /// File of the event log.
     pub events: PathBuf,
-    /// Lines of `[dns]` and of `[delivery]`.
+    /// More lines of `[dns]`.
     pub dns_lines: String,
-    /// See `dns_lines`.
-    pub delivery_lines: String,
     /// TOML appended as it is.
     pub extra: String,
 }
@@ -81,7 +79,6 @@ impl RelayConfig {
             retry_max: None,
             give_up: None,
             dns_lines: String::new(),
-            delivery_lines: String::new(),
             extra: String::new(),
         })
     }
@@ -97,8 +94,8 @@ impl RelayConfig {
         let _ = writeln!(t, "\n[spool]\npath = {:?}", self.spool.display().to_string());
         let _ = writeln!(t, "\n[[listener]]\naddress = \"{}\"\nkind = \"relay\"", self.listen);
         let _ = writeln!(t, "\n[relay]\nfrom_networks = {:?}", self.from_networks);
-        let _ = writeln!(t, "\n[dns]\nservers = [\"{}\"]\n{}", self.dns, self.dns_lines);
-        let _ = writeln!(t, "\n[delivery]\nport = {}\n{}", self.delivery_port, self.delivery_lines);
+        let _ = write!(t, "\n[dns]\nservers = [\"{}\"]\n{}", self.dns, self.dns_lines);
+        let _ = writeln!(t, "\n[delivery]\nport = {}", self.delivery_port);
         if let Some(host) = &self.smart_host {
             let _ = writeln!(t, "smart_host = {host:?}");
         }
