@@ -5,7 +5,7 @@
 //! it. Jobs that were ready before are brought over as they are met: see `Queue::take` and `Queue::sweep`.
 
 use super::flows::Flows;
-use super::job::{DestinationId, DomainId, LastReply, TenantId};
+use super::job::{DestinationId, DomainId, FlowId, LastReply};
 use super::slots::{List, NONE, State};
 use super::terms::{HIGH_RANKS, RANKS};
 use super::window::Window;
@@ -38,7 +38,7 @@ pub(super) struct Ranks {
 pub(super) struct Sweep {
     pub list: State,
     /// Of Fresh and Retry.
-    pub tenant: TenantId,
+    pub flow: FlowId,
     pub cursor: u32,
 }
 
@@ -96,19 +96,24 @@ impl Destination {
         self.plain.len() + self.ranks.as_ref().map_or(0, |r| r.len)
     }
 
-    /// The list of a tenant's ready jobs in `state`; those with a rank are in one for all tenants.
-    pub fn list(&self, state: State, tenant: TenantId) -> List {
+    /// The number of ready jobs that are not set aside.
+    pub fn available(&self) -> u32 {
+        self.plain.available() + self.ranks.as_ref().map_or(0, |r| r.len)
+    }
+
+    /// The list of a flow's ready jobs in `state`; those with a rank are in one for all.
+    pub fn list(&self, state: State, flow: FlowId) -> List {
         match state {
-            State::Fresh | State::Retry => self.plain.list(state, tenant),
+            State::Fresh | State::Retry => self.plain.list(state, flow),
             State::Ranked(rank) => self.ranks.as_ref().map_or(List::EMPTY, |r| r.lists[usize::from(rank)]),
             State::Waiting | State::InFlight | State::Expired => unreachable!("these are not ready"),
         }
     }
 
-    /// Changes the list of ready jobs in `state` of a tenant with this weight.
-    pub fn edit_list(&mut self, state: State, (tenant, weight): (TenantId, u32), edit: impl FnOnce(&mut List)) {
+    /// Changes the list of ready jobs in `state` of a flow whose tenant has this weight.
+    pub fn edit_list(&mut self, state: State, (flow, weight): (FlowId, u32), edit: impl FnOnce(&mut List)) {
         match state {
-            State::Fresh | State::Retry => self.plain.edit(state, tenant, weight, edit),
+            State::Fresh | State::Retry => self.plain.edit(state, flow, weight, edit),
             State::Ranked(rank) => {
                 let ranks =
                     self.ranks.get_or_insert_with(|| Box::new(Ranks { lists: [List::EMPTY; RANKS], len: 0, run: 0 }));
@@ -132,13 +137,13 @@ impl Destination {
     }
 
     /// Which list of ready jobs is looked through behind that of `state`.
-    pub fn list_behind(&self, state: State, tenant: TenantId) -> Option<(State, TenantId)> {
+    pub fn list_behind(&self, state: State, flow: FlowId) -> Option<(State, FlowId)> {
         match state {
             State::Fresh | State::Retry => {
-                let ranked = || self.ranks.is_some().then_some((State::Ranked(0), tenant));
-                self.plain.behind(state, tenant).or_else(ranked)
+                let ranked = || self.ranks.is_some().then_some((State::Ranked(0), flow));
+                self.plain.behind(state, flow).or_else(ranked)
             }
-            State::Ranked(rank) if usize::from(rank) + 1 < RANKS => Some((State::Ranked(rank + 1), tenant)),
+            State::Ranked(rank) if usize::from(rank) + 1 < RANKS => Some((State::Ranked(rank + 1), flow)),
             _ => None,
         }
     }
@@ -397,7 +402,7 @@ impl Destinations {
             let index = self.touched.pop_front().expect("a round is no longer than the list");
             let d = self.at_mut(index);
             d.touched = false;
-            if d.ready() > 0 && !matches!(d.access, Access::Suspended(_)) {
+            if d.available() > 0 && !matches!(d.access, Access::Suspended(_)) {
                 self.round_over = self.this_round == 0;
                 return Some(self.id(index));
             }

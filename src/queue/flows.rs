@@ -1,14 +1,16 @@
-//! PURE. The plain mail of a destination that is ready, tenant by tenant, and whose turn it is.
+//! PURE. The plain mail of a destination that is ready, flow by flow, and whose turn it is.
 //!
-//! A tenant's ready mail is a flow: what was never tried, and what is tried again. Flows share the destination by their
-//! weights: each taken job moves its flow's *pass* on by what it costs over the flow's weight, and the flow with the least
-//! pass is next. That is weighted deficit round robin without its rounds (Waldspurger and Weihl's stride scheduling): in any
-//! stretch in which two flows have mail, what they got by their weights differs by one job at the most. A flow that was
-//! empty begins where the others are, not where it was: nobody saves up.
+//! A *flow* is a tenant's ready mail of one campaign: what was never tried, and what is tried again. Tenants share the
+//! destination by their weights: each taken job moves its tenant's *pass* on by what it costs over the tenant's weight, and
+//! the tenant with the least pass is next; its flows take turns. That is weighted deficit round robin without its rounds
+//! (Waldspurger and Weihl's stride scheduling): in any stretch in which two tenants have mail, what they got by their weights
+//! differs by one job at the most. A tenant that had nothing begins where the others are, not where it was: nobody saves up.
 //!
-//! With mail of one tenant, as most destinations have, it is one flow and costs nothing more.
+//! A flow that is *set aside*, because a limit of its own has no room, is as if it were empty until it is let go again.
+//!
+//! With mail of one flow, as most destinations have, it costs nothing more.
 
-use super::job::TenantId;
+use super::job::{CampaignId, FlowId, TenantId};
 use super::slots::{List, NONE, State};
 use crate::limits;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,18 +21,34 @@ use std::ops::Bound;
 pub(super) struct Flows {
     /// The only one, unless there are several.
     one: Flow,
-    whose: TenantId,
+    whose: FlowId,
+    one_weight: u32,
     many: Option<Box<Many>>,
 }
 
 #[derive(Debug, Default)]
 struct Many {
-    flows: BTreeMap<TenantId, Flow>,
-    /// Those with mail, by their passes.
+    /// Those with mail.
+    flows: BTreeMap<FlowId, Flow>,
+    /// Those of them that may go.
+    ready: BTreeSet<FlowId>,
+    tenants: BTreeMap<TenantId, Pass>,
+    /// Tenants with mail that may go, by their passes.
     order: BTreeSet<(u64, TenantId)>,
-    /// The pass of the flow that was served last.
+    /// The pass of the tenant that was served last.
     clock: u64,
     len: u32,
+    /// Of those, in flows that are set aside.
+    aside: u32,
+}
+
+/// How much a tenant has had.
+#[derive(Clone, Copy, Debug)]
+struct Pass {
+    weight: u32,
+    at: u64,
+    /// Which of its campaigns was served last.
+    served: CampaignId,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,14 +58,12 @@ struct Flow {
     retry: List,
     /// Fresh jobs taken in a row while retries were ready.
     fresh_run: u8,
-    weight: u32,
-    pass: u64,
+    /// It may not go.
+    aside: bool,
 }
 
 impl Flow {
-    fn new(weight: u32) -> Flow {
-        Flow { fresh: List::EMPTY, retry: List::EMPTY, fresh_run: 0, weight: weight.max(1), pass: 0 }
-    }
+    const EMPTY: Flow = Flow { fresh: List::EMPTY, retry: List::EMPTY, fresh_run: 0, aside: false };
 
     fn len(&self) -> u32 {
         self.fresh.len + self.retry.len
@@ -77,86 +93,184 @@ impl Flow {
     }
 }
 
-/// What a job of so many octets costs its flow, and that over the flow's weight: large mail holds a connection longer.
+/// What a job of so many octets costs its tenant, and that over the tenant's weight: large mail holds a connection longer.
 fn cost(size: u32, weight: u32) -> u64 {
     let units = 1 + u64::from(size / limits::QUEUE_COST_BYTES).min(limits::QUEUE_COST_MAX);
-    (units << 20) / u64::from(weight)
+    (units << 20) / u64::from(weight.max(1))
+}
+
+impl Many {
+    /// The flow of a tenant whose turn it is; one of them may go.
+    fn turn_of(&self, tenant: TenantId) -> FlowId {
+        let served = self.tenants.get(&tenant).map_or(CampaignId::NONE, |pass| pass.served);
+        let of = |campaign| FlowId { tenant, campaign };
+        let behind = self.ready.range((Bound::Excluded(of(served)), Bound::Included(of(CampaignId::LAST)))).next();
+        *behind.or_else(|| self.ready.range(of(CampaignId::NONE)..).next()).expect("a tenant in order has some")
+    }
+
+    fn has_ready(&self, tenant: TenantId) -> bool {
+        let of = |campaign| FlowId { tenant, campaign };
+        self.ready.range(of(CampaignId::NONE)..=of(CampaignId::LAST)).next().is_some()
+    }
+
+    /// A flow may go, and has mail.
+    fn enter(&mut self, flow: FlowId, weight: u32) {
+        let tenant = flow.tenant;
+        if !self.has_ready(tenant) {
+            let pass = self.tenants.entry(tenant).or_insert(Pass { weight, at: 0, served: CampaignId::NONE });
+            (pass.weight, pass.at) = (weight, pass.at.max(self.clock));
+            self.order.insert((pass.at, tenant));
+        }
+        self.ready.insert(flow);
+    }
+
+    /// It has none any more, or may not.
+    fn leave(&mut self, flow: FlowId) {
+        let tenant = flow.tenant;
+        if !self.ready.remove(&flow) || self.has_ready(tenant) {
+            return;
+        }
+        if let Some(pass) = self.tenants.get(&tenant) {
+            let at = pass.at;
+            self.order.remove(&(at, tenant));
+            if at <= self.clock {
+                self.tenants.remove(&tenant);
+            }
+        }
+    }
 }
 
 impl Flows {
     pub fn new() -> Flows {
-        Flows { one: Flow::new(1), whose: TenantId::NONE, many: None }
+        Flows { one: Flow::EMPTY, whose: FlowId::default(), one_weight: 1, many: None }
     }
 
     pub fn len(&self) -> u32 {
         self.many.as_ref().map_or(self.one.len(), |many| many.len)
     }
 
-    /// The list of a tenant's jobs in `state`, Fresh or Retry.
-    pub fn list(&self, state: State, tenant: TenantId) -> List {
-        let mut flow = match &self.many {
-            Some(many) => many.flows.get(&tenant).copied(),
-            None => Some(self.one).filter(|_| self.whose == tenant),
-        };
+    /// Those of them that may go.
+    pub fn available(&self) -> u32 {
+        match &self.many {
+            Some(many) => many.len - many.aside,
+            None if self.one.aside => 0,
+            None => self.one.len(),
+        }
+    }
+
+    /// The list of a flow's jobs in `state`, Fresh or Retry.
+    pub fn list(&self, state: State, id: FlowId) -> List {
+        let mut flow = self.flow(id).copied();
         flow.as_mut().map_or(List::EMPTY, |flow| *flow.list(state))
     }
 
-    /// Changes the list of a tenant's jobs in `state`.
-    pub fn edit(&mut self, state: State, tenant: TenantId, weight: u32, edit: impl FnOnce(&mut List)) {
-        if self.many.is_none() && self.whose != tenant {
+    fn flow(&self, id: FlowId) -> Option<&Flow> {
+        match &self.many {
+            Some(many) => many.flows.get(&id),
+            None => Some(&self.one).filter(|_| self.whose == id),
+        }
+    }
+
+    /// The jobs of a flow.
+    pub fn len_of(&self, id: FlowId) -> u32 {
+        self.flow(id).map_or(0, Flow::len)
+    }
+
+    /// Whether a flow is set aside.
+    pub fn is_aside(&self, id: FlowId) -> bool {
+        self.flow(id).is_some_and(|flow| flow.aside)
+    }
+
+    /// Changes the list of a flow's jobs in `state`.
+    pub fn edit(&mut self, state: State, id: FlowId, weight: u32, edit: impl FnOnce(&mut List)) {
+        if self.many.is_none() && self.whose != id {
             if self.one.len() == 0 {
-                (self.one, self.whose) = (Flow::new(weight), tenant);
+                (self.one, self.whose) = (Flow::EMPTY, id);
             } else {
                 let mut many = Many { len: self.one.len(), ..Many::default() };
-                many.order.insert((self.one.pass, self.whose));
-                many.clock = self.one.pass;
                 many.flows.insert(self.whose, self.one);
+                if self.one.aside {
+                    many.aside = many.len;
+                } else {
+                    many.enter(self.whose, self.one_weight);
+                }
                 self.many = Some(Box::new(many));
             }
         }
-        let Some(many) = &mut self.many else { return edit(self.one.list(state)) };
-        let flow = many.flows.entry(tenant).or_insert_with(|| Flow::new(weight));
+        let Some(many) = &mut self.many else {
+            self.one_weight = weight;
+            edit(self.one.list(state));
+            self.one.aside &= self.one.len() > 0;
+            return;
+        };
+        let flow = many.flows.entry(id).or_insert(Flow::EMPTY);
         let before = flow.len();
         edit(flow.list(state));
-        let after = flow.len();
+        let (after, aside) = (flow.len(), flow.aside);
         many.len = many.len + after - before;
-        if before == 0 && after > 0 {
-            flow.pass = flow.pass.max(many.clock);
-            many.order.insert((flow.pass, tenant));
-        } else if before > 0 && after == 0 {
-            many.order.remove(&(flow.pass, tenant));
-            if flow.pass <= many.clock {
-                many.flows.remove(&tenant);
-            }
+        if aside {
+            many.aside = many.aside + after - before;
+        }
+        if after == 0 {
+            many.flows.remove(&id);
+            many.leave(id);
+        } else if before == 0 {
+            many.enter(id, weight);
         }
         if many.len == 0 {
-            (self.one, self.whose, self.many) = (Flow::new(weight), tenant, None);
-        } else if many.flows.len() > 2 * many.order.len() + limits::QUEUE_IDLE_FLOWS {
-            let clock = many.clock;
-            many.flows.retain(|_, flow| flow.len() > 0 || flow.pass > clock);
+            (self.one, self.whose, self.many) = (Flow::EMPTY, id, None);
+        } else if many.tenants.len() > 2 * many.flows.len() + limits::QUEUE_IDLE_FLOWS {
+            let (clock, order) = (many.clock, &many.order);
+            many.tenants.retain(|tenant, pass| pass.at > clock || order.contains(&(pass.at, *tenant)));
         }
     }
 
-    /// Whose turn it is: the next job, one there is. Its flow pays for it; `size` says how large it is.
+    /// Sets a flow aside, or lets it go again. False: it has no mail here, and nothing is remembered of it.
+    pub fn set_aside(&mut self, id: FlowId, weight: u32, aside: bool) -> bool {
+        let Some(many) = &mut self.many else {
+            let there = self.whose == id && self.one.len() > 0;
+            if there {
+                self.one.aside = aside;
+            }
+            return there;
+        };
+        let Some(flow) = many.flows.get_mut(&id) else { return false };
+        if std::mem::replace(&mut flow.aside, aside) == aside {
+            return true;
+        }
+        let len = flow.len();
+        if aside {
+            many.aside += len;
+            many.leave(id);
+        } else {
+            many.aside -= len;
+            many.enter(id, weight);
+        }
+        true
+    }
+
+    /// Whose turn it is: the next job, one there is that may go. Its tenant pays for it; `size` says how large it is.
     pub fn next(&mut self, size: impl Fn(u32) -> u32) -> u32 {
         let Some(many) = &mut self.many else { return self.one.next() };
-        let (pass, tenant) = *many.order.first().expect("something is ready");
-        many.clock = pass;
-        let flow = many.flows.get_mut(&tenant).expect("what is in order is there");
-        let index = flow.next();
-        flow.pass = pass.saturating_add(cost(size(index), flow.weight));
-        many.order.remove(&(pass, tenant));
-        many.order.insert((flow.pass, tenant));
+        let (at, tenant) = *many.order.first().expect("something may go");
+        many.clock = at;
+        let id = many.turn_of(tenant);
+        let index = many.flows.get_mut(&id).expect("what is ready is there").next();
+        let pass = many.tenants.get_mut(&tenant).expect("what is in order is there");
+        pass.served = id.campaign;
+        pass.at = at.saturating_add(cost(size(index), pass.weight));
+        many.order.remove(&(at, tenant));
+        many.order.insert((pass.at, tenant));
         index
     }
 
-    /// A job that was taken came back unused: its flow has not had it.
+    /// A job that was taken came back unused: its tenant has not had it.
     pub fn refund(&mut self, tenant: TenantId, size: u32) {
         let Some(many) = &mut self.many else { return };
-        let Some(flow) = many.flows.get_mut(&tenant) else { return };
-        let (before, after) = (flow.pass, flow.pass.saturating_sub(cost(size, flow.weight)));
+        let Some(pass) = many.tenants.get_mut(&tenant) else { return };
+        let (before, after) = (pass.at, pass.at.saturating_sub(cost(size, pass.weight)));
         if many.order.remove(&(before, tenant)) {
-            flow.pass = after;
+            pass.at = after;
             many.order.insert((after, tenant));
         }
     }
@@ -164,8 +278,8 @@ impl Flows {
     /// The first jobs of the lists of the flow that is next.
     pub fn heads(&self) -> impl Iterator<Item = u32> + use<> {
         let flow = match &self.many {
-            Some(many) => many.order.first().and_then(|(_, tenant)| many.flows.get(tenant)).copied(),
-            None => Some(self.one),
+            Some(many) => many.order.first().and_then(|(_, tenant)| many.flows.get(&many.turn_of(*tenant))).copied(),
+            None => Some(self.one).filter(|one| !one.aside),
         };
         flow.into_iter().flat_map(|flow| flow.heads().collect::<Vec<_>>())
     }
@@ -179,17 +293,17 @@ impl Flows {
     }
 
     /// The list that a search begins with.
-    pub fn first(&self) -> (State, TenantId) {
+    pub fn first(&self) -> (State, FlowId) {
         let first = self.many.as_ref().and_then(|many| many.flows.keys().next().copied());
         (State::Fresh, first.unwrap_or(self.whose))
     }
 
     /// The list behind that one; none behind the last.
-    pub fn behind(&self, state: State, tenant: TenantId) -> Option<(State, TenantId)> {
+    pub fn behind(&self, state: State, id: FlowId) -> Option<(State, FlowId)> {
         if state == State::Fresh {
-            return Some((State::Retry, tenant));
+            return Some((State::Retry, id));
         }
-        let (next, _) = self.many.as_ref()?.flows.range((Bound::Excluded(tenant), Bound::Unbounded)).next()?;
+        let (next, _) = self.many.as_ref()?.flows.range((Bound::Excluded(id), Bound::Unbounded)).next()?;
         Some((State::Fresh, *next))
     }
 }

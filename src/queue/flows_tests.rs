@@ -96,7 +96,7 @@ impl Queue<u64> {
     fn tenants_ready(&mut self, name: &str, dest: DestinationId) -> bool {
         let tenant = self.tenant(name, 1);
         let d = self.destinations.get(dest).unwrap();
-        d.list(State::Fresh, tenant).len > 0
+        d.list(State::Fresh, FlowId { tenant, campaign: CampaignId::NONE }).len > 0
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Job<B> {
     pub size: u32,
     /// Who shares the destination with others: see [`Queue::tenant`](super::Queue::tenant).
     pub tenant: TenantId,
+    /// Which of its tenant's mailings it is of: see [`Queue::campaign`](super::Queue::campaign).
+    pub campaign: CampaignId,
     /// The shard that wrote its spool record and is told the outcome.
     pub home: u16,
     /// Attempts that failed for the time being.
@@ -56,9 +58,15 @@ impl<B> Job<B> {
             recipients,
             size,
             tenant: TenantId::NONE,
+            campaign: CampaignId::NONE,
             home,
             attempts: 0,
         }
+    }
+
+    /// With which mail it waits.
+    pub fn flow(&self) -> FlowId {
+        FlowId { tenant: self.tenant, campaign: self.campaign }
     }
 }
 
@@ -133,12 +141,31 @@ pub struct DestinationId {
 }
 
 /// Names a tenant of one [`Queue`](super::Queue) for as long as it has jobs there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct TenantId(pub(super) u32);
 
 impl TenantId {
     /// All mail without a tenant is one tenant's.
     pub const NONE: TenantId = TenantId(0);
+}
+
+/// Names a campaign of one [`Queue`](super::Queue) for as long as it has jobs there.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct CampaignId(pub(super) u32);
+
+impl CampaignId {
+    /// Mail of no campaign, or of one without limits.
+    pub const NONE: CampaignId = CampaignId(0);
+    pub(super) const LAST: CampaignId = CampaignId(u32::MAX);
+}
+
+/// A tenant's mail of one campaign.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FlowId {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Of what.
+    pub campaign: CampaignId,
 }
 
 /// Names a domain of one [`Queue`](super::Queue) until it is forgotten; kept longer it names nothing.

@@ -22,6 +22,7 @@
 //! `put_back`, `unreachable`, `reachable`); `poll_touched`, `poll_expired`, `poll_late`, `poll_timeout`. Every one costs O(1), a
 //! retry timer O(log n); long work is cut in slices, one a turn.
 
+mod aside;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod destination;
@@ -45,7 +46,7 @@ mod terms_tests;
 mod tests;
 mod window;
 
-pub use job::{DestinationId, DomainId, Job, JobKey, LastReply, RecipientSet, TenantId};
+pub use job::{CampaignId, DestinationId, DomainId, FlowId, Job, JobKey, LastReply, RecipientSet, TenantId};
 pub use retry::RetryPolicy;
 pub use terms::Terms;
 pub use window::Resized;
@@ -148,9 +149,9 @@ impl<B> Queue<B> {
         self.destinations.get(dest).map(|d| &*d.name)
     }
 
-    /// The number of ready jobs of a destination, were it suspended or not.
+    /// The number of ready jobs of a destination that are not set aside, were it suspended or not.
     pub fn peek_len(&self, dest: DestinationId) -> usize {
-        self.destinations.get(dest).map_or(0, |d| d.ready() as usize)
+        self.destinations.get(dest).map_or(0, |d| d.available() as usize)
     }
 
     /// The jobs of a destination that the driver holds.
@@ -227,7 +228,7 @@ impl<B> Queue<B> {
     pub fn enqueue(&mut self, domain: &str, mut job: Job<B>, now: Moment) -> DestinationId {
         job.enqueued = now;
         self.now.mono = self.now.mono.max(now);
-        self.tenants.add(job.tenant);
+        self.tenants.add(job.flow());
         let domain = self.destinations.find_or_create(domain);
         let home = self.destinations.domain_at_mut(domain);
         home.jobs += 1;
@@ -260,14 +261,14 @@ impl<B> Queue<B> {
     }
 
     /// Takes the next ready job: the oldest fresh mail, else the oldest retry; with both ready every eighth is a retry
-    /// ([`limits::QUEUE_RETRY_SHARE`]); of several tenants the one whose turn it is, by their weights. Mail with a higher priority goes before (RFC 6710 §5.1), that with a lower one behind,
+    /// ([`limits::QUEUE_RETRY_SHARE`]); of several tenants the one whose turn it is, by their weights; none of a flow that is set aside. Mail with a higher priority goes before (RFC 6710 §5.1), that with a lower one behind,
     /// and while there is any, every eighth is the oldest of all ([`limits::QUEUE_RANK_SHARE`]). The driver holds it from now on and gives it back by [`finished`](Self::finished),
     /// [`deferred`](Self::deferred) or [`put_back`](Self::put_back). `None`: nothing is ready, or the destination is
     /// suspended or forgotten.
     pub fn take(&mut self, dest: DestinationId) -> Option<JobKey> {
         loop {
             let d = self.destinations.get_mut(dest)?;
-            if matches!(d.access, Access::Suspended(_)) || d.ready() == 0 {
+            if matches!(d.access, Access::Suspended(_)) || d.available() == 0 {
                 return None;
             }
             let index = if d.ranks.is_some() { self.next_ranked(dest.index) } else { self.next_plain(dest.index) };
@@ -313,7 +314,7 @@ impl<B> Queue<B> {
             self.deadlines.end(|key| self.slots.resolve(key).is_some());
         }
         self.in_flight -= 1;
-        self.tenants.remove(used.job.tenant);
+        self.tenants.remove(used.job.flow());
         self.destinations.at_mut(used.destination).in_flight -= 1;
         self.destinations.domain_at_mut(used.domain).jobs -= 1;
         self.destinations.note_if_empty(used.domain, self.now.mono);
@@ -411,8 +412,8 @@ impl<B> Queue<B> {
         let mut job = Job::new(old.id, old.home, others, old.accepted, old.size, body);
         (job.enqueued, job.attempts, job.last, job.terms) =
             (old.enqueued, old.attempts, old.last.clone(), old.terms.clone());
-        job.tenant = old.tenant;
-        self.tenants.add(job.tenant);
+        (job.tenant, job.campaign) = (old.tenant, old.campaign);
+        self.tenants.add(job.flow());
         let home = self.destinations.domain_at_mut(domain);
         home.jobs += 1;
         let destination = home.destination;

@@ -28,7 +28,7 @@ impl<B> Queue<B> {
         if let Some(high) = d.ranked_heads(true).next() {
             return high;
         }
-        if d.plain.len() > 0 {
+        if d.plain.available() > 0 {
             return self.next_plain(destination);
         }
         d.ranked_heads(false).next().expect("something is ready")
@@ -42,19 +42,30 @@ impl<B> Queue<B> {
 
     /// Puts a job that is in no list into a list of its destination.
     pub(super) fn make_ready(&mut self, index: u32, end: End) {
-        let used = self.slots.get_mut(index);
+        let used = self.slots.get(index);
         let state = match used.job.terms.as_ref().and_then(|t| t.rank()) {
             Some(rank) => State::Ranked(rank),
             None if used.job.attempts == 0 => State::Fresh,
             None => State::Retry,
         };
+        self.list(index, state, end);
+    }
+
+    /// Puts a job that is in no list among its destination's plain ones.
+    pub(super) fn list_plain(&mut self, index: u32, end: End) {
+        let state = if self.slots.get(index).job.attempts == 0 { State::Fresh } else { State::Retry };
+        self.list(index, state, end);
+    }
+
+    fn list(&mut self, index: u32, state: State, end: End) {
+        let used = self.slots.get_mut(index);
         used.state = state;
         let (destination, accepted) = (used.destination, used.job.accepted);
-        let tenant = used.job.tenant;
-        let weight = self.tenants.weight(tenant);
+        let flow = used.job.flow();
+        let weight = self.tenants.weight(flow.tenant);
         let d = self.destinations.at_mut(destination);
         d.oldest = d.oldest.min(accepted);
-        d.edit_list(state, (tenant, weight), |list| match end {
+        d.edit_list(state, (flow, weight), |list| match end {
             End::Front => self.slots.push_front(list, index),
             End::Back => self.slots.push_back(list, index),
         });
@@ -86,15 +97,15 @@ impl<B> Queue<B> {
         let used = self.slots.get_mut(index);
         let destination = used.destination;
         let from = std::mem::replace(&mut used.state, to);
-        let tenant = used.job.tenant;
-        let weight = self.tenants.weight(tenant);
+        let flow = used.job.flow();
+        let weight = self.tenants.weight(flow.tenant);
         let d = self.destinations.at_mut(destination);
         if let Some(sweep) = &mut d.sweep
             && sweep.cursor == index
         {
             sweep.cursor = prev;
         }
-        d.edit_list(from, (tenant, weight), |list| self.slots.unlink(list, index));
+        d.edit_list(from, (flow, weight), |list| self.slots.unlink(list, index));
         self.ready -= 1;
         if d.ready() == 0 {
             d.oldest = Wall(u64::MAX);
@@ -130,8 +141,8 @@ impl<B> Queue<B> {
     /// Looks through the ready jobs of a destination, from the start.
     pub(super) fn begin_sweep(&mut self, destination: u32) {
         let d = self.destinations.at_mut(destination);
-        let (list, tenant) = d.plain.first();
-        d.sweep = Some(Sweep { list, tenant, cursor: d.list(list, tenant).tail });
+        let (list, flow) = d.plain.first();
+        d.sweep = Some(Sweep { list, flow, cursor: d.list(list, flow).tail });
         if !std::mem::replace(&mut d.sweep_queued, true) {
             self.sweeping.push_back(self.destinations.id(destination));
         }
@@ -145,14 +156,14 @@ impl<B> Queue<B> {
                 self.sweeping.pop_front();
                 continue;
             };
-            let Some(Sweep { list, tenant, cursor }) = d.sweep else {
+            let Some(Sweep { list, flow, cursor }) = d.sweep else {
                 d.sweep_queued = false;
                 self.sweeping.pop_front();
                 continue;
             };
             if cursor == NONE {
-                let next = d.list_behind(list, tenant);
-                d.sweep = next.map(|(list, tenant)| Sweep { list, tenant, cursor: d.list(list, tenant).tail });
+                let next = d.list_behind(list, flow);
+                d.sweep = next.map(|(list, flow)| Sweep { list, flow, cursor: d.list(list, flow).tail });
                 continue;
             }
             if budget == 0 {
@@ -169,7 +180,7 @@ impl<B> Queue<B> {
             } else {
                 let d = self.destinations.at_mut(dest.index);
                 d.oldest = d.oldest.min(accepted);
-                d.sweep = Some(Sweep { list, tenant, cursor: self.slots.prev(cursor) });
+                d.sweep = Some(Sweep { list, flow, cursor: self.slots.prev(cursor) });
             }
         }
     }

@@ -1,59 +1,100 @@
-//! PURE. The tenants with jobs in a queue: numbers for their names, and their weights.
+//! PURE. The tenants and campaigns with jobs in a queue: numbers for their names, and tenants' weights.
 
 use super::Queue;
-use super::job::TenantId;
+use super::job::{CampaignId, FlowId, TenantId};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-/// See the module. One that has no jobs is forgotten.
+/// Names with numbers from 1. One that has no jobs is forgotten.
 #[derive(Debug, Default)]
-pub(super) struct Tenants {
-    by_name: HashMap<Rc<str>, TenantId, foldhash::quality::FixedState>,
+pub(super) struct Names {
+    by_name: HashMap<Rc<str>, u32, foldhash::quality::FixedState>,
     /// By number, less one.
-    all: Vec<Option<Tenant>>,
-    free: Vec<TenantId>,
+    all: Vec<Option<Named>>,
+    free: Vec<u32>,
 }
 
 #[derive(Debug)]
-struct Tenant {
+struct Named {
     name: Rc<str>,
     weight: u32,
     jobs: usize,
 }
 
-impl Tenants {
-    fn get_mut(&mut self, tenant: TenantId) -> Option<&mut Tenant> {
-        self.all.get_mut((tenant.0 as usize).checked_sub(1)?)?.as_mut()
+impl Names {
+    fn get(&self, number: u32) -> Option<&Named> {
+        self.all.get((number as usize).checked_sub(1)?)?.as_ref()
     }
 
-    pub fn weight(&self, tenant: TenantId) -> u32 {
-        let known = (tenant.0 as usize).checked_sub(1).and_then(|at| self.all.get(at)?.as_ref());
-        known.map_or(1, |tenant| tenant.weight)
+    fn get_mut(&mut self, number: u32) -> Option<&mut Named> {
+        self.all.get_mut((number as usize).checked_sub(1)?)?.as_mut()
+    }
+
+    fn number(&mut self, name: &str, weight: u32) -> u32 {
+        if let Some(&known) = self.by_name.get(name) {
+            if let Some(named) = self.get_mut(known) {
+                named.weight = weight;
+            }
+            return known;
+        }
+        let name: Rc<str> = name.into();
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.all.push(None);
+            u32::try_from(self.all.len()).expect("memory ends before 4 billion names")
+        });
+        self.all[number as usize - 1] = Some(Named { name: Rc::clone(&name), weight, jobs: 0 });
+        self.by_name.insert(name, number);
+        number
     }
 
     /// A job of it came.
-    pub fn add(&mut self, tenant: TenantId) {
-        if let Some(tenant) = self.get_mut(tenant) {
-            tenant.jobs += 1;
+    fn add(&mut self, number: u32) {
+        if let Some(named) = self.get_mut(number) {
+            named.jobs += 1;
         }
     }
 
     /// A job of it is over.
-    pub fn remove(&mut self, id: TenantId) {
-        let Some(tenant) = self.get_mut(id) else { return };
-        tenant.jobs -= 1;
-        if tenant.jobs == 0 {
-            let name = Rc::clone(&tenant.name);
+    fn remove(&mut self, number: u32) {
+        let Some(named) = self.get_mut(number) else { return };
+        named.jobs -= 1;
+        if named.jobs == 0 {
+            let name = Rc::clone(&named.name);
             self.by_name.remove(&name);
-            self.all[id.0 as usize - 1] = None;
-            self.free.push(id);
+            self.all[number as usize - 1] = None;
+            self.free.push(number);
         }
+    }
+}
+
+/// Who has jobs in a queue.
+#[derive(Debug, Default)]
+pub(super) struct Tenants {
+    tenants: Names,
+    campaigns: Names,
+}
+
+impl Tenants {
+    pub fn weight(&self, tenant: TenantId) -> u32 {
+        self.tenants.get(tenant.0).map_or(1, |tenant| tenant.weight)
+    }
+
+    /// A job of it came.
+    pub fn add(&mut self, flow: FlowId) {
+        self.tenants.add(flow.tenant.0);
+        self.campaigns.add(flow.campaign.0);
+    }
+
+    /// A job of it is over.
+    pub fn remove(&mut self, flow: FlowId) {
+        self.tenants.remove(flow.tenant.0);
+        self.campaigns.remove(flow.campaign.0);
     }
 
     /// How many are known.
     #[cfg(any(test, feature = "sim"))]
     pub fn len(&self) -> usize {
-        self.by_name.len()
+        self.tenants.by_name.len().max(self.campaigns.by_name.len())
     }
 }
 
@@ -61,26 +102,24 @@ impl<B> Queue<B> {
     /// The tenant of that name, for [`Job::tenant`](super::Job::tenant) of a job that is enqueued next. Tenants share a destination by their
     /// weights, 1 to 1000; a new weight counts for flows that begin.
     pub fn tenant(&mut self, name: &str, weight: u32) -> TenantId {
-        let tenants = &mut self.tenants;
-        if let Some(&known) = tenants.by_name.get(name) {
-            if let Some(tenant) = tenants.get_mut(known) {
-                tenant.weight = weight;
-            }
-            return known;
-        }
-        let name: Rc<str> = name.into();
-        let id = tenants.free.pop().unwrap_or_else(|| {
-            tenants.all.push(None);
-            TenantId(u32::try_from(tenants.all.len()).expect("memory ends before 4 billion tenants"))
-        });
-        tenants.all[id.0 as usize - 1] = Some(Tenant { name: Rc::clone(&name), weight, jobs: 0 });
-        tenants.by_name.insert(name, id);
-        id
+        TenantId(self.tenants.tenants.number(name, weight))
+    }
+
+    /// The campaign of that name, for [`Job::campaign`](super::Job::campaign) of a job that is enqueued next. Only those that may have to
+    /// wait for a limit of their own need one: each is a flow beside the others of its tenant.
+    pub fn campaign(&mut self, name: &str) -> CampaignId {
+        CampaignId(self.tenants.campaigns.number(name, 1))
     }
 
     /// The name of a tenant with jobs; empty for none.
     pub fn tenant_name(&self, tenant: TenantId) -> &str {
-        let known = (tenant.0 as usize).checked_sub(1).and_then(|at| self.tenants.all.get(at)?.as_ref());
-        known.map_or("", |tenant| &tenant.name)
+        self.tenants.tenants.get(tenant.0).map_or("", |tenant| &tenant.name)
+    }
+
+    /// The names of a flow's tenant and campaign, as long as there are jobs of it; `None` for none. The same pointers as long
+    /// as the numbers stand for the same names.
+    pub fn flow_names(&self, flow: FlowId) -> [Option<&Rc<str>>; 2] {
+        let Tenants { tenants, campaigns } = &self.tenants;
+        [tenants.get(flow.tenant.0), campaigns.get(flow.campaign.0)].map(|named| named.map(|named| &named.name))
     }
 }
