@@ -308,6 +308,23 @@ pub const LANE_TIME: Duration = Duration::from_secs(10);
 pub const LANE_COUNTERS: usize = 1024;
 /// Domains with lanes that a shard remembers: what more of them send goes to their owners. With so many no core is spared.
 pub const LANE_DOMAINS: usize = 256;
+/// A unit of octets in flight that is leased: so exactly `bytes_in_flight` is kept to, from below.
+pub const LEASE_OCTETS: u64 = 1024;
+/// Flows that may open connections ahead of the room they wait for, of one scope, and wait with one.
+pub const SCOPE_LEAD: u32 = 1000;
+/// Flows of one destination whose scopes are remembered, and flows that were let go in a scope and keep a place in front: beyond, they
+/// are found anew, or wait for a turn as all others.
+pub const SCOPE_FLOWS: usize = 4096;
+/// Flows set aside by one look at a destination; then others have their turn.
+pub const SCOPE_TRIES: usize = 256;
+/// Flows that a scope with room looks at, to find one with a connection behind others that have none yet.
+pub const SCOPE_LOOKED_AT: usize = 64;
+/// Mail has waited so long for a limit of its own when that is told, and a scope is told of at most so often.
+pub const SCOPE_PATIENCE: Duration = Duration::from_secs(10);
+/// See [`SCOPE_PATIENCE`].
+pub const SCOPE_TOLD: Duration = Duration::from_secs(600);
+/// A scope that nobody needs is remembered for so long, and who needs it does not look for it by its name.
+pub const SCOPE_IDLE: Duration = Duration::from_secs(10);
 /// Where fewer connections are allowed than shards want, they go round, each for so long.
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
 /// Connections to a destination of which nothing is known: as many as Postfix begins with.

@@ -50,6 +50,8 @@ pub struct Config {
     pub local: Vec<Local>,
     /// The files of rules for what receivers take (absolute), in order.
     pub shaping: Vec<PathBuf>,
+    /// The header field that names a message's campaign.
+    pub campaign_header: String,
     /// Who may relay.
     pub relay: Relay,
     /// The server side of SMTP.

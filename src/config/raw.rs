@@ -126,6 +126,7 @@ section! {
     /// `[shaping]`
     RawShaping {
         files: Option<Vec<String>>,
+        campaign_header: Option<String>,
     }
 }
 

@@ -49,6 +49,7 @@ impl<'a> Resolver<'a> {
             accounts,
             local: self.local(raw.local),
             shaping: self.shaping(raw.shaping.files),
+            campaign_header: self.campaign_header(raw.shaping.campaign_header),
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
@@ -201,6 +202,15 @@ impl<'a> Resolver<'a> {
             files.push(path);
         }
         files
+    }
+
+    fn campaign_header(&mut self, given: Option<String>) -> String {
+        let name = given.unwrap_or_else(|| "X-Campaign".to_owned());
+        // RFC 5322 §2.2
+        if name.is_empty() || name.len() > limits::HEADER_NAME_BYTES || !name.bytes().all(|b| (33..127).contains(&b) && b != b':') {
+            self.error("shaping.campaign_header", format!("\"{name}\" is no name of a header field; \"X-Campaign\" is one"));
+        }
+        name
     }
 
     fn relay(&mut self, given: Option<Vec<String>>) -> Relay {

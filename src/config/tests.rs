@@ -189,6 +189,7 @@ fn values_are_checked_and_every_problem_is_told_with_its_line() {
             "test.toml:3:1: local[0].deliver: an LMTP server is ADDRESS:PORT",
         ),
         ("[shaping]\nfiles = [\"a\",\n\"./a\"]", "test.toml:3:1: shaping.files[1]: \"./a\" is listed twice"),
+        ("[shaping]\ncampaign_header = \"X: y\"", "shaping.campaign_header: \"X: y\" is no name of a header field"),
         ("[shaping]\nfiles = [\"\"]", "shaping.files[0]: an empty path"),
         ("[smtp]\nmax_recipients = 0", "allowed are 1 to 1000"),
         ("[smtp]\nmax_message_bytes = 1", "allowed are 64KiB to 1GiB"),

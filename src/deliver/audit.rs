@@ -17,6 +17,11 @@ impl Deliverer {
         let [shares, ledgers] = self.lanes.sizes();
         report("deliver.shares", shares, pools + limits::QUEUE_IDLE_DESTINATIONS);
         report("deliver.ledgers", ledgers, limits::SHARDS.saturating_mul(pools + limits::QUEUE_IDLE_DESTINATIONS));
+        let [scopes, waiting] = self.scopes.sizes();
+        // Two for each tenant and site, one for each campaign and site; some are remembered for a while.
+        let jobs = self.queue.counts().ready + self.queue.counts().in_flight;
+        report("deliver.scopes waited in", waiting, jobs + limits::SCOPE_FLOWS);
+        report("deliver.scopes", scopes, limits::SCOPE_FLOWS + 4 * jobs);
         report("deliver.writers", self.writers.len(), limits::MAILDIR_WRITERS);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.

@@ -3,6 +3,7 @@
 
 use super::Turn;
 use super::lanes::Bounds;
+use super::scopes::Counts;
 use super::tls::{self, Secure};
 use crate::dns::{Attempt, Resolution};
 use crate::lease::Scope;
@@ -88,6 +89,8 @@ pub(super) struct Transaction {
     pub(super) flown: bool,
     /// Of a text that can go by BDAT: its dots that only DATA doubles.
     pub(super) doubled: Option<usize>,
+    /// What it has of its scopes.
+    pub(super) counts: Option<Box<Counts>>,
 }
 
 impl Transaction {

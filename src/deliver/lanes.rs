@@ -118,6 +118,7 @@ impl Deliverer {
         }
         let scope: Scope = (&*site.name).into();
         pool.scope = Some(scope.clone());
+        pool.flows.clear();
         let limits = limits_of(&self.tables.shaping, &site, self.config.delivery.connections_per_destination);
         let share = || Share::new(scope.clone(), limits);
         let lane = self.lanes.shares.entry(scope.clone());
@@ -130,6 +131,11 @@ impl Deliverer {
             listed: false,
         });
         lane.member(destination);
+    }
+
+    /// The site of a destination, if its limits count there.
+    pub(super) fn site_of(&self, destination: DestinationId) -> Option<&Site> {
+        self.lanes.shares.get(self.scope(destination)?).map(|lane| &lane.site)
     }
 
     fn scope(&self, destination: DestinationId) -> Option<&Scope> {
@@ -260,6 +266,9 @@ impl Deliverer {
     /// Mail of a ledger.
     pub fn to_lane(&mut self, mail: ToLane, turn: &mut Turn<'_>) {
         let scope = mail.scope.clone();
+        if self.to_scope(&mail, turn.now.mono) {
+            return;
+        }
         let Some(lane) = self.lanes.shares.get_mut(&scope) else {
             let owner = lease::owner(&scope, self.shards);
             return turn.post.send(usize::from(owner), Mail::ToLedger(mail.give_back(self.me)));
@@ -390,6 +399,7 @@ impl Deliverer {
                 self.lanes.shares.remove(&scope);
             }
         }
+        self.scopes_turn(turn);
     }
 
     /// New rules.
@@ -402,6 +412,7 @@ impl Deliverer {
             }
             self.lanes.list(&scope);
         }
+        self.new_scopes();
     }
 }
 

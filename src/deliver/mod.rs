@@ -21,6 +21,7 @@ mod plans;
 mod pump;
 mod questions;
 mod routed;
+mod scopes;
 mod site;
 mod sts;
 mod tls;
@@ -31,11 +32,12 @@ use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
-use crate::queue::{DestinationId, DomainId, Job, JobKey, LastReply, Queue, RetryPolicy, TenantId};
+use crate::queue::{CampaignId, DestinationId, DomainId, FlowId, Job, JobKey, LastReply, Queue, RetryPolicy, TenantId};
 use crate::route::{Heat, Hosts, NextHop, Routes, SmartHost};
 use crate::rt::buffer::Slice;
 use crate::rt::tls::client::Connector;
 use crate::rt::{ConnId, Event as RtEvent};
+use crate::shaping::Limits;
 use crate::shard::Tables;
 use crate::shard::mailbox::{Handoff, Mail};
 use crate::shard::stats::{LatencyStage, ShardStats};
@@ -50,6 +52,7 @@ use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use plans::{Plans, Unasked};
+use scopes::{Bound, Scopes};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -84,6 +87,8 @@ pub struct Deliverer {
     verifying: Map<Rc<str>, Vec<(u16, u64)>>,
     connections: ConnTable<Box<Connection>>,
     lanes: Lanes,
+    /// The limits of tenants and campaigns, and of octets.
+    scopes: Scopes,
     /// Destinations that wait for a connection of another one of their site.
     change_over: Vec<(Scope, DestinationId)>,
     heat: Heat,
@@ -128,6 +133,8 @@ fn connector(tables: &Tables) -> Option<Connector> {
 struct Pool {
     /// The site's name, whose limits count here.
     scope: Option<Scope>,
+    /// What its flows keep to beside, as far as that was asked.
+    flows: Map<FlowId, Bound>,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
@@ -244,6 +251,7 @@ impl Deliverer {
             verifying: Map::default(),
             connections: ConnTable::default(),
             lanes: Lanes::new(shards),
+            scopes: Scopes::new(&tables.shaping),
             change_over: Vec::new(),
             heat: Heat::new(config.delivery.lane_rate),
             questions: ConnTable::default(),
@@ -306,7 +314,7 @@ impl Deliverer {
                 turn.post.send(usize::from(shard), Mail::Lane { domain: handoff.domain.clone() });
             }
         }
-        let Handoff { id, home, age, handed, size, domain, recipients, record, terms, tenant } = handoff;
+        let Handoff { id, home, age, handed, size, domain, recipients, record, terms, tenant, campaign } = handoff;
         let mut accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
         if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {
             accepted = age::later(accepted, held, now);
@@ -315,7 +323,10 @@ impl Deliverer {
             let weight = self.tables.shaping.tenant_weight(&name);
             self.queue.tenant(&name, weight)
         });
-        let job = Job { terms, tenant, ..Job::new(id, home, recipients, accepted, size, record) };
+        let shaping = &self.tables.shaping;
+        let campaign = campaign.filter(|name| shaping.campaign_limits(name) != Limits::default());
+        let campaign = campaign.map_or(CampaignId::NONE, |name| self.queue.campaign(&name));
+        let job = Job { terms, tenant, campaign, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
     }
 
@@ -628,7 +639,7 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout(), self.sts.poll_timeout()]
+        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout(), self.scopes.poll_timeout(), self.sts.poll_timeout()]
             .into_iter()
             .flatten()
             .min()

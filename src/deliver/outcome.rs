@@ -107,7 +107,9 @@ impl Deliverer {
     pub(super) fn finished(&mut self, conn: ConnId, token: u64, outcome: &Outcome<'_>, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let reused = connection.done > 0;
-        let Some(transaction) = connection.take_transaction(token) else { return };
+        let Some(mut transaction) = connection.take_transaction(token) else { return };
+        self.scopes.give_back(transaction.counts.take());
+        let Some(connection) = self.connections.get_mut(conn) else { return };
         let destination = connection.destination;
         let (host, remote, peer) = (std::rc::Rc::clone(&connection.host), connection.remote, connection.peer);
         let tls = connection.secure.note();
@@ -393,10 +395,11 @@ impl Deliverer {
 
     /// A job whose sender wants to know that it is late.
     pub(super) fn late(&mut self, key: JobKey, turn: &mut Turn<'_>) {
+        let why = self.why_aside(key, turn.now.mono).unwrap_or_else(|| "it waits for its turn".to_owned());
         let Some(job) = self.queue.job(key) else { return };
         let trouble = self.queue.destination_of(key).and_then(|d| self.queue.trouble(d));
         let reply = job.last.as_deref().or(trouble).cloned().unwrap_or_else(|| {
-            LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), b"it waits for its turn")
+            LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), why.as_bytes())
         });
         let end = job.accepted.0.saturating_add(millis(self.queue.policy().give_up));
         let retry_until = Wall(turn.now.wall.0.saturating_add(end.saturating_sub(age::steady(turn.now).wall.0)));
@@ -440,7 +443,8 @@ impl Deliverer {
     /// A connection that must not be used any more, because of us.
     pub(super) fn broken(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        for transaction in std::mem::take(&mut connection.transactions) {
+        for mut transaction in std::mem::take(&mut connection.transactions) {
+            self.scopes.give_back(transaction.counts.take());
             let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 3, 0)), why.as_bytes());
             self.defer_job(transaction.job, reply, turn);
         }

@@ -52,6 +52,10 @@ impl Deliverer {
                     break;
                 }
                 let Some(key) = self.next_loaded(destination, turn) else { break };
+                if self.awaits_silence(conn, key, turn.now.mono) {
+                    self.load(key, destination);
+                    break;
+                }
                 self.begin(conn, key, turn);
             }
             // A message that the next hop's announcements forbid is over as soon as it is begun.
@@ -75,7 +79,7 @@ impl Deliverer {
     /// Whether the rate of a destination allows the next message, if there is one to begin.
     fn may_begin_next(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         let pool = self.pools.entry(destination).or_default();
-        if pool.loaded.is_empty() {
+        if pool.loaded.is_empty() || self.scopes.is_active() {
             // What is not in memory comes first: a permit does not wait for the spool.
             let Some(key) = self.next_loaded(destination, turn) else { return false };
             self.load(key, destination);
@@ -124,19 +128,32 @@ impl Deliverer {
     /// ahead of their turn; the first of them is not ahead of it, and so no destination waits for the memory of others.
     pub(super) fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
         while let Some(key) = self.pop_loaded(destination) {
-            if self.stays(key, destination, turn) {
+            if !self.stays(key, destination, turn) {
+                self.queue.put_back(key);
+            } else if self.fits(key, destination, turn.now.mono) {
                 return Some(key);
             }
-            self.queue.put_back(key);
         }
+        let mut set_aside = 0;
         loop {
+            if set_aside >= limits::SCOPE_TRIES {
+                self.wake(destination);
+                return None;
+            }
             let fetching = self.pools.get(&destination).map_or(0, |p| p.fetching);
             if fetching > 0 && (fetching >= limits::FETCH_AHEAD || !self.ahead.has_room()) {
+                return None;
+            }
+            if fetching > 0 && !self.may_fetch_ahead(destination, turn.now.mono) {
                 return None;
             }
             let key = self.queue.take(destination)?;
             if !self.stays(key, destination, turn) {
                 self.queue.put_back(key);
+                continue;
+            }
+            if !self.fits(key, destination, turn.now.mono) {
+                set_aside += 1;
                 continue;
             }
             let job = self.queue.job(key)?;
@@ -175,11 +192,16 @@ impl Deliverer {
         if job.terms.as_ref().is_some_and(|t| t.is_overdue(turn.now.mono)) {
             return self.expire(key, turn);
         }
+        let Some(place) = self.queue.destination_of(key).zip(Some(job.flow())) else { return };
+        let size = job.size;
+        let recipients = self.flow_recipients(place, turn.now.mono);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let rested = connection.has_rested(turn.now.mono);
+        let Some(job) = self.queue.job(key) else { return };
+        let recipients = recipients.min(connection.bounds.recipients);
         let share = job.body.as_deref().and_then(RecordView::parse);
         if let Some((kept, others)) = share.and_then(|view| {
-            params::share(&view, job.recipients.as_slice(), &connection.peer, connection.bounds.recipients)
+            params::share(&view, job.recipients.as_slice(), &connection.peer, recipients)
         }) {
             self.queue.split(key, RecipientSet::from_slice(&kept), RecipientSet::from_slice(&others));
         }
@@ -199,6 +221,8 @@ impl Deliverer {
         let recipients = params::recipients(&view, job.recipients.as_slice());
         let sender = params::sender(&view, job.recipients.as_slice());
         let flown = client.start(token, sender, recipients, &params, now);
+        let counts = self.count_message(place, size, now);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.began(Transaction {
             token,
             job: key,
@@ -209,6 +233,7 @@ impl Deliverer {
             answered: false,
             flown,
             doubled,
+            counts,
         });
         self.touched.push(conn);
     }
@@ -238,6 +263,12 @@ impl Deliverer {
             }
             let Some((route, plans)) = self.route(destination, turn) else { return };
             if self.is_preceded(destination, &route) {
+                return;
+            }
+            if !self.may_prepare(destination, turn.now.mono) {
+                if self.waiting(destination) == 0 {
+                    self.has_enough(destination);
+                }
                 return;
             }
             // As many as would bring the backlog of each below the bound, and one more at least.
@@ -441,6 +472,9 @@ impl Deliverer {
         }
         turn.io.close(conn);
         self.count_back(connection.scope);
+        for transaction in &mut connection.transactions {
+            self.scopes.give_back(transaction.counts.take());
+        }
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             if connection.leaves {
                 pool.leaving -= usize::from(!planted!(LeavingNotCountedBack));

@@ -1,6 +1,6 @@
 //! PURE. The ledgers of one shard: who has how much of each limit.
 
-use super::{Batch, KINDS, Paced, Scope, ToLane, ToLedger, Used};
+use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
@@ -22,13 +22,7 @@ pub struct Ledgers {
 struct Ledger {
     limits: Limits,
     lanes: Vec<Lane>,
-    /// Who comes first where there is too little; moves on each [`limits::LEASE_TURN`].
-    first: usize,
-    turn_ends: Option<Moment>,
-    /// A message was begun in this turn.
-    turn_used: bool,
-    /// It ends in any case then.
-    turn_ends_at_last: Moment,
+    turns: [Turn; 2],
     paces: [Pacing; 2],
     /// Who gets the next permit.
     next: [usize; 2],
@@ -37,11 +31,30 @@ struct Ledger {
 
 #[derive(Clone, Debug, Default)]
 struct Lane {
+    has: [Holding; 2],
+    permits_wanted: [u32; 2],
+}
+
+/// What a lane has of what is counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Holding {
     wanted: u32,
+    /// With less it can begin nothing more.
+    least: u32,
     granted: u32,
     /// What it was told to come down to and has not yet.
     recalled_to: Option<u32>,
-    permits_wanted: [u32; 2],
+}
+
+/// Who comes first where there is too little of something; moves on each [`limits::LEASE_TURN`].
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    first: usize,
+    ends: Option<Moment>,
+    /// A message was begun in it, or could be.
+    used: bool,
+    /// It ends in any case then.
+    ends_at_last: Moment,
 }
 
 /// The batches of one rate that still count, in the order they were made.
@@ -105,18 +118,15 @@ impl Ledger {
         Ledger {
             limits,
             lanes: vec![Lane::default(); usize::from(shards)],
-            first: 0,
-            turn_ends: None,
-            turn_used: false,
-            turn_ends_at_last: Moment(0),
+            turns: [Turn { first: 0, ends: None, used: false, ends_at_last: Moment(0) }; 2],
             paces: [Pacing::default(), Pacing::default()],
             next: [0; 2],
             timer: None,
         }
     }
 
-    fn connections(&self) -> u32 {
-        let limit = self.limits.connections.unwrap_or(u32::MAX);
+    fn limit(&self, what: Counted) -> u32 {
+        let limit = self.limits.counted(what).unwrap_or(u32::MAX);
         if planted!(LimitCheckedLate) { limit.saturating_add(1) } else { limit }
     }
 
@@ -127,17 +137,20 @@ impl Ledger {
         }
     }
 
-    /// What each lane is to have: what it wants, or the same for each that wants more than that. Units that do not go round
-    /// go to the lanes from `first` on.
-    fn targets(&self) -> Vec<u32> {
-        let limit = self.connections();
-        let mut targets: Vec<u32> = vec![0; self.lanes.len()];
-        let mut left = limit;
+    /// What each lane is to have, of what is counted: what it wants, or the same for each that wants more than that. Where that
+    /// is too little for each to begin something, those from the first on get what they need for that.
+    fn targets(&self, what: Counted) -> Vec<u32> {
+        let (lanes, first) = (self.lanes.len(), self.turns[what as usize].first);
+        let of = |at: usize| &self.lanes[at].has[what as usize];
+        let mut targets: Vec<u32> = vec![0; lanes];
+        let mut left = self.limit(what);
+        for at in (0..lanes).map(|by| (first + by) % lanes) {
+            targets[at] = of(at).least.min(of(at).wanted).min(left);
+            left -= targets[at];
+        }
         loop {
-            let mut open: Vec<usize> = (0..self.lanes.len())
-                .map(|at| (self.first + at) % self.lanes.len())
-                .filter(|&at| targets[at] < self.lanes[at].wanted)
-                .collect();
+            let mut open: Vec<usize> =
+                (0..lanes).map(|by| (first + by) % lanes).filter(|&at| targets[at] < of(at).wanted).collect();
             if open.is_empty() || left == 0 {
                 return targets;
             }
@@ -146,54 +159,72 @@ impl Ledger {
                 open.truncate(left as usize);
             }
             for at in open {
-                let more = (self.lanes[at].wanted - targets[at]).min(each.max(1));
+                let more = (of(at).wanted - targets[at]).min(each.max(1));
                 targets[at] += more;
                 left -= more;
             }
         }
     }
 
-    /// Gives connections to those that should have more, and recalls those that others wait for.
-    fn share_connections(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
-        let limit = self.connections();
-        let busy = self.lanes.iter().filter(|lane| lane.wanted > 0).count();
-        if u32::try_from(busy).unwrap_or(u32::MAX) > limit {
-            // They go round.
-            let ends = *self.turn_ends.get_or_insert(now + limits::LEASE_TURN);
-            // Where messages are rarer than turns, one that opens a connection gets to use it.
-            let used = self.turn_used || self.rate(Paced::Message).is_none() || self.turn_ends_at_last <= now;
-            if ends <= now {
-                self.turn_ends = Some(now + limits::LEASE_TURN);
-            }
-            if ends <= now && used {
-                self.turn_used = false;
-                self.turn_ends_at_last = now + limits::LEASE_TURN_MAX;
-                let lanes = self.lanes.len();
-                let wants = |at: &usize| self.lanes[*at].wanted > 0;
-                self.first = (1..=lanes).map(|by| (self.first + by) % lanes).find(wants).unwrap_or(0);
-            }
-        } else {
-            self.turn_ends = None;
+    /// Moves on who comes first, where what is counted is too little for all.
+    fn take_turns(&mut self, what: Counted, now: Moment) {
+        let k = what as usize;
+        let needed: u64 = self.lanes.iter().map(|lane| u64::from(lane.has[k].least)).sum();
+        if needed <= u64::from(self.limit(what)) {
+            self.turns[k].ends = None;
+            return;
         }
-        let targets = self.targets();
-        let granted: u64 = self.lanes.iter().map(|lane| u64::from(lane.granted)).sum();
+        let lanes = self.lanes.len();
+        let first = &self.lanes[self.turns[k].first].has[k];
+        // One whose message needs more than others give back in a turn gets it in the end.
+        let has_its_own = what == Counted::Octets && first.granted >= first.least;
+        let paced = what == Counted::Octets || self.rate(Paced::Message).is_some();
+        let turn = &mut self.turns[k];
+        turn.used |= has_its_own;
+        let ends = *turn.ends.get_or_insert(now + limits::LEASE_TURN);
+        // Where messages are rarer than turns, one that opens a connection gets to use it.
+        let used = turn.used || !paced || turn.ends_at_last <= now;
+        if ends <= now {
+            turn.ends = Some(now + limits::LEASE_TURN);
+        }
+        if ends <= now && used {
+            turn.used = false;
+            turn.ends_at_last = now + limits::LEASE_TURN_MAX;
+            let wants = |at: &usize| self.lanes[*at].has[k].wanted > 0;
+            turn.first = (1..=lanes).map(|by| (turn.first + by) % lanes).find(wants).unwrap_or(0);
+        }
+    }
+
+    /// Gives what is counted to those that should have more, and recalls it from those that others wait for.
+    fn share_counted(&mut self, what: Counted, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        let k = what as usize;
+        self.take_turns(what, now);
+        let limit = self.limit(what);
+        let targets = self.targets(what);
+        let granted: u64 = self.lanes.iter().map(|lane| u64::from(lane.has[k].granted)).sum();
         let mut free = u64::from(limit).saturating_sub(granted);
         let mut waits = granted > u64::from(limit);
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(&targets)) {
+            let state = &mut state.has[k];
             let more = u64::from(target.saturating_sub(state.granted)).min(free);
             free -= more;
             waits |= u64::from(state.granted) + more < u64::from(*target);
             if more > 0 {
-                let connections = u32::try_from(more).expect("no more than was wanted");
-                state.granted += connections;
+                let more = u32::try_from(more).expect("no more than was wanted");
+                state.granted += more;
                 state.recalled_to = None;
-                out.push_back((lane, ToLane { connections, ..ToLane::empty(scope) }));
+                let mut mail = ToLane::empty(scope);
+                mail.granted[k] = more;
+                out.push_back((lane, mail));
             }
         }
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(targets)) {
+            let state = &mut state.has[k];
             if waits && state.granted > target && state.recalled_to != Some(target) {
                 state.recalled_to = Some(target);
-                out.push_back((lane, ToLane { recalled_to: Some(target), ..ToLane::empty(scope) }));
+                let mut mail = ToLane::empty(scope);
+                mail.recalled_to[k] = Some(target);
+                out.push_back((lane, mail));
             }
         }
     }
@@ -228,12 +259,12 @@ impl Ledger {
             let waits = self.lanes.iter().any(|lane| lane.permits_wanted[kind as usize] > 0);
             self.rate(kind).filter(|_| waits).map(|rate| self.paces[kind as usize].next(rate))
         });
-        permits.chain(self.turn_ends).min()
+        permits.chain(self.turns.iter().filter_map(|turn| turn.ends)).min()
     }
 
     /// Whether nothing of it must be remembered.
     fn is_idle(&self, now: Moment) -> bool {
-        let at_rest = |lane: &Lane| lane.wanted == 0 && lane.granted == 0 && lane.permits_wanted == [0; 2];
+        let at_rest = |lane: &Lane| lane.holds_nothing() && lane.permits_wanted == [0; 2];
         let past = |kind: Paced| {
             let pacing = &self.paces[kind as usize];
             pacing.batches.is_empty() && pacing.due <= now
@@ -242,9 +273,16 @@ impl Ledger {
     }
 }
 
+impl Lane {
+    /// Nor would it.
+    fn holds_nothing(&self) -> bool {
+        self.has.iter().all(|has| has.wanted == 0 && has.granted == 0)
+    }
+}
+
 impl ToLane {
     fn empty(scope: &Scope) -> ToLane {
-        ToLane { scope: scope.clone(), connections: 0, recalled_to: None, permits: [None; 2], not_before: None }
+        ToLane { scope: scope.clone(), granted: [0; 2], recalled_to: [None; 2], permits: [None; 2], not_before: None }
     }
 }
 
@@ -266,7 +304,7 @@ impl Ledgers {
 
     /// Mail of a lane.
     pub fn handle(&mut self, mail: ToLedger, now: Moment) {
-        let ToLedger { scope, lane, limits, wanted, returned, permits_wanted, used, inquires } = mail;
+        let ToLedger { scope, lane, limits, wanted, least, returned, permits_wanted, used, inquires } = mail;
         let ledger = match (self.ledgers.entry(scope.clone()), limits) {
             (Entry::Occupied(entry), _) => entry.into_mut(),
             (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
@@ -276,20 +314,22 @@ impl Ledgers {
         for kind in KINDS {
             if let Some(used) = used[kind as usize] {
                 let rate = ledger.rate(kind);
-                ledger.turn_used |= kind == Paced::Message && used.count > 0;
+                ledger.turns[Counted::Connection as usize].used |= kind == Paced::Message && used.count > 0;
                 ledger.paces[kind as usize].settle(lane, used, rate);
             }
         }
         let state = &mut ledger.lanes[usize::from(lane)];
-        state.granted = state.granted.checked_sub(returned).expect("a lane gives back what it was given");
-        state.wanted = wanted;
+        for (k, has) in state.has.iter_mut().enumerate() {
+            has.granted = has.granted.checked_sub(returned[k]).expect("a lane gives back what it was given");
+            (has.wanted, has.least) = (wanted[k], least[k]);
+            if has.recalled_to.is_some_and(|to| has.granted <= to) {
+                has.recalled_to = None;
+            }
+        }
         for kind in KINDS {
             // What it has not told of it had not got when it asked.
             let under_way = ledger.paces[kind as usize].batches.iter().any(|made| made.lane == lane && !made.told);
             state.permits_wanted[kind as usize] = if under_way { 0 } else { permits_wanted[kind as usize] };
-        }
-        if state.recalled_to.is_some_and(|to| state.granted <= to) {
-            state.recalled_to = None;
         }
         if inquires {
             let not_before = ledger.rate(Paced::Message).map(|rate| ledger.paces[Paced::Message as usize].next(rate));
@@ -325,14 +365,16 @@ impl Ledgers {
 
     fn look(&mut self, scope: &Scope, now: Moment) {
         let Some(ledger) = self.ledgers.get_mut(scope) else { return };
-        ledger.share_connections(now, scope, &mut self.out);
+        for what in COUNTED {
+            ledger.share_counted(what, now, scope, &mut self.out);
+        }
         ledger.share_permits(now, scope, &mut self.out);
         let mut due = ledger.due();
         if due.is_none() && ledger.is_idle(now) {
             self.ledgers.remove(scope);
             return;
         }
-        if due.is_none() && ledger.lanes.iter().all(|lane| lane.wanted == 0 && lane.granted == 0) {
+        if due.is_none() && ledger.lanes.iter().all(Lane::holds_nothing) {
             // Remembered for its rates, until those are over.
             due = Some(ledger.paces.iter().map(|pacing| pacing.due).max().unwrap_or(now).max(now + limits::LEASE_TERM));
         }

@@ -1,14 +1,15 @@
 //! PURE. Shares of a limit: what a receiver allows in all, leased to the shards that have work for it.
 //!
-//! A *ledger* stands for one scope that is limited: a site. It lives on the shard that a hash of its name chooses, the
-//! scope's owner. Each shard with mail for it is a *lane* and keeps a [`Share`]: connections that it may have, permits to
-//! begin messages and connections. In: what lanes want and give back, the moment. Out: mail ([`ToLedger`], [`ToLane`]). It
-//! refuses to know what a connection is, and to decide which message goes.
+//! A *ledger* stands for one scope that is limited: a site, a tenant, a tenant at a site, a campaign. It lives on the shard that
+//! a hash of its name chooses, the scope's owner. Each shard with mail for it is a *lane* and keeps a [`Share`]: connections and
+//! octets that it may have, permits to begin messages and connections. In: what lanes want and give back, the moment. Out: mail
+//! ([`ToLedger`], [`ToLane`]). It refuses to know what a connection is, and to decide which message goes.
 //!
 //! # Why no limit is passed
 //!
 //! *Connections* are counted: a unit is the ledger's or one lane's. A lane counts it from when it begins to connect until
-//! the connection is closed, and gives it back behind that. So all lanes together never have more than the limit.
+//! the connection is closed, and gives it back behind that. So all lanes together never have more than the limit. *Octets* in
+//! flight are counted likewise, in units of [`crate::limits::LEASE_OCTETS`], rounded up.
 //!
 //! *Rates* are permits, in batches that end [`crate::limits::LEASE_TERM`] after they were made. The ledger runs the one
 //! [`Pace`](crate::shaping::Pace) of the scope, and takes each permit for used at the last moment it could be; when the lane
@@ -20,7 +21,8 @@
 //! Connections: each lane what it wants, if that is too much the same for each. Where one has more than that and another
 //! waits, they are recalled: a lane closes what idles at once and the rest behind its message. Where there are fewer units
 //! than lanes, they go round, each for [`crate::limits::LEASE_TURN`], and where messages have a rate until one was begun. Permits go
-//! round too.
+//! round too. Octets are as connections, but that a message needs all of its own at once: each lane, in turn, gets what its
+//! next message needs before any gets more, and a turn lasts until it has that.
 //!
 //! The mail between two shards keeps its order, and is never lost: both end together. The same would do between machines,
 //! with terms on connections as well.
@@ -47,6 +49,37 @@ pub enum Paced {
     Start,
 }
 
+/// What is counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Counted {
+    /// Connections; of a tenant or campaign, transactions.
+    Connection,
+    /// [`LEASE_OCTETS`](crate::limits::LEASE_OCTETS) octets of messages in flight.
+    Octets,
+}
+
+const COUNTED: [Counted; 2] = [Counted::Connection, Counted::Octets];
+
+impl Limits {
+    /// The units of what is counted; `None`: as many as there may be.
+    fn counted(&self, what: Counted) -> Option<u32> {
+        match what {
+            Counted::Connection => self.connections,
+            Counted::Octets => self.bytes_in_flight.map(|octets| {
+                let units = octets / crate::limits::LEASE_OCTETS;
+                u32::try_from(units).unwrap_or(u32::MAX).max(1)
+            }),
+        }
+    }
+}
+
+/// How many units a message of so many octets takes where so many are allowed in all: one that is larger than that takes them
+/// all, and goes alone.
+pub fn octets(size: u64, limits: &Limits) -> u32 {
+    let units = u32::try_from(size.div_ceil(crate::limits::LEASE_OCTETS)).unwrap_or(u32::MAX);
+    units.max(1).min(limits.counted(Counted::Octets).unwrap_or(u32::MAX))
+}
+
 const KINDS: [Paced; 2] = [Paced::Message, Paced::Start];
 
 /// The name of a scope. Cheap to clone.
@@ -66,10 +99,12 @@ pub struct ToLedger {
     pub lane: u16,
     /// What the lane takes for the limits of the scope; `None`: it knows nothing of it any more.
     pub limits: Option<Limits>,
-    /// Connections it would have in all.
-    pub wanted: u32,
-    /// Connections it gives back.
-    pub returned: u32,
+    /// Units it would have in all, of what is counted.
+    pub wanted: [u32; 2],
+    /// With fewer of them it can begin nothing more.
+    pub least: [u32; 2],
+    /// Units it gives back.
+    pub returned: [u32; 2],
     /// Permits it could use at once, of each kind.
     pub permits_wanted: [u32; 2],
     /// Batches it is done with.
@@ -86,8 +121,9 @@ impl ToLane {
             scope: self.scope.clone(),
             lane,
             limits: None,
-            wanted: 0,
-            returned: self.connections,
+            wanted: [0; 2],
+            least: [0; 2],
+            returned: self.granted,
             permits_wanted: [0; 2],
             used: self.permits.map(|batch| batch.map(|_| unused)),
             inquires: false,
@@ -109,10 +145,10 @@ pub struct Used {
 pub struct ToLane {
     /// Of which scope.
     pub scope: Scope,
-    /// Connections it gets.
-    pub connections: u32,
+    /// Units it gets, of what is counted.
+    pub granted: [u32; 2],
     /// It is to have no more than so many.
-    pub recalled_to: Option<u32>,
+    pub recalled_to: [Option<u32>; 2],
     /// Permits it gets, of each kind.
     pub permits: [Option<Batch>; 2],
     /// No message can begin before, by the rate and what others have.

@@ -1,6 +1,6 @@
 //! PURE. One lane's share of a scope's limits.
 
-use super::{Batch, KINDS, Paced, Scope, ToLane, ToLedger, Used};
+use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
@@ -11,18 +11,32 @@ use crate::time::Moment;
 pub struct Share {
     scope: Scope,
     limits: Limits,
-    /// Connections that it may have, has, and would have.
-    granted: u32,
-    open: u32,
-    wanted: u32,
-    recalled_to: Option<u32>,
+    counted: [Units; 2],
     permits: [Permits; 2],
-    /// What the ledger was told last.
-    told: u32,
     /// It does not know the limits yet.
     new_limits: bool,
     /// Whether it is to be asked, or was, when a message could begin; and what it said, and when.
     inquiry: Inquiry,
+}
+
+/// Units of what is counted: those that it may have, has, and would have.
+#[derive(Clone, Copy, Debug, Default)]
+struct Units {
+    granted: u32,
+    open: u32,
+    wanted: u32,
+    /// With fewer of them nothing more can be begun.
+    least: u32,
+    recalled_to: Option<u32>,
+    /// What the ledger was told last of `wanted` and `least`.
+    told: (u32, u32),
+}
+
+impl Units {
+    /// What may be begun.
+    fn room(&self) -> u32 {
+        self.granted.min(self.recalled_to.unwrap_or(u32::MAX)).saturating_sub(self.open)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,12 +71,8 @@ impl Share {
         Share {
             scope,
             limits,
-            granted: 0,
-            open: 0,
-            wanted: 0,
-            recalled_to: None,
+            counted: [Units::default(); 2],
             permits: [Permits::default(); 2],
-            told: 0,
             new_limits: false,
             inquiry: Inquiry::default(),
         }
@@ -77,17 +87,36 @@ impl Share {
 
     /// Connections that count.
     pub fn connections(&self) -> u32 {
-        self.open
+        self.units(Counted::Connection).open
+    }
+
+    fn units(&self, what: Counted) -> &Units {
+        &self.counted[what as usize]
+    }
+
+    fn units_mut(&mut self, what: Counted) -> &mut Units {
+        &mut self.counted[what as usize]
     }
 
     /// Whether another connection may be opened, by its number. Its rate is another matter.
     pub fn has_room(&self) -> bool {
-        self.open < self.granted.min(self.recalled_to.unwrap_or(u32::MAX))
+        self.units(Counted::Connection).room() > 0
+    }
+
+    /// Units of what is counted that may be begun now; `None`: any number.
+    pub fn room(&self, what: Counted) -> Option<u32> {
+        self.limits.counted(what).map(|_| self.units(what).room())
+    }
+
+    /// Whether so many units of what is counted may be begun now.
+    pub fn bears(&self, what: Counted, units: u32) -> bool {
+        self.limits.counted(what).is_none() || self.units(what).room() >= units
     }
 
     /// What has to go, since others wait for it.
     pub fn closing(&self) -> Option<Closing> {
-        let over = self.open.saturating_sub(self.recalled_to?);
+        let units = self.units(Counted::Connection);
+        let over = units.open.saturating_sub(units.recalled_to?);
         (over > 0).then_some(Closing { connections: over })
     }
 
@@ -99,10 +128,8 @@ impl Share {
     /// Whether there is nothing to be remembered, and nothing on its way.
     pub fn is_idle(&self) -> bool {
         let rests = |p: &Permits| p.batch.is_none() && p.asked == 0;
-        self.granted == 0
-            && self.open == 0
-            && self.told == 0
-            && self.wanted == 0
+        let nothing = |u: &Units| u.granted == 0 && u.open == 0 && u.told == (0, 0) && u.wanted == 0;
+        self.counted.iter().all(nothing)
             && !self.inquiry.wanted
             && self.permits.iter().all(rests)
     }
@@ -124,17 +151,49 @@ impl Share {
 
     /// It would have so many connections in all.
     pub fn wants(&mut self, connections: u32) {
-        self.wanted = connections;
+        let units = self.units_mut(Counted::Connection);
+        (units.wanted, units.least) = (connections, connections.min(1));
+    }
+
+    /// Beside what it has it could use so many units of what is counted, and is stuck with fewer than `least` of them.
+    pub fn could_have(&mut self, what: Counted, more: u32, least: u32) {
+        let limited = self.limits.counted(what).is_some();
+        let units = self.units_mut(what);
+        let total = |more: u32| if limited { units.open.saturating_add(more) } else { 0 };
+        (units.wanted, units.least) = (total(more), total(least.min(more)));
     }
 
     /// A connection is begun: there was [room](Self::has_room).
     pub fn open(&mut self) {
-        self.open += 1;
+        self.units_mut(Counted::Connection).open += 1;
+    }
+
+    /// Counts units: [`bears`](Self::bears) said that it may.
+    pub fn begin(&mut self, what: Counted, units: u32) {
+        self.units_mut(what).open += units;
+    }
+
+    /// Counts them back.
+    pub fn end(&mut self, what: Counted, units: u32) {
+        let all = self.units_mut(what);
+        all.open = all.open.checked_sub(units).expect("what is over was begun");
+    }
+
+    /// Whether a permit could be taken now.
+    pub fn has_permit(&self, kind: Paced, now: Moment) -> bool {
+        self.rate(kind).is_none() || self.permits_left(kind, now) > 0
+    }
+
+    /// Permits that could be taken now.
+    pub fn permits_left(&self, kind: Paced, now: Moment) -> u32 {
+        let Permits { batch, used, .. } = self.permits[kind as usize];
+        let used = used.map_or(0, |used| used.count);
+        batch.filter(|batch| now < batch.until).map_or(0, |batch| batch.count - used)
     }
 
     /// A connection is closed, for the receiver too.
     pub fn closed(&mut self) {
-        self.open = self.open.checked_sub(1).expect("what is closed was opened");
+        self.end(Counted::Connection, 1);
     }
 
     /// Takes a permit; false: there is none now, and [`could_use`](Self::could_use) says how many are wanted.
@@ -178,12 +237,16 @@ impl Share {
             let good_until = now + limits::LEASE_TERM;
             self.inquiry = Inquiry { wanted: false, sent: false, not_before, good_until };
         }
-        self.granted += mail.connections;
-        if mail.connections > 0 {
-            self.recalled_to = None;
-        }
-        if mail.recalled_to.is_some() && !planted!(RecallIgnored) {
-            self.recalled_to = mail.recalled_to;
+        for what in COUNTED {
+            let (granted, recalled_to) = (mail.granted[what as usize], mail.recalled_to[what as usize]);
+            let units = self.units_mut(what);
+            units.granted += granted;
+            if granted > 0 {
+                units.recalled_to = None;
+            }
+            if recalled_to.is_some() && !planted!(RecallIgnored) {
+                units.recalled_to = recalled_to;
+            }
         }
         for kind in KINDS {
             if let Some(batch) = mail.permits[kind as usize] {
@@ -216,20 +279,28 @@ impl Share {
             // It is not asked for more while there are some left.
             asks |= permits.batch.is_none() && (permits.wanted > 0) != (permits.asked > 0);
         }
-        let kept = self.open.max(self.wanted).min(self.recalled_to.unwrap_or(u32::MAX).max(self.open));
-        let returned = self.granted.saturating_sub(kept);
-        let nothing_new = used == [None; 2] && returned == 0 && self.told == self.wanted && !self.new_limits;
+        let mut returned = [0; 2];
+        let mut told = true;
+        for (units, returned) in self.counted.iter().zip(&mut returned) {
+            let most = units.recalled_to.unwrap_or(u32::MAX).max(units.open);
+            *returned = units.granted.saturating_sub(units.open.max(units.wanted).min(most));
+            told &= units.told == (units.wanted, units.least);
+        }
+        let nothing_new = used == [None; 2] && returned == [0; 2] && told && !self.new_limits;
         let inquires = self.inquiry.wanted && !self.inquiry.sent;
         let nothing_new = nothing_new && !inquires;
         if nothing_new && !asks {
             return None;
         }
-        self.granted -= returned;
-        if self.recalled_to.is_some_and(|to| self.granted <= to) {
-            self.recalled_to = None;
+        for (units, returned) in self.counted.iter_mut().zip(returned) {
+            units.granted -= returned;
+            if units.recalled_to.is_some_and(|to| units.granted <= to) {
+                units.recalled_to = None;
+            }
+            units.told = (units.wanted, units.least);
         }
         self.inquiry.sent |= inquires;
-        (self.told, self.new_limits) = (self.wanted, false);
+        self.new_limits = false;
         let mut permits_wanted = [0; 2];
         for kind in KINDS {
             let permits = &mut self.permits[kind as usize];
@@ -242,7 +313,8 @@ impl Share {
             scope: self.scope.clone(),
             lane,
             limits: Some(self.limits),
-            wanted: self.wanted,
+            wanted: self.counted.map(|units| units.wanted),
+            least: self.counted.map(|units| units.least),
             returned,
             permits_wanted,
             used,

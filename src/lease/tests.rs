@@ -18,8 +18,8 @@ struct Lane {
     work: u64,
     /// Most connections it would have.
     most: u32,
-    /// When each of its connections is free again; `None`: it idles.
-    busy: Vec<Option<Moment>>,
+    /// When each of its connections is free again, and the units of octets that it has in flight; `None`: it idles.
+    busy: Vec<Option<(Moment, u32)>>,
     inbox: VecDeque<(Moment, ToLane)>,
     sent: u64,
 }
@@ -37,6 +37,8 @@ struct Bench {
     service: u64,
     paces: [Pace; 2],
     most_open: u32,
+    /// Octets of the messages, in turn.
+    sizes: Vec<u64>,
 }
 
 impl Bench {
@@ -59,6 +61,7 @@ impl Bench {
             service: 20 * MILLI,
             paces: [Pace::default(); 2],
             most_open: 0,
+            sizes: vec![5000],
         }
     }
 
@@ -73,9 +76,11 @@ impl Bench {
     /// A lane does what it can.
     fn pump(&mut self, at: usize) {
         let (now, service) = (self.now, self.service);
+        self.look_at_octets();
         let lane = &mut self.lanes[at];
         for place in (0..lane.busy.len()).rev() {
-            if lane.busy[place].is_some_and(|until| until <= now) {
+            if let Some((_, units)) = lane.busy[place].filter(|(until, _)| *until <= now) {
+                lane.share.end(Counted::Octets, units);
                 lane.busy[place] = None;
             }
             let over = lane.share.closing().is_some();
@@ -103,8 +108,14 @@ impl Bench {
         loop {
             let free = lane.busy.iter().filter(|busy| busy.is_none()).count();
             let could = u32::try_from(lane.work.min(free as u64)).unwrap();
+            lane.share.could_have(Counted::Octets, 0, 0);
             if could == 0 {
                 lane.share.could_use(Paced::Message, 0);
+                break;
+            }
+            let units = octets(self.sizes[lane.sent as usize % self.sizes.len()], &self.limits);
+            if !lane.share.bears(Counted::Octets, units) {
+                lane.share.could_have(Counted::Octets, units.saturating_mul(could), units);
                 break;
             }
             if !lane.share.take(Paced::Message, now) {
@@ -112,7 +123,8 @@ impl Bench {
                 break;
             }
             Self::seen(&mut self.paces, &self.limits, Paced::Message, now);
-            *lane.busy.iter_mut().find(|busy| busy.is_none()).unwrap() = Some(Moment(now.0 + service));
+            lane.share.begin(Counted::Octets, units);
+            *lane.busy.iter_mut().find(|busy| busy.is_none()).unwrap() = Some((Moment(now.0 + service), units));
             lane.work -= 1;
             lane.sent += 1;
         }
@@ -122,6 +134,14 @@ impl Bench {
         let open: u32 = self.lanes.iter().map(|lane| lane.share.connections()).sum();
         self.most_open = self.most_open.max(open);
         assert!(open <= self.limits.connections.unwrap_or(u32::MAX), "{open} connections");
+        self.look_at_octets();
+    }
+
+    /// No more are in flight than may be.
+    fn look_at_octets(&self) {
+        let Some(limit) = self.limits.bytes_in_flight else { return };
+        let units: u64 = self.lanes.iter().flat_map(|lane| &lane.busy).flatten().map(|(_, units)| u64::from(*units)).sum();
+        assert!(units * crate::limits::LEASE_OCTETS <= limit, "{units} units of {limit} octets");
     }
 
     /// Whatever is next happens; false: nothing does before `end`.
@@ -135,7 +155,7 @@ impl Bench {
                     .map(|(at, _)| *at)
                     .into_iter()
                     .chain(lane.share.poll_timeout())
-                    .chain(lane.busy.iter().flatten().copied())
+                    .chain(lane.busy.iter().flatten().map(|(until, _)| *until))
             }))
             .min();
         let Some(next) = next.filter(|next| *next <= end) else {
@@ -198,6 +218,26 @@ fn a_rate_is_used_to_the_full_and_by_all_alike() {
         assert!(total >= 0.95 * allowed, "{rate}: {sent:?} of {allowed}");
         let (least, most) = (sent.iter().min().unwrap(), sent.iter().max().unwrap());
         assert!(most - least <= most / 10 + 2, "{rate}: {sent:?}");
+    }
+}
+
+#[test]
+fn octets_in_flight_are_used_to_the_full_and_large_messages_have_their_turn() {
+    let mut bench = Bench::new(3, Limits { bytes_in_flight: Some(100 << 10), ..limits(100, None, None) });
+    bench.sizes = vec![10 << 10];
+    bench.lanes.iter_mut().for_each(|lane| (lane.work, lane.most) = (1_000_000, 30));
+    bench.run(Duration::from_secs(10));
+    let sent = bench.sent();
+    let total: u64 = sent.iter().sum();
+    assert!(total >= 4750 && sent.iter().all(|sent| *sent >= 1200), "{sent:?} of 5000");
+    // One that is larger than the limit goes, alone (see `look_at_octets`), and one that needs nearly all of it.
+    for large in [1 << 20, 95 << 10] {
+        let mut bench = Bench::new(2, Limits { bytes_in_flight: Some(100 << 10), ..limits(100, None, None) });
+        bench.lanes.iter_mut().for_each(|lane| (lane.work, lane.most) = (1_000_000, 30));
+        bench.sizes = vec![10 << 10, large];
+        bench.run(Duration::from_secs(10));
+        let sent = bench.sent();
+        assert!(sent.iter().all(|sent| *sent >= 100), "{large}: {sent:?} of 500 or so");
     }
 }
 
@@ -272,6 +312,7 @@ proptest! {
         connections in 1..12u32,
         rate in prop::option::of((1..200u32, 1..20u32)),
         starts in prop::option::of((1..50u32, 1..5u32)),
+        octets in prop::option::of((1..100u64, prop::collection::vec(1..150_000u64, 1..6))),
         steps in prop::collection::vec(prop_oneof![
             4 => (0..5usize, 1..100u64).prop_map(|(lane, work)| Step::Work(lane, work)),
             1 => (0..5usize).prop_map(Step::Stop),
@@ -286,9 +327,11 @@ proptest! {
             connections: Some(connections),
             message_rate: rate.and_then(|(count, burst)| Rate::new(count, second, burst)),
             connection_rate: starts.and_then(|(count, burst)| Rate::new(count, second, burst)),
+            bytes_in_flight: octets.as_ref().map(|(units, _)| units << 10),
             ..Limits::default()
         };
         let mut bench = Bench::new(lanes, limits);
+        bench.sizes = octets.map_or(vec![5000], |(_, sizes)| sizes);
         for step in steps {
             match step {
                 Step::Work(lane, work) => bench.lanes[lane % lanes].work += work,

@@ -168,6 +168,8 @@ pub const SHAPING_PATTERNS: usize = 200_000;
 pub const SHAPING_RULES: usize = 5000;
 /// A name of a provider, tenant, campaign or rule: an account's fits.
 pub const SHAPING_NAME_BYTES: usize = ACCOUNT_NAME_BYTES;
+/// The name of a header field that an operator chooses: RFC 5322 §2.1.1's 78 characters a line, with room for a value.
+pub const HEADER_NAME_BYTES: usize = 64;
 /// The name of a site: of a few mail exchangers their names, of more a hash. It is kept with each destination.
 pub const SITE_NAME_BYTES: usize = 255;
 /// A pattern for the text of replies, as it is written.

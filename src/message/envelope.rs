@@ -119,6 +119,11 @@ impl Envelope {
         params::write_envid(&mut self.extra, envid);
     }
 
+    /// Keeps the campaign that the message is of.
+    pub fn set_campaign(&mut self, campaign: &[u8]) {
+        params::write_campaign(&mut self.extra, campaign);
+    }
+
     /// Keeps the account that submits the message.
     pub fn set_account(&mut self, account: &[u8]) {
         params::write_account(&mut self.extra, account);

@@ -152,6 +152,16 @@ pub fn tls_required_no(wire: &[u8]) -> bool {
     found.next().is_some_and(|field| field.value().trim_ascii().eq_ignore_ascii_case(b"No")) && found.next().is_none()
 }
 
+/// The value of the first field named `name` (any case) that has one, without white space around it: its first `most`
+/// octets.
+pub fn first_value(wire: &[u8], name: &str, most: usize) -> Option<Vec<u8>> {
+    named(wire, name).find_map(|field| {
+        let mut value = field.value().trim_ascii().to_vec();
+        value.truncate(most);
+        (!value.is_empty()).then_some(value)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -161,6 +171,14 @@ mod tests {
 
     const WIRE: &[u8] =
         b"From: a@b\r\nSubject :\r\n folded\r\n. and stuffed\r\n..dot: x\r\n.Bcc: y\r\n\r\nBody: no\r\n.\r\n";
+
+    #[test]
+    fn the_first_value_that_there_is() {
+        let wire = b"X-Campaign: \r\nx-campaign : spring\r\n sale \r\nX-Campaign: other\r\n\r\nX-Other: y\r\n";
+        assert_eq!(first_value(wire, "X-Campaign", 255).unwrap(), b"spring sale");
+        assert_eq!(first_value(wire, "X-Campaign", 3).unwrap(), b"spr");
+        assert_eq!(first_value(wire, "X-Other", 255), None);
+    }
 
     #[test]
     fn fields_with_all_their_lines() {

@@ -112,6 +112,7 @@ enum Tag {
     Recipient = 7,
     /// Recipient (two octets), reverse-path (the rest, one octet at least).
     ReversePath = 8,
+    Campaign = 9,
 }
 
 const UTF8: u8 = 1;
@@ -163,6 +164,11 @@ pub fn write_account(out: &mut Vec<u8>, account: &[u8]) {
     item(out, Tag::Account, [account, &[]]);
 }
 
+/// Appends the campaign that the message is of.
+pub fn write_campaign(out: &mut Vec<u8>, campaign: &[u8]) {
+    item(out, Tag::Campaign, [campaign, &[]]);
+}
+
 /// Appends what RCPT said of recipient number `index` (from 0): `NOTIFY=` and `ORCPT=` (as it came, empty if it did not).
 pub fn write_recipient(out: &mut Vec<u8>, index: u16, notify: Notify, orcpt: &[u8]) {
     let [low, high] = index.to_le_bytes();
@@ -206,7 +212,7 @@ impl<'a> Params<'a> {
                 (Tag::Priority, [priority]) if (-9..=9).contains(&priority.cast_signed()) => {}
                 (Tag::Recipient, [_, _, notify, ..]) if *notify < 16 => {}
                 (Tag::ReversePath, [_, _, _, ..]) => {}
-                (Tag::HoldUntil, [_, _, _, _, _, _, _, _]) | (Tag::Envid | Tag::Account, _) => {}
+                (Tag::HoldUntil, [_, _, _, _, _, _, _, _]) | (Tag::Envid | Tag::Account | Tag::Campaign, _) => {}
                 _ => return None,
             }
         }
@@ -240,7 +246,7 @@ impl<'a> Params<'a> {
                         wall().map(|until| DeliverBy { until, return_late: flags & 1 != 0, trace: flags & 2 != 0 });
                 }
                 Tag::Priority => options.priority = value[0].cast_signed(),
-                Tag::Envid | Tag::Account | Tag::Recipient | Tag::ReversePath => {}
+                Tag::Envid | Tag::Account | Tag::Campaign | Tag::Recipient | Tag::ReversePath => {}
             }
         }
         options
@@ -249,6 +255,11 @@ impl<'a> Params<'a> {
     /// `ENVID=`, in xtext; empty if there was none.
     pub fn envid(self) -> &'a [u8] {
         self.text(Tag::Envid)
+    }
+
+    /// The campaign that the message is of; empty if it is of none, or nobody asked.
+    pub fn campaign(self) -> &'a [u8] {
+        self.text(Tag::Campaign)
     }
 
     /// The account that submitted the message; empty if nobody authenticated.
@@ -310,6 +321,7 @@ impl<'a> Iterator for Items<'a> {
             6 => Tag::Account,
             7 => Tag::Recipient,
             8 => Tag::ReversePath,
+            9 => Tag::Campaign,
             _ => return None,
         };
         self.0 = rest;
@@ -353,11 +365,12 @@ mod tests {
                 write_recipient(&mut bytes, i as u16, Notify::from_byte(*notify).unwrap(), orcpt);
             }
             write_account(&mut bytes, b"someone");
+            write_campaign(&mut bytes, b"spring");
             write_reverse_path(&mut bytes, 3, b"owner-list@here.example");
             let params = Params::parse(&bytes).unwrap();
             prop_assert_eq!(params.options(), options);
             prop_assert_eq!(params.envid(), envid.as_deref().unwrap_or_default());
-            prop_assert_eq!(params.account(), b"someone");
+            prop_assert_eq!((params.account(), params.campaign()), (&b"someone"[..], &b"spring"[..]));
             prop_assert_eq!((params.reverse_path(3), params.reverse_path(2)), (Some(&b"owner-list@here.example"[..]), None));
             for (i, (notify, orcpt)) in recipients.iter().enumerate() {
                 let (n, o) = params.recipient(i as u16);
@@ -385,7 +398,7 @@ mod tests {
         write_options(&mut bytes, &MailOptions::default());
         assert!(bytes.is_empty());
         assert_eq!(Params::parse(&bytes), Some(Params::default()));
-        assert_eq!(Params::parse(&[9, 0, 0]), None, "a tag of a later version");
+        assert_eq!(Params::parse(&[10, 0, 0]), None, "a tag of a later version");
         assert_eq!(Params::parse(&[1, 1, 0, 64]), None, "a flag of a later version");
         assert_eq!(Params::parse(&[4, 1, 0, 10]), None, "no such priority");
         assert_eq!(Params::parse(&[8, 2, 0, 0, 0]), None, "the null reverse-path is no list's");

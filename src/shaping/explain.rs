@@ -1,7 +1,7 @@
 //! PURE. Which rules give a destination its limits, in words for an operator.
 
 use super::site::{canonical, exchangers};
-use super::{Place, Provider, ReplyRule, Shaping, Site, Written};
+use super::{Limits, Place, Provider, ReplyRule, Shaping, Site, Written};
 use std::fmt::Write as _;
 
 impl Shaping {
@@ -29,6 +29,7 @@ impl Shaping {
         self.section(&mut text, "the site as a whole", &rest);
         self.section(&mut text, "each source address at the site", &per_source);
         self.tenants_at(&mut text, &site);
+        self.everywhere(&mut text);
         text.push_str("\nreplies, the first rule that matches:\n");
         for (number, rule) in (1..).zip(self.rules_of(&site)) {
             writeln!(text, "  {number}. {}", self.rule(rule)).expect("a String takes everything");
@@ -108,6 +109,25 @@ impl Shaping {
             writeln!(text, "  and {} more", names.len() - most).expect("as above");
         }
     }
+
+    /// Tenants and campaigns with limits to all sites together.
+    fn everywhere(&self, text: &mut String) {
+        let tenants = self.tenants.iter().map(|(name, tenant)| ("tenant", name, tenant.limits));
+        let campaigns = self.campaigns.iter().map(|(name, campaign)| ("campaign", name, campaign.limits));
+        let limited = |(_, _, limits): &(&str, &Box<str>, Limits)| *limits != Limits::default();
+        let mut all: Vec<_> = tenants.chain(campaigns).filter(limited).collect();
+        all.sort_unstable_by_key(|(what, name, _)| (std::cmp::Reverse(*what), *name));
+        if !all.is_empty() {
+            text.push_str("\ntenants and campaigns, at all sites together:\n");
+        }
+        let most = all.len().min(TENANTS_SHOWN);
+        for (what, name, limits) in &all[..most] {
+            writeln!(text, "  {:<24} {limits}", format!("{what} {name}")).expect("a String takes everything");
+        }
+        if all.len() > most {
+            writeln!(text, "  and {} more", all.len() - most).expect("as above");
+        }
+    }
 }
 
 /// Before the keys of `per_source`.
@@ -136,7 +156,8 @@ mod tests {
                         [[provider.reply]]\nname = \"slow\"\ncode = \"421\"\naction = \"suspend\"\nwhat = \"site\"\nfor = \"1h\"\n\
                         source = \"https://big.example/421\"\n";
     const MINE: &str = "[[provider]]\nname = \"big\"\ndomains = [\"*.big.test\"]\nconnections = 50\n\
-                        [[tenant]]\nname = \"acme\"\nat = { big = { message_rate = \"10/s\" } }\n";
+                        [[tenant]]\nname = \"acme\"\nconnections = 3\nat = { big = { message_rate = \"10/s\" } }\n\
+                        [[campaign]]\nname = \"spring\"\nmessage_rate = \"5/s\"\n";
 
     #[test]
     fn everything_is_told_with_its_place() {
@@ -159,6 +180,10 @@ each source address at the site:
 
 tenants at the site:
   acme                     message_rate 10/s
+
+tenants and campaigns, at all sites together:
+  tenant acme              connections 3
+  campaign spring          message_rate 5/s
 
 replies, the first rule that matches:
   1. slow: 421 -> suspend the site for 1h

@@ -174,6 +174,21 @@ impl Shaping {
         at.copied().unwrap_or_default()
     }
 
+    /// Whether any campaign has rules.
+    pub fn has_campaigns(&self) -> bool {
+        !self.campaigns.is_empty()
+    }
+
+    /// Whether anything is limited that each message is counted for, beside its site's connections and rates.
+    pub fn limits_flows(&self) -> bool {
+        let any = |limits: &Limits| *limits != Limits::default();
+        let octets = |limits: &Limits| limits.bytes_in_flight.is_some();
+        self.tenants.values().any(|tenant| any(&tenant.limits) || tenant.at.values().any(any))
+            || self.campaigns.values().any(|campaign| any(&campaign.limits))
+            || octets(&self.default.limits)
+            || self.providers.iter().any(|provider| octets(&provider.limits))
+    }
+
     /// How much of what is scarce a tenant gets, beside others': 1 to 1000.
     pub fn tenant_weight(&self, tenant: &str) -> u32 {
         self.tenant(tenant).and_then(|tenant| tenant.weight).unwrap_or(TENANT_WEIGHT_DEFAULT)

@@ -24,6 +24,8 @@ use toml::de::DeValue;
 
 const LIMITS: &[&str] =
     &["connections", "connection_rate", "message_rate", "recipients", "messages_per_connection", "bytes_in_flight"];
+/// Of those, what says something of mail whose connections others use too.
+const OF_MAIL: &[&str] = &["connections", "message_rate", "recipients", "bytes_in_flight"];
 const SPANS: RangeInclusive<Duration> = Duration::from_secs(1)..=CONFIG_DURATION_MAX;
 
 impl Shaping {
@@ -93,7 +95,7 @@ impl Builder {
         }
         names.clear();
         for table in reader.tables(&root, "campaign") {
-            reader.only(&table, &[LIMITS, &["name"]]);
+            only_of_mail(reader, &table, &["name"]);
             if let Some(name) = named(reader, &table, any_name, &mut names) {
                 let campaign = self.shaping.campaigns.entry(name.into()).or_default();
                 limits(reader, &table, "", &mut campaign.limits, &mut campaign.written);
@@ -166,7 +168,7 @@ impl Builder {
     }
 
     fn tenant(&mut self, reader: &mut Reader<'_>, table: &Table<'_>, name: &str) {
-        reader.only(table, &[LIMITS, &["name", "weight", "retry", "at"]]);
+        only_of_mail(reader, table, &["name", "weight", "retry", "at"]);
         let tenant = self.shaping.tenants.entry(name.into()).or_default();
         limits(reader, table, "", &mut tenant.limits, &mut tenant.written);
         schedule(reader, table, &mut tenant.schedule, &mut tenant.written);
@@ -178,7 +180,7 @@ impl Builder {
         for (provider, _) in at.keys.iter() {
             let provider = provider.get_ref().as_ref();
             let Some(inner) = reader.table(&at, provider) else { continue };
-            reader.only(&inner, &[LIMITS]);
+            only_of_mail(reader, &inner, &[]);
             let mut here = Limits::default();
             limits(reader, &inner, &format!("at.{provider}."), &mut here, &mut tenant.written);
             let place = place(reader, inner.at);
@@ -347,6 +349,15 @@ fn limits(reader: &mut Reader<'_>, table: &Table<'_>, before: &str, into: &mut L
     if let Some(value) = reader.value(table, Limit::BytesInFlight.key(), size(1024..=1 << 40)) {
         note(reader, Limit::BytesInFlight, Size(value).to_string());
         into.bytes_in_flight = Some(value);
+    }
+}
+
+/// Refuses what is no key of a tenant or campaign.
+fn only_of_mail(reader: &mut Reader<'_>, table: &Table<'_>, others: &[&str]) {
+    reader.only(table, &[LIMITS, others]);
+    for key in LIMITS.iter().filter(|key| !OF_MAIL.contains(*key) && table.keys.contains_key(**key)) {
+        let why = "counts connections, and tenants and campaigns share them; it is for sites and source addresses. Allowed here are";
+        reader.wrong(table.place_of(key), &table.key(key), format!("{why} {}", OF_MAIL.join(", ")));
     }
 }
 

@@ -276,6 +276,8 @@ pub enum NoticeKind {
     Suspended,
     /// A destination gets more connections than before, or fewer: it took what it was given, or refused.
     Resized,
+    /// Mail of a tenant, a campaign or a site waits for one of their limits, and has for a while.
+    Throttled,
     /// No new mail; what is in progress is being finished.
     Draining,
     /// The shard has ended its work.
@@ -284,12 +286,13 @@ pub enum NoticeKind {
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [NoticeKind; 7] = [
+    pub const ALL: [NoticeKind; 8] = [
         NoticeKind::StorageFull,
         NoticeKind::StorageError,
         NoticeKind::StorageRestored,
         NoticeKind::Suspended,
         NoticeKind::Resized,
+        NoticeKind::Throttled,
         NoticeKind::Draining,
         NoticeKind::Stopped,
     ];
@@ -302,6 +305,7 @@ impl NoticeKind {
             NoticeKind::StorageRestored => "storage_restored",
             NoticeKind::Suspended => "suspended",
             NoticeKind::Resized => "resized",
+            NoticeKind::Throttled => "throttled",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
         }

@@ -211,6 +211,11 @@ impl Gate {
     }
 
     /// Who may authenticate.
+    /// The header field that names campaigns, while any is limited.
+    pub(super) fn campaign_header(&self) -> Option<&str> {
+        self.tables.shaping.has_campaigns().then_some(&*self.config.campaign_header)
+    }
+
     pub(super) fn accounts(&self) -> &Accounts {
         &self.tables.accounts
     }

@@ -157,6 +157,8 @@ pub struct Handoff {
     pub terms: Option<Box<Terms>>,
     /// Whose it is where destinations are shared: the account's; `None`: nobody authenticated.
     pub tenant: Option<Box<str>>,
+    /// Of which campaign; `None`: of none.
+    pub campaign: Option<Box<str>>,
 }
 
 /// What the parameters of a message that was accepted at `accepted` ask of the queue. Points in time are told by how far

@@ -532,7 +532,7 @@ impl Session {
             };
             if self.stream == Stream::No {
                 let body = std::mem::take(&mut self.body);
-                self.look_for_tls_required(&body);
+                self.look_at_header(&body, context.gate.campaign_header());
                 self.body = body;
             }
             self.stream = Stream::Yes(id);
@@ -546,8 +546,12 @@ impl Session {
         }
     }
 
-    /// TLS-Required: No (RFC 8689 §3, §4.1) stands in the header section, which `data` begins with.
-    fn look_for_tls_required(&mut self, data: &[u8]) {
+    /// TLS-Required: No (RFC 8689 §3, §4.1) stands in the header section, which `data` begins with, and so does the campaign.
+    fn look_at_header(&mut self, data: &[u8], campaign: Option<&str>) {
+        let campaign = campaign.and_then(|name| fields::first_value(data, name, limits::SHAPING_NAME_BYTES));
+        if let Some(campaign) = campaign {
+            self.server.envelope_mut().set_campaign(&campaign);
+        }
         if self.server.may_have_tls_required() && fields::tls_required_no(data) {
             self.server.envelope_mut().options.tls_optional = true;
         }
@@ -572,9 +576,10 @@ impl Session {
             Stream::Failed(refusal) => Err(refusal),
             Stream::No => {
                 let id = self.id.take().unwrap_or_else(|| context.log.next_id(now.wall));
-                if self.server.may_have_tls_required() {
+                let campaign = context.gate.campaign_header();
+                if campaign.is_some() || self.server.may_have_tls_required() {
                     let body = std::mem::take(&mut self.body);
-                    self.look_for_tls_required(whole.unwrap_or(&body));
+                    self.look_at_header(whole.unwrap_or(&body), campaign);
                     self.body = body;
                 }
                 self.accept(id, Body::Whole(whole.unwrap_or(&self.body)), turn, context)

@@ -13,6 +13,7 @@ mod peers;
 mod quota;
 mod restart;
 mod routes;
+mod scopes;
 mod tls;
 mod ways;
 mod world;

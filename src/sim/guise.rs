@@ -15,7 +15,7 @@ use crate::rt::sim::Rng;
 use crate::rt::sim::rng::mix;
 use crate::rt::tls::Acceptor;
 use crate::rt::tls::client::Authorities;
-use crate::shaping::Shaping;
+use crate::shaping::{Limits, Shaping};
 use crate::shard::Tables;
 use crate::smtp::sasl::{Password, ScramKeys};
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -276,6 +276,16 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
         if let Some(rate) = rate {
             text += &format!("{key} = \"{rate}\"\n");
         }
+    }
+    let [campaigns, tenants, sites] = scenario.flows;
+    if let Some(octets) = sites.bytes_in_flight {
+        text += &format!("bytes_in_flight = {octets}\n");
+    }
+    for (what, limits) in [("campaign", campaigns), ("tenant", tenants)].iter().filter(|(_, l)| *l != Limits::default()) {
+        text += &format!("[[{what}]]\nname = \"*\"\n");
+        text += &limits.connections.map_or(String::new(), |n| format!("connections = {n}\n"));
+        text += &limits.message_rate.map_or(String::new(), |rate| format!("message_rate = \"{rate}\"\n"));
+        text += &limits.bytes_in_flight.map_or(String::new(), |octets| format!("bytes_in_flight = {octets}\n"));
     }
     if scenario.provider {
         text += "[[provider]]\nname = \"both\"\nmx = [\"*.d0.test\", \"*.d1.test\"]\n";

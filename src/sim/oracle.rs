@@ -7,6 +7,7 @@
 mod asked;
 mod attempts;
 mod edge;
+mod flows;
 mod shaped;
 
 use super::client::Sent;
@@ -369,6 +370,7 @@ impl<'a> Oracle<'a> {
     /// Every account is even.
     pub fn check_end(&mut self, world: &World) {
         self.check_rates(world);
+        self.check_flows(world);
         let account = Account::of(world);
         let mut letters: BTreeMap<u32, &Sent> = BTreeMap::new();
         for client in world.clients() {

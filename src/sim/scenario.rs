@@ -11,7 +11,7 @@ use super::guise::Guise;
 use super::hop::{Mood, StartTls, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
-use crate::shaping::Rate;
+use crate::shaping::{Limits, Rate};
 use crate::spool::Geometry;
 use deeds::{Focus, Themes, deed, prelude};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -185,6 +185,8 @@ pub struct Scenario {
     pub lane_rate: u32,
     /// Rates of messages and connections to each site.
     pub rates: [Option<Rate>; 2],
+    /// What each campaign may, each tenant, and each site beside its rates.
+    pub flows: [Limits; 3],
     /// The number of a destination that is a domain of the relay's own: its first exchanger speaks LMTP.
     pub local: Option<usize>,
     /// The number of a destination with a route, and which.
@@ -212,6 +214,12 @@ pub fn client_address(n: usize, clients: usize) -> IpAddr {
 pub fn v6(ip: Ipv4Addr) -> Ipv6Addr {
     let [a, b, c, d] = ip.octets().map(u16::from);
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, a, b, c, d)
+}
+
+/// The campaign of mail from this address, in worlds where campaigns have limits.
+pub fn campaign_of(sender: &str) -> Option<String> {
+    let name = sender.strip_suffix("@sender.test")?;
+    matches!(name, "s0" | "s1" | "s2").then(|| name.to_owned())
 }
 
 /// The host that senders are at.
@@ -277,6 +285,7 @@ impl Scenario {
             provider: false,
             lane_rate: 1_000_000,
             rates: [None; 2],
+            flows: [Limits::default(); 3],
             local: None,
             route: None,
         };
@@ -351,7 +360,34 @@ impl Scenario {
                 letters.iter_mut().for_each(|letter| letter.header = style.guise.header(letter.mark));
             }
         }
+        scenario.add_flows(&mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x46_4c_4f_57)));
         scenario
+    }
+
+    /// Campaigns, tenants and sites with limits of their own.
+    fn add_flows(&mut self, rng: &mut Rng) {
+        if !rng.one_in(4) {
+            return;
+        }
+        let mut draw = |rates: &[&str]| Limits {
+            message_rate: if rng.one_in(2) { None } else { rng.pick(rates).parse().ok() },
+            connections: if rng.one_in(2) { None } else { Some(rng.within(1..4) as u32) },
+            bytes_in_flight: if rng.one_in(2) { None } else { Some(*rng.pick(&[1024, 4096, 20_000, 100_000])) },
+            ..Limits::default()
+        };
+        self.flows = [draw(&["1/s", "10/s burst 5", "5/s", "50/s burst 10"]), draw(&["10/s"]), draw(&["10/s"])];
+        for limits in &mut self.flows[1..] {
+            limits.message_rate = None;
+        }
+        self.flows[2].connections = None;
+        for (_, deed) in &mut self.deeds {
+            let Deed::Submit { letters, .. } = deed else { continue };
+            for letter in letters {
+                if let Some(campaign) = campaign_of(&letter.sender) {
+                    letter.header.insert_str(0, &format!("X-Campaign: {campaign}\r\n"));
+                }
+            }
+        }
     }
 
     /// Domains that have the exchangers of others, and are one site with them.

@@ -164,6 +164,8 @@ pub struct Begun {
     pub group: usize,
     /// A message; else a connection.
     pub message: bool,
+    /// Of a message from `<s0@…>` and so on, the character behind the s.
+    pub sender: Option<u8>,
 }
 
 /// Everything but the shards and the hosts.
@@ -257,6 +259,11 @@ impl Core {
         self.caps.of.extend(hosts.into_iter().map(|host| (host, group)));
     }
 
+    /// Of the calls of [`Core::cap`], the one that named a host.
+    pub fn group_of(&self, host: IpAddr) -> Option<usize> {
+        self.caps.of.get(&host).copied()
+    }
+
     /// Moments at which the relay had more connections than [`Core::cap`] allows: host, connections, bound.
     pub fn over_cap(&self) -> &[(Moment, IpAddr, usize, usize)] {
         &self.caps.over
@@ -269,10 +276,14 @@ impl Core {
 
     /// The relay writes to `host`.
     pub(super) fn count_message(&mut self, host: IpAddr, first: Option<&[u8]>) {
-        let begins =
-            first.is_some_and(|bytes| bytes.strip_prefix(b"RSET\r\n").unwrap_or(bytes).starts_with(b"MAIL FROM:"));
+        let first = first.map(|bytes| bytes.strip_prefix(b"RSET\r\n").unwrap_or(bytes));
+        let begins = first.is_some_and(|bytes| bytes.starts_with(b"MAIL FROM:"));
+        let sender = first.and_then(|bytes| match bytes.strip_prefix(b"MAIL FROM:<s") {
+            Some([number, b'@', ..]) => Some(*number),
+            _ => None,
+        });
         if let Some(&group) = self.caps.of.get(&host).filter(|_| begins && !self.dead) {
-            self.caps.begun.push(Begun { at: self.now.mono, group, message: true });
+            self.caps.begun.push(Begun { at: self.now.mono, group, message: true, sender });
         }
     }
 
@@ -287,7 +298,7 @@ impl Core {
         }
         *open += 1;
         if !dead {
-            self.caps.begun.push(Begun { at: self.now.mono, group, message: false });
+            self.caps.begun.push(Begun { at: self.now.mono, group, message: false, sender: None });
         }
         if open > most && !dead {
             let over = (self.now.mono, host, *open, *most);

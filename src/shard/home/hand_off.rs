@@ -40,7 +40,8 @@ impl Home {
         let connections = self.config.delivery.connections_per_destination;
         let terms = mailbox::terms(facts.params, facts.accepted, turn.now);
         let account = facts.params.account();
-        let tenant: Option<Box<str>> = (!account.is_empty()).then(|| String::from_utf8_lossy(account).into());
+        let name = |octets: &[u8]| (!octets.is_empty()).then(|| Box::<str>::from(String::from_utf8_lossy(octets)));
+        let (tenant, campaign) = (name(account), name(facts.params.campaign()));
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
@@ -61,6 +62,7 @@ impl Home {
                         record: facts.record.cloned(),
                         terms: terms.clone(),
                         tenant: tenant.clone(),
+                        campaign: campaign.clone(),
                     };
                     turn.post.send(usize::from(owner), Mail::Handoff(handoff));
                 }

@@ -68,7 +68,7 @@ impl Run<'_> {
             mark: MARKS + *n as u32,
             sender: "s0@sender.test".to_owned(),
             recipients: vec![format!("probe@{}", self.scenario.destinations[*n].name)],
-            header: String::new(),
+            header: "X-Campaign: s0\r\n".to_owned(),
             body: b"still there?\r\n".to_vec(),
         });
         let letters = letters.collect();

@@ -44,6 +44,11 @@ impl fmt::Display for Scenario {
                 writeln!(f, "  {what} to a site: {rate}")?;
             }
         }
+        for (what, limits) in ["campaign", "tenant", "site"].iter().zip(self.flows) {
+            if limits != crate::shaping::Limits::default() {
+                writeln!(f, "  each {what}: {limits}")?;
+            }
+        }
         if let Some((n, way)) = self.route {
             writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
         }
