@@ -18,6 +18,7 @@ mod maildir;
 mod outcome;
 mod params;
 mod plans;
+mod pools;
 mod pump;
 mod questions;
 mod routed;
@@ -32,12 +33,11 @@ use crate::dns::{Attempt, DnsSettings, ExchangeId, Resolution, Resolver};
 use crate::lease::Scope;
 use crate::limits;
 use crate::message::{MessageId, Status};
-use crate::queue::{CampaignId, DestinationId, DomainId, FlowId, Job, JobKey, LastReply, Queue, RetryPolicy, TenantId};
+use crate::queue::{DestinationId, DomainId, FlowId, Job, JobKey, LastReply, Queue, RetryPolicy};
 use crate::route::{Heat, Hosts, NextHop, Routes, SmartHost};
 use crate::rt::buffer::Slice;
 use crate::rt::tls::client::Connector;
 use crate::rt::{ConnId, Event as RtEvent};
-use crate::shaping::Limits;
 use crate::shard::Tables;
 use crate::shard::mailbox::{Handoff, Mail};
 use crate::shard::stats::{LatencyStage, ShardStats};
@@ -52,6 +52,7 @@ use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use plans::{Plans, Unasked};
+use pools::Pools;
 use scopes::{Bound, Scopes};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -70,7 +71,7 @@ pub struct Deliverer {
     timeouts: ClientTimeouts,
     queue: Queue<Slice>,
     resolver: Resolver,
-    pools: Map<DestinationId, Pool>,
+    pools: Pools,
     /// Domains that wait for a DNS answer, by the name that was asked.
     resolving: Map<Rc<str>, Vec<DomainId>>,
     /// The same domains.
@@ -135,6 +136,12 @@ struct Pool {
     scope: Option<Scope>,
     /// What its flows keep to beside, as far as that was asked.
     flows: Map<FlowId, Bound>,
+    /// The place of its lane, if it has a site: that stays for as long as this pool.
+    lane: usize,
+    /// Messages have a rate there. Here, as the lane is seldom in the caches where nothing is asked of it.
+    paced: bool,
+    /// The lane was asked for a connection.
+    asks: bool,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
@@ -241,7 +248,7 @@ impl Deliverer {
             timeouts: ClientTimeouts::default(),
             queue: Queue::new(policy, seed),
             resolver: Resolver::new(dns, seed),
-            pools: Map::default(),
+            pools: Pools::default(),
             resolving: Map::default(),
             asked: Map::default(),
             fallback: fallback(&config),
@@ -314,18 +321,12 @@ impl Deliverer {
                 turn.post.send(usize::from(shard), Mail::Lane { domain: handoff.domain.clone() });
             }
         }
-        let Handoff { id, home, age, handed, size, domain, recipients, record, terms, tenant, campaign } = handoff;
+        let Handoff { id, home, age, handed, size, domain, recipients, record, terms, flow } = handoff;
         let mut accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
         if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {
             accepted = age::later(accepted, held, now);
         }
-        let tenant = tenant.map_or(TenantId::NONE, |name| {
-            let weight = self.tables.shaping.tenant_weight(&name);
-            self.queue.tenant(&name, weight)
-        });
-        let shaping = &self.tables.shaping;
-        let campaign = campaign.filter(|name| shaping.campaign_limits(name) != Limits::default());
-        let campaign = campaign.map_or(CampaignId::NONE, |name| self.queue.campaign(&name));
+        let FlowId { tenant, campaign } = self.flow_of(flow);
         let job = Job { terms, tenant, campaign, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
     }
@@ -350,7 +351,7 @@ impl Deliverer {
                     match (&record, self.queue.job_mut(key)) {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());
-                            let pool = self.pools.entry(destination).or_default();
+                            let pool = self.pools.make(destination);
                             pool.loaded.push_back((key, record.buffer_bytes()));
                             self.ahead.loaded += record.buffer_bytes();
                         }
@@ -495,7 +496,7 @@ impl Deliverer {
 
     /// Has the destination pumped before the turn ends.
     fn wake(&mut self, destination: DestinationId) {
-        let pool = self.pools.entry(destination).or_default();
+        let pool = self.pools.make(destination);
         if !std::mem::replace(&mut pool.woken, true) {
             self.wake.push_back(destination);
         }
@@ -548,7 +549,7 @@ impl Deliverer {
         }
         let destination = connection.destination;
         if !leaves {
-            let pool = self.pools.entry(destination).or_default();
+            let pool = self.pools.make(destination);
             pool.connections.retain(|c| *c != conn);
             pool.leaving += 1;
         }
@@ -566,7 +567,7 @@ impl Deliverer {
             match &mut connection.client {
                 None => self.connect_failed(conn, "no answer to the connection attempt in time", turn),
                 Some(_) if connection.idle_since.is_some() => {
-                    let pool = self.pools.entry(connection.destination).or_default();
+                    let pool = self.pools.make(connection.destination);
                     pool.awaits_record |= pool.fetching > 0;
                     self.quit(conn, turn);
                 }

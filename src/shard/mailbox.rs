@@ -71,9 +71,9 @@ pub enum Mail {
         domain: Box<str>,
     },
     /// Lane → owner of a site's limits.
-    ToLedger(ToLedger),
+    ToLedger(Box<ToLedger>),
     /// Owner of a site's limits → lane.
-    ToLane(ToLane),
+    ToLane(Box<ToLane>),
     /// Home ↔ owner of a key: passwords that were guessed.
     Guard(GuardMail),
     /// Home → owner of the domain: a session asks whether it takes mail.
@@ -95,6 +95,8 @@ pub enum Mail {
     /// Control plane → shard.
     Control(Control),
 }
+
+const _: () = assert!(size_of::<Mail>() <= 112, "each message crosses twice at least, and is moved by every hand");
 
 /// What DNS says of a domain, for a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -155,9 +157,16 @@ pub struct Handoff {
     pub record: Option<Slice>,
     /// What it asks for beside; `None` for plain mail.
     pub terms: Option<Box<Terms>>,
-    /// Whose it is where destinations are shared: the account's; `None`: nobody authenticated.
+    /// Whose it is where destinations are shared, and of what; `None`: nobody's, and of nothing.
+    pub flow: Option<Box<FlowNames>>,
+}
+
+/// With which mail a message waits.
+#[derive(Clone, Debug)]
+pub struct FlowNames {
+    /// The account's; `None`: nobody authenticated.
     pub tenant: Option<Box<str>>,
-    /// Of which campaign; `None`: of none.
+    /// The campaign's; `None`: it is of none.
     pub campaign: Option<Box<str>>,
 }
 

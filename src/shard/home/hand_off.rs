@@ -10,7 +10,7 @@ use crate::message::params::Params;
 use crate::queue::RecipientSet;
 use crate::rt::buffer::Slice;
 use crate::shard::Turn;
-use crate::shard::mailbox::{self, Handoff, Mail};
+use crate::shard::mailbox::{self, FlowNames, Handoff, Mail};
 use crate::spool::RecipientView;
 use crate::time::Wall;
 use std::collections::BTreeMap;
@@ -41,7 +41,8 @@ impl Home {
         let terms = mailbox::terms(facts.params, facts.accepted, turn.now);
         let account = facts.params.account();
         let name = |octets: &[u8]| (!octets.is_empty()).then(|| Box::<str>::from(String::from_utf8_lossy(octets)));
-        let (tenant, campaign) = (name(account), name(facts.params.campaign()));
+        let flow = FlowNames { tenant: name(account), campaign: name(facts.params.campaign()) };
+        let flow = (flow.tenant.is_some() || flow.campaign.is_some()).then(|| Box::new(flow));
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };
@@ -61,8 +62,7 @@ impl Home {
                         recipients: RecipientSet::from_slice(part),
                         record: facts.record.cloned(),
                         terms: terms.clone(),
-                        tenant: tenant.clone(),
-                        campaign: campaign.clone(),
+                        flow: flow.clone(),
                     };
                     turn.post.send(usize::from(owner), Mail::Handoff(handoff));
                 }
