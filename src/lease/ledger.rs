@@ -39,7 +39,7 @@ struct Lane {
 #[derive(Clone, Copy, Debug, Default)]
 struct Holding {
     wanted: u32,
-    /// With less it can begin nothing more.
+    /// What it would begin next takes so many.
     least: u32,
     granted: u32,
     /// What it was told to come down to and has not yet.
@@ -149,19 +149,25 @@ impl Ledger {
             left -= targets[at];
         }
         loop {
-            let mut open: Vec<usize> =
+            let open: Vec<usize> =
                 (0..lanes).map(|by| (first + by) % lanes).filter(|&at| targets[at] < of(at).wanted).collect();
+            // Parts that something can be begun with: of octets a message's.
+            let step = |at: usize, target: u32| of(at).least.max(1).min(of(at).wanted - target);
+            let all: u64 = open.iter().map(|&at| u64::from(step(at, targets[at]))).sum();
             if open.is_empty() || left == 0 {
                 return targets;
             }
-            let each = left / open.len() as u32;
-            if each == 0 {
-                open.truncate(left as usize);
+            let rounds = u32::try_from(u64::from(left) / all).unwrap_or(u32::MAX);
+            for &at in &open {
+                let step = step(at, targets[at]);
+                let more = if rounds == 0 { step } else { step.saturating_mul(rounds).min(of(at).wanted - targets[at]) };
+                if more <= left {
+                    targets[at] += more;
+                    left -= more;
+                }
             }
-            for at in open {
-                let more = (of(at).wanted - targets[at]).min(each.max(1));
-                targets[at] += more;
-                left -= more;
+            if rounds == 0 {
+                return targets;
             }
         }
     }

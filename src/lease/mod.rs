@@ -101,7 +101,7 @@ pub struct ToLedger {
     pub limits: Option<Limits>,
     /// Units it would have in all, of what is counted.
     pub wanted: [u32; 2],
-    /// With fewer of them it can begin nothing more.
+    /// What it would begin next takes so many of them.
     pub least: [u32; 2],
     /// Units it gives back.
     pub returned: [u32; 2],

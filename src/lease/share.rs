@@ -25,7 +25,7 @@ struct Units {
     granted: u32,
     open: u32,
     wanted: u32,
-    /// With fewer of them nothing more can be begun.
+    /// What is to be begun next takes so many of them.
     least: u32,
     recalled_to: Option<u32>,
     /// What the ledger was told last of `wanted` and `least`.
@@ -155,12 +155,12 @@ impl Share {
         (units.wanted, units.least) = (connections, connections.min(1));
     }
 
-    /// Beside what it has it could use so many units of what is counted, and is stuck with fewer than `least` of them.
+    /// Beside what it has it could use so many units of what is counted; the next thing to be begun takes `least` of them.
     pub fn could_have(&mut self, what: Counted, more: u32, least: u32) {
         let limited = self.limits.counted(what).is_some();
         let units = self.units_mut(what);
-        let total = |more: u32| if limited { units.open.saturating_add(more) } else { 0 };
-        (units.wanted, units.least) = (total(more), total(least.min(more)));
+        let (more, least) = if limited { (units.open.saturating_add(more), least.min(more)) } else { (0, 0) };
+        (units.wanted, units.least) = (more, least);
     }
 
     /// A connection is begun: there was [room](Self::has_room).

@@ -100,6 +100,134 @@ impl Queue<u64> {
     }
 }
 
+#[test]
+fn campaigns_share_what_is_their_tenants() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..1000 {
+        let campaign = q.campaign(["spring", "autumn", "winter"][id as usize % 3]);
+        let job = Job { campaign, ..of(&mut q, "many", 1, id, 4096) };
+        q.enqueue("x.example", job, Moment(0));
+        let job = of(&mut q, "one", 1, 1000 + id, 4096);
+        dest = Some(q.enqueue("x.example", job, Moment(0)));
+    }
+    let dest = dest.unwrap();
+    let order = served(&mut q, dest, 200);
+    assert_eq!(order.iter().filter(|name| *name == "one").count(), 100);
+    // A flow that is set aside costs the others nothing, and its tenant no turn.
+    let key = q.take(dest).unwrap();
+    let flow = q.job(key).unwrap().flow();
+    assert!(q.put_aside(key) && q.is_aside(dest, flow));
+    let before = q.peek_len(dest) + q.flow_len(dest, flow);
+    let rest = served(&mut q, dest, 400);
+    assert_eq!((rest.len(), q.peek_len(dest) + q.flow_len(dest, flow)), (400, before - 400));
+    assert!(q.let_go(dest, flow) && !q.is_aside(dest, flow));
+    assert_eq!(q.peek_len(dest), before - 400);
+}
+
+#[test]
+fn urgent_mail_of_a_flow_that_waits_waits_in_front_of_it() {
+    let mut q = queue();
+    let terms = |priority| Some(Box::new(Terms { priority, ..Terms::default() }));
+    let mut dest = None;
+    for (id, priority) in [(1, 0), (2, 5), (3, -5)] {
+        let job = Job { terms: terms(priority), ..of(&mut q, "a", 1, id, 4096) };
+        dest = Some(q.enqueue("x.example", job, Moment(0)));
+    }
+    let other = of(&mut q, "b", 1, 4, 4096);
+    q.enqueue("x.example", other, Moment(0));
+    let dest = dest.unwrap();
+    // Until what is left is another's, whatever comes is put back.
+    let mut met = Vec::new();
+    while let Some(key) = q.take(dest) {
+        let id = q.job(key).unwrap().id.0;
+        met.push(id);
+        if id == 4 { q.finished(key); } else { q.put_aside(key); }
+    }
+    met.sort_unstable();
+    assert_eq!((met, q.peek_len(dest)), (vec![2, 3, 4], 0), "plain mail is not met beside urgent mail that waits");
+    let key = q.take(dest);
+    assert_eq!(key, None);
+    let flow = FlowId { tenant: q.tenant("a", 1), campaign: CampaignId::NONE };
+    q.let_go(dest, flow);
+    let order: Vec<u64> = std::iter::from_fn(|| q.take(dest)).map(|key| q.job(key).unwrap().id.0).collect();
+    assert_eq!(order, [2, 1, 3]);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Come(u64, u64, i8),
+    Take,
+    TakeAndSetAside,
+    PutBack,
+    LetGo(u64, u64),
+}
+
+proptest! {
+    #![proptest_config(cases(200))]
+
+    /// Nothing is taken of a flow that is set aside, all of the others is there to be taken, and nothing is lost.
+    #[test]
+    fn property_what_is_set_aside_stays_until_it_is_let_go(
+        steps in prop::collection::vec(prop_oneof![
+            4 => (0..4u64, 0..3u64, -1..2i8).prop_map(|(t, c, p)| Step::Come(t, c, p)),
+            3 => Just(Step::Take),
+            2 => Just(Step::TakeAndSetAside),
+            1 => Just(Step::PutBack),
+            1 => (0..4u64, 0..3u64).prop_map(|(t, c)| Step::LetGo(t, c)),
+        ], 1..200),
+    ) {
+        let mut q = queue();
+        let (mut id, mut dest, mut there) = (0, None, 0_usize);
+        let flow = |q: &mut Queue<u64>, t: u64, c: u64| FlowId {
+            tenant: q.tenant(&format!("t{t}"), 1 + t as u32),
+            campaign: if c == 0 { CampaignId::NONE } else { q.campaign(&format!("c{c}")) },
+        };
+        for step in steps {
+            match (step, dest) {
+                (Step::Come(t, c, priority), _) => {
+                    id += 1;
+                    let FlowId { tenant, campaign } = flow(&mut q, t, c);
+                    let terms = (priority != 0).then(|| Box::new(Terms { priority, ..Terms::default() }));
+                    let job = Job { tenant, campaign, terms, ..job(id, Wall(0)) };
+                    dest = Some(q.enqueue("x.example", job, Moment(0)));
+                    there += 1;
+                }
+                (Step::LetGo(t, c), Some(dest)) => {
+                    let flow = flow(&mut q, t, c);
+                    q.let_go(dest, flow);
+                }
+                (step, Some(dest)) => {
+                    let available = q.peek_len(dest);
+                    let Some(key) = q.take(dest) else {
+                        assert_eq!(available, 0);
+                        continue;
+                    };
+                    let job = q.job(key).unwrap();
+                    let (flow, is_plain) = (job.flow(), job.terms.is_none());
+                    assert!(!is_plain || !q.is_aside(dest, flow));
+                    match step {
+                        Step::TakeAndSetAside => assert!(q.put_aside(key) && q.is_aside(dest, flow)),
+                        Step::PutBack => q.put_back(key),
+                        _ => {
+                            q.finished(key);
+                            there -= 1;
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (t, c) in (0..4).flat_map(|t| (0..3).map(move |c| (t, c))) {
+            let flow = flow(&mut q, t, c);
+            dest.map(|dest| q.let_go(dest, flow));
+        }
+        let left = dest.map_or(0, |dest| q.peek_len(dest));
+        assert_eq!(left, there);
+        assert_eq!(dest.map_or(0, |dest| served(&mut q, dest, usize::MAX).len()), there);
+    }
+}
+
 proptest! {
     #![proptest_config(cases(100))]
 
