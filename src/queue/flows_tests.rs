@@ -1,7 +1,7 @@
 //! Tenants at one destination: each gets its part, whatever the others have waiting.
 
 #![allow(clippy::unwrap_used)]
-use super::tests::{at, job, queue, reply};
+use super::tests::{at, ids, job, queue, reply};
 use super::*;
 use crate::properties::cases;
 use proptest::prelude::*;
@@ -150,8 +150,7 @@ fn urgent_mail_of_a_flow_that_waits_waits_in_front_of_it() {
     assert_eq!(key, None);
     let flow = FlowId { tenant: q.tenant("a", 1), campaign: CampaignId::NONE };
     q.let_go(dest, flow);
-    let order: Vec<u64> = std::iter::from_fn(|| q.take(dest)).map(|key| q.job(key).unwrap().id.0).collect();
-    assert_eq!(order, [2, 1, 3]);
+    assert_eq!(ids(&mut q, dest), [2, 1, 3]);
 }
 
 #[derive(Clone, Copy, Debug)]
