@@ -207,8 +207,14 @@ impl<'a> Resolver<'a> {
     fn campaign_header(&mut self, given: Option<String>) -> String {
         let name = given.unwrap_or_else(|| "X-Campaign".to_owned());
         // RFC 5322 §2.2
-        if name.is_empty() || name.len() > limits::HEADER_NAME_BYTES || !name.bytes().all(|b| (33..127).contains(&b) && b != b':') {
-            self.error("shaping.campaign_header", format!("\"{name}\" is no name of a header field; \"X-Campaign\" is one"));
+        if name.is_empty()
+            || name.len() > limits::HEADER_NAME_BYTES
+            || !name.bytes().all(|b| (33..127).contains(&b) && b != b':')
+        {
+            self.error(
+                "shaping.campaign_header",
+                format!("\"{name}\" is no name of a header field; \"X-Campaign\" is one"),
+            );
         }
         name
     }

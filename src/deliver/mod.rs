@@ -640,10 +640,16 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.lanes.poll_timeout(), self.scopes.poll_timeout(), self.sts.poll_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.queue.poll_timeout(),
+            self.resolver.poll_timeout(),
+            self.lanes.poll_timeout(),
+            self.scopes.poll_timeout(),
+            self.sts.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// No more transactions; what is under way is finished.

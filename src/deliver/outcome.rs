@@ -398,9 +398,12 @@ impl Deliverer {
         let why = self.why_aside(key, turn.now.mono).unwrap_or_else(|| "it waits for its turn".to_owned());
         let Some(job) = self.queue.job(key) else { return };
         let trouble = self.queue.destination_of(key).and_then(|d| self.queue.trouble(d));
-        let reply = job.last.as_deref().or(trouble).cloned().unwrap_or_else(|| {
-            LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), why.as_bytes())
-        });
+        let reply = job
+            .last
+            .as_deref()
+            .or(trouble)
+            .cloned()
+            .unwrap_or_else(|| LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), why.as_bytes()));
         let end = job.accepted.0.saturating_add(millis(self.queue.policy().give_up));
         let retry_until = Wall(turn.now.wall.0.saturating_add(end.saturating_sub(age::steady(turn.now).wall.0)));
         let (id, recipients, reply) = (job.id, job.recipients.clone(), Box::new(reply));

@@ -200,9 +200,9 @@ impl Deliverer {
         let Some(job) = self.queue.job(key) else { return };
         let recipients = recipients.min(connection.bounds.recipients);
         let share = job.body.as_deref().and_then(RecordView::parse);
-        if let Some((kept, others)) = share.and_then(|view| {
-            params::share(&view, job.recipients.as_slice(), &connection.peer, recipients)
-        }) {
+        if let Some((kept, others)) =
+            share.and_then(|view| params::share(&view, job.recipients.as_slice(), &connection.peer, recipients))
+        {
             self.queue.split(key, RecipientSet::from_slice(&kept), RecipientSet::from_slice(&others));
         }
         let Some(job) = self.queue.job_mut(key) else { return };

@@ -24,8 +24,8 @@ use crate::shard::Turn;
 use crate::shard::event::{Notice, NoticeKind};
 use crate::shard::mailbox::{FlowNames, Mail};
 use crate::time::Moment;
-use held::{Held, Limited, Place, SCOPES, ScopeId, Waiter, Whose};
 pub(super) use held::{Bound, Counts, Scopes};
+use held::{Held, Limited, Place, SCOPES, ScopeId, Waiter, Whose};
 use std::cmp::Reverse;
 use std::rc::Rc;
 

@@ -160,7 +160,8 @@ impl Ledger {
             let rounds = u32::try_from(u64::from(left) / all).unwrap_or(u32::MAX);
             for &at in &open {
                 let step = step(at, targets[at]);
-                let more = if rounds == 0 { step } else { step.saturating_mul(rounds).min(of(at).wanted - targets[at]) };
+                let more =
+                    if rounds == 0 { step } else { step.saturating_mul(rounds).min(of(at).wanted - targets[at]) };
                 if more <= left {
                     targets[at] += more;
                     left -= more;

@@ -129,9 +129,7 @@ impl Share {
     pub fn is_idle(&self) -> bool {
         let rests = |p: &Permits| p.batch.is_none() && p.asked == 0;
         let nothing = |u: &Units| u.granted == 0 && u.open == 0 && u.told == (0, 0) && u.wanted == 0;
-        self.counted.iter().all(nothing)
-            && !self.inquiry.wanted
-            && self.permits.iter().all(rests)
+        self.counted.iter().all(nothing) && !self.inquiry.wanted && self.permits.iter().all(rests)
     }
 
     fn rate(&self, kind: Paced) -> Option<Rate> {

@@ -140,7 +140,8 @@ impl Bench {
     /// No more are in flight than may be.
     fn look_at_octets(&self) {
         let Some(limit) = self.limits.bytes_in_flight else { return };
-        let units: u64 = self.lanes.iter().flat_map(|lane| &lane.busy).flatten().map(|(_, units)| u64::from(*units)).sum();
+        let units: u64 =
+            self.lanes.iter().flat_map(|lane| &lane.busy).flatten().map(|(_, units)| u64::from(*units)).sum();
         assert!(units * crate::limits::LEASE_OCTETS <= limit, "{units} units of {limit} octets");
     }
 

@@ -142,7 +142,11 @@ fn urgent_mail_of_a_flow_that_waits_waits_in_front_of_it() {
     while let Some(key) = q.take(dest) {
         let id = q.job(key).unwrap().id.0;
         met.push(id);
-        if id == 4 { q.finished(key); } else { q.put_aside(key); }
+        if id == 4 {
+            q.finished(key);
+        } else {
+            q.put_aside(key);
+        }
     }
     met.sort_unstable();
     assert_eq!((met, q.peek_len(dest)), (vec![2, 3, 4], 0), "plain mail is not met beside urgent mail that waits");

@@ -333,7 +333,10 @@ fn everything_wrong_is_told_with_its_line_and_what_to_do() {
             "[[tenant]]\nname = \"a\"\nconnection_rate = \"1/s\"",
             "test.toml:3:19: tenant.connection_rate: counts connections, and tenants and campaigns share them",
         ),
-        ("[[campaign]]\nname = \"a\"\nmessages_per_connection = 5", "campaign.messages_per_connection: counts connections"),
+        (
+            "[[campaign]]\nname = \"a\"\nmessages_per_connection = 5",
+            "campaign.messages_per_connection: counts connections",
+        ),
         ("[[campaign]]\nname = \"\"", "campaign.name: is to be 1 to 255 octets"),
         ("[[campaign]]\nname = \"a\"\nweight = 5", "campaign.weight: is not known"),
     ] {

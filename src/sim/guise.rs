@@ -281,7 +281,8 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
     if let Some(octets) = sites.bytes_in_flight {
         text += &format!("bytes_in_flight = {octets}\n");
     }
-    for (what, limits) in [("campaign", campaigns), ("tenant", tenants)].iter().filter(|(_, l)| *l != Limits::default()) {
+    for (what, limits) in [("campaign", campaigns), ("tenant", tenants)].iter().filter(|(_, l)| *l != Limits::default())
+    {
         text += &format!("[[{what}]]\nname = \"*\"\n");
         text += &limits.connections.map_or(String::new(), |n| format!("connections = {n}\n"));
         text += &limits.message_rate.map_or(String::new(), |rate| format!("message_rate = \"{rate}\"\n"));

@@ -49,8 +49,7 @@ fn post(world: &mut World, shard: usize, (tenant, campaign): (&str, &str), to: &
 
 /// When messages of a tenant and campaign began, as their receivers saw it.
 fn begun(world: &World, whose: &str) -> Vec<Moment> {
-    let mut all: Vec<Moment> =
-        world.received().filter(|r| r.sender.starts_with(whose)).map(|r| r.mail_at).collect();
+    let mut all: Vec<Moment> = world.received().filter(|r| r.sender.starts_with(whose)).map(|r| r.mail_at).collect();
     all.sort_unstable();
     all
 }
@@ -65,8 +64,11 @@ fn assert_within(rate: &str, begun: &[Moment]) {
 
 #[test]
 fn a_tenants_rate_holds_over_all_destinations_and_is_used_and_in_nobodys_way() {
-    for (seed, shards, rate, count) in [(1, 1, "10/s", 100), (2, 3, "10/s", 100), (3, 4, "50/s burst 5", 500), (4, 2, "1/s", 12)] {
-        let mut world = limited(5100 + seed, shards, &format!("[[tenant]]\nname = \"acme\"\nmessage_rate = \"{rate}\"\n"));
+    for (seed, shards, rate, count) in
+        [(1, 1, "10/s", 100), (2, 3, "10/s", 100), (3, 4, "50/s burst 5", 500), (4, 2, "1/s", 12)]
+    {
+        let mut world =
+            limited(5100 + seed, shards, &format!("[[tenant]]\nname = \"acme\"\nmessage_rate = \"{rate}\"\n"));
         let before = world.now();
         for n in 0..count {
             let to = format!("x{n}@d{}.test", n % 10);
@@ -80,7 +82,12 @@ fn a_tenants_rate_holds_over_all_destinations_and_is_used_and_in_nobodys_way() {
         assert!(world.run_until(secs(2), others), "{shards} shards: others wait for it");
         let parsed: Rate = rate.parse().unwrap();
         let needed = parsed.interval() * u32::try_from(count).unwrap();
-        assert!(world.run_until(needed.mul_f64(1.05) + secs(1), |w| begun(w, "acme").len() == count), "{rate} on {shards} shards: {} of {count}, in {:?}", begun(&world, "acme").len(), world.now().since(before));
+        assert!(
+            world.run_until(needed.mul_f64(1.05) + secs(1), |w| begun(w, "acme").len() == count),
+            "{rate} on {shards} shards: {} of {count}, in {:?}",
+            begun(&world, "acme").len(),
+            world.now().since(before)
+        );
         assert_within(rate, &begun(&world, "acme"));
         assert_at_rest(&mut world);
     }
@@ -127,7 +134,8 @@ fn most_under_way(world: &World, whose: &str) -> (usize, usize) {
 
 #[test]
 fn transactions_and_octets_of_a_tenant_are_counted_over_all_shards() {
-    let rules = "[[tenant]]\nname = \"acme\"\nconnections = 3\n[[tenant]]\nname = \"other\"\nbytes_in_flight = \"20KiB\"\n";
+    let rules =
+        "[[tenant]]\nname = \"acme\"\nconnections = 3\n[[tenant]]\nname = \"other\"\nbytes_in_flight = \"20KiB\"\n";
     let mut world = limited(5300, 3, rules);
     for n in 0..60 {
         let to = format!("x{n}@d{}.test", n % 10);
