@@ -640,16 +640,9 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        [
-            self.queue.poll_timeout(),
-            self.resolver.poll_timeout(),
-            self.lanes.poll_timeout(),
-            self.scopes.poll_timeout(),
-            self.sts.poll_timeout(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let limits = [self.lanes.poll_timeout(), self.scopes.poll_timeout()].into_iter().flatten();
+        let others = [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.sts.poll_timeout()];
+        others.into_iter().flatten().chain(limits).min()
     }
 
     /// No more transactions; what is under way is finished.
