@@ -33,7 +33,7 @@ fn handoff(id: u64, record: &Slice) -> Mail {
         recipients: RecipientSet::One(0),
         record: Some(record.clone()),
         terms: None,
-        tenant: None,
+        flow: None,
     })
 }
 
