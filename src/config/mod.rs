@@ -9,10 +9,12 @@ mod edge;
 mod raw;
 pub(crate) mod read;
 mod resolve;
+mod smart;
 mod source;
 mod value;
 
 pub use edge::{Clients, Demand, Listener, ListenerKind, Local, Networks, Tls};
+pub use smart::SmartTerms;
 pub use source::{Problem, place};
 pub use value::{Size, Span};
 
@@ -137,6 +139,8 @@ pub struct Delivery {
     pub port: u16,
     /// Where all mail goes, instead of the mail exchangers.
     pub smart_host: Option<SmartHost>,
+    /// What holds there.
+    pub smart_terms: SmartTerms,
     /// The file of routes of single domains (absolute).
     pub routes: Option<PathBuf>,
     /// Where mail goes whose own hosts have been out of reach for [`fallback_after`](Self::fallback_after).

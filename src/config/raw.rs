@@ -164,6 +164,10 @@ section! {
     RawDelivery {
         port: Option<i64>,
         smart_host: Option<String>,
+        smart_host_tls: Option<String>,
+        smart_host_implicit_tls: Option<bool>,
+        smart_host_auth: Option<String>,
+        smart_host_auth_without_tls: Option<bool>,
         routes: Option<String>,
         fallback_relay: Option<String>,
         fallback_after: Option<Span>,

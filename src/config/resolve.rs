@@ -359,6 +359,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn delivery(&mut self, raw: RawDelivery, hostname: &str) -> Delivery {
+        let smart_terms = self.smart_terms(&raw);
         let ehlo_name = raw.ehlo_name.unwrap_or_else(|| hostname.to_owned());
         if ehlo_name != hostname
             && let Err(why) = domain(&ehlo_name)
@@ -396,6 +397,7 @@ impl<'a> Resolver<'a> {
         Delivery {
             port: u16::try_from(self.integer("delivery.port", raw.port, 25, 1..=65535)).expect("the range was checked"),
             smart_host,
+            smart_terms,
             routes,
             fallback_relay,
             fallback_after: self.span(

@@ -14,6 +14,7 @@ mod audit;
 mod connection;
 mod flights;
 mod lanes;
+mod login;
 mod maildir;
 mod outcome;
 mod params;
@@ -315,6 +316,7 @@ impl Deliverer {
             let weight = self.tables.shaping.tenant_weight(&name);
             self.queue.tenant(&name, weight)
         });
+        let domain = self.domain_for(domain, terms.as_deref());
         let job = Job { terms, tenant, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
     }
@@ -385,16 +387,7 @@ impl Deliverer {
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         match event {
-            RtEvent::Connected { .. } => {
-                connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
-                if let Some(client) = &mut connection.client {
-                    client.wish_tls(connection.secure.wish());
-                    if connection.lmtp {
-                        client.speak_lmtp();
-                    }
-                }
-                self.arm(conn);
-            }
+            RtEvent::Connected { .. } => self.connected(conn, turn),
             RtEvent::Received { bytes, .. } if connection.secure.sealed.is_some() => {
                 self.received_sealed(conn, bytes, turn);
             }

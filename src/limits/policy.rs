@@ -18,6 +18,14 @@ pub const SCRAM_NONCE_BYTES: usize = 512;
 pub const SCRAM_ITERATIONS_RANGE: (u32, u32) = (4096, 1_000_000);
 /// Iterations of a secret that is made here: many, but Cyrus SASL's clients refuse more than 65,536.
 pub const SCRAM_ITERATIONS_DEFAULT: u32 = 65_536;
+/// The AUTH command to a next hop, with its CRLF: what every server takes (RFC 5321 §4.5.3.1.4). A first response that would make
+/// it longer waits for a challenge.
+pub const AUTH_COMMAND_BYTES: usize = 512;
+/// Iterations that a server may ask of us where we log in: computed on a shard's own thread, and 200,000 take it some 60 ms,
+/// once for each salt. Servers ask for 4096 to 65,536.
+pub const SCRAM_LOGIN_ITERATIONS: u32 = 200_000;
+/// A file with a name and a password to log in with: both at their longest.
+pub const LOGIN_FILE_BYTES: u64 = 2048;
 /// Salt of a SCRAM secret: what others write has 12 or 16; a decoy's comes out of one HMAC-SHA-256, which gives 32.
 pub const SCRAM_SALT_RANGE: (usize, usize) = (8, 32);
 /// Salt of a secret that is made here. RFC 9106 §4 asks for 16.

@@ -184,6 +184,8 @@ pub fn terms(params: Params<'_>, accepted: Wall, now: Now) -> Option<Box<Terms>>
         return_late: options.deliver_by.is_some_and(|by| by.return_late),
         tell_late,
         priority: options.priority,
+        // RFC 8689 §4.1: REQUIRETLS goes before it.
+        tls_optional: options.tls_optional && !options.require_tls,
     };
     (terms != Terms::default()).then(|| Box::new(terms))
 }
