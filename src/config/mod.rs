@@ -8,12 +8,14 @@
 mod edge;
 mod raw;
 pub(crate) mod read;
+mod reports;
 mod resolve;
 mod smart;
 mod source;
 mod value;
 
 pub use edge::{Clients, Demand, Listener, ListenerKind, Local, Networks, Tls};
+pub use reports::TlsReports;
 pub use smart::SmartTerms;
 pub use source::{Problem, place};
 pub use value::{Size, Span};
@@ -60,6 +62,8 @@ pub struct Config {
     pub dns: Dns,
     /// The client side.
     pub delivery: Delivery,
+    /// Reports of TLS to those who ask for them, if there are any.
+    pub tls_reports: Option<TlsReports>,
     /// The admin HTTP address, if there is one.
     pub admin: Option<SocketAddr>,
     /// Events and the operator's log.

@@ -27,6 +27,7 @@ pub struct Raw {
     pub smtp: RawSmtp,
     pub dns: RawDns,
     pub delivery: RawDelivery,
+    pub tls_reports: RawTlsReports,
     pub admin: RawAdmin,
     pub log: RawLog,
 }
@@ -194,6 +195,16 @@ section! {
         max: Option<Span>,
         give_up: Option<Span>,
         jitter: Option<f64>,
+    }
+}
+
+section! {
+    /// `[tls_reports]`
+    RawTlsReports {
+        organization: Option<String>,
+        contact: Option<String>,
+        from: Option<String>,
+        delay: Option<Span>,
     }
 }
 

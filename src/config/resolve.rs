@@ -53,6 +53,7 @@ impl<'a> Resolver<'a> {
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
             delivery: self.delivery(raw.delivery, &hostname),
+            tls_reports: self.tls_reports(raw.tls_reports),
             admin: self.admin(raw.admin.address),
             log: self.log(raw.log),
             hostname,

@@ -21,6 +21,7 @@ mod params;
 mod plans;
 mod pump;
 mod questions;
+mod reports;
 mod routed;
 mod site;
 mod sts;
@@ -110,6 +111,8 @@ pub struct Deliverer {
     unasked: Unasked,
     broken: tls::Broken,
     sts: sts::Sts,
+    /// Domains whose record about reports was asked for, by the name that DNS was asked about.
+    rua_asked: Map<Rc<str>, Box<str>>,
     /// What records held, while it is looked at.
     plain: Vec<u8>,
     next_token: u64,
@@ -262,6 +265,7 @@ impl Deliverer {
             unasked: Unasked::new(config.delivery.tls),
             broken: tls::Broken::default(),
             sts: sts::Sts::new(policies, |domain| routes.owner(domain, me, shards, 1) == me),
+            rua_asked: Map::default(),
             plain: Vec::new(),
             next_token: 0,
             order: Vec::new(),
@@ -447,9 +451,12 @@ impl Deliverer {
                     connection.connect_us = micros(turn.now.mono, connection.began);
                     connection.others = Vec::new();
                     turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
+                    self.report_ready(conn, turn);
                 }
                 Some(ClientEvent::StartTls) => self.begin_tls(conn, &mut client, turn),
                 Some(ClientEvent::Closed(reason)) => {
+                    self.report_closed(conn, &reason, turn);
+                    let Some(connection) = self.connections.get_mut(conn) else { continue };
                     end = Some(outcome::end_of_connection(&reason, connection.secure.why.take()));
                 }
                 Some(ClientEvent::Recipient { token, index, reply }) => {

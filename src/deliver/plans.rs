@@ -10,8 +10,9 @@ use crate::queue::Terms;
 use crate::route::{Hop, NextHop};
 use crate::rt::tls::client::Association;
 use crate::shard::Turn;
-use crate::starttls::sts::Mode;
-use crate::starttls::{Dane, Decision, Facts, Refused, TlsLevel, decide, usable};
+use crate::starttls::report::Applied;
+use crate::starttls::sts::{Mode, Stored};
+use crate::starttls::{Dane, Decision, Facts, Refused, TlsLevel, decide, numbers, usable};
 use crate::time::Moment;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub(super) struct Plans {
     hop: Option<Arc<Hop>>,
     /// Mail that asks for no TLS (RFC 8689 §3).
     not_required: bool,
+    /// The MTA-STS policy of the domain.
+    policy: Option<Arc<Stored>>,
     /// In the order of the route; none where nothing was asked.
     hosts: Vec<HostFacts>,
     /// Of the hosts that are not there.
@@ -58,7 +61,7 @@ impl Plans {
     /// Where nothing is asked.
     fn of(level: TlsLevel, name_is_secure: bool) -> Plans {
         let nothing = HostFacts::default();
-        Plans { level, name_is_secure, hop: None, not_required: false, hosts: Vec::new(), nothing }
+        Plans { level, name_is_secure, hop: None, not_required: false, policy: None, hosts: Vec::new(), nothing }
     }
 
     /// What the operator says of the hosts; `None` where DNS has named them.
@@ -76,6 +79,30 @@ impl Plans {
     /// TLS is no question: it is not done, or the next hop is no mail exchanger.
     pub(super) fn is_unasked(&self) -> bool {
         self.level == TlsLevel::None
+    }
+
+    /// Whether connections there are a matter of reports (RFC 8460): DNS has named the hosts, and TLS is asked for.
+    pub(super) fn is_reported(&self) -> bool {
+        self.hop.is_none() && !self.not_required && !self.is_unasked()
+    }
+
+    /// Which policy that host has to fulfil, for the report.
+    pub(super) fn applied(&self, at: u16) -> Applied {
+        let hex = |data: &[u8]| data.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        match &self.host(at).dane {
+            Dane::Failed => Applied::Tlsa(Vec::new()),
+            Dane::Secure(records) if !records.is_empty() => {
+                let record = |record: &Association| {
+                    let (usage, selector, matching) = numbers(record);
+                    format!("{usage} {selector} {matching} {}", hex(&record.data)).into()
+                };
+                Applied::Tlsa(records.iter().map(record).collect())
+            }
+            Dane::Secure(_) | Dane::Absent => match &self.policy {
+                Some(stored) if stored.policy.mode != Mode::None => Applied::Sts(Some(Arc::clone(stored))),
+                _ => Applied::None,
+            },
+        }
     }
 
     /// What tells sites with the same hosts apart, for domains whose mail must not share a connection: whether the hosts' names
@@ -207,7 +234,7 @@ impl Deliverer {
             return Ok(named.unwrap_or_else(|| self.unasked(true, route.secure)));
         }
         let hop = named.and_then(|plans| plans.hop.clone());
-        Ok(Rc::new(Plans { hosts, hop, ..Plans::of(level, route.secure) }))
+        Ok(Rc::new(Plans { hosts, hop, policy, ..Plans::of(level, route.secure) }))
     }
 
     /// The TLSA records of a host, and by which other name they were found; or the name that is being asked about.

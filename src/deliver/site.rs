@@ -251,6 +251,7 @@ impl Deliverer {
         if let Some(domain) = self.refreshed_by(name) {
             self.refresh(&domain, turn);
         }
+        self.rua_answered(name, turn);
         for domain in self.asking.remove(name).unwrap_or_default() {
             self.asked.remove(&domain);
             self.locate(domain, turn);

@@ -192,3 +192,30 @@ pub const TENANT_WEIGHT_DEFAULT: u32 = 100;
 const _: () = assert!(SITE_NAME_BYTES >= 150 + 32 + 8, "a long set's name fits");
 const _: () = assert!(SHAPING_FILES <= u16::MAX as usize, "a file's number is a u16");
 const _: () = assert!(SHAPING_NAME_BYTES <= SITE_NAME_BYTES, "a provider's name is a site's");
+
+// --- Reports of TLS (RFC 8460) ----------------------------------------------------------------------------------------
+
+/// Policy domains of one day: some 2 KiB each with failures, so that the day's file stays below 20 MiB or so.
+pub const TLSRPT_DOMAINS: usize = 10_000;
+/// Policies of one domain in one day: hosts have different TLSA records, and policies change.
+pub const TLSRPT_POLICIES: usize = 16;
+/// Kinds of failure (what, host, address, words) told of one policy; the others are in its sum.
+pub const TLSRPT_DETAILS: usize = 64;
+/// The words of a failure.
+pub const TLSRPT_REASON_BYTES: usize = 200;
+/// Addresses that one domain may want its reports at.
+pub const TLSRPT_URIS: usize = 4;
+/// Longest time over which a day's reports are spread (RFC 8460 §4.1: four hours).
+pub const TLSRPT_DELAY: Duration = Duration::from_secs(4 * 3600);
+/// A day's counts are written to disk so often while they change: what a crash may take from a report.
+pub const TLSRPT_SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// Days that are kept, for who asks, and to report of.
+pub const TLSRPT_DAYS: usize = 8;
+/// A domain's record is asked for again so long after it could not be had, until [`TLSRPT_LATE`].
+pub const TLSRPT_RETRY: Duration = Duration::from_secs(3600);
+/// A report that could not be placed by then is dropped.
+pub const TLSRPT_LATE: Duration = Duration::from_secs(36 * 3600);
+/// Records asked for at a time, and the time a shard has to answer.
+pub const TLSRPT_QUESTIONS: usize = 32;
+/// See [`TLSRPT_QUESTIONS`].
+pub const TLSRPT_ANSWER_TIME: Duration = Duration::from_secs(60);

@@ -122,6 +122,21 @@ pub enum Control {
     Stop,
     /// An MTA-STS policy was fetched, or could not be.
     Sts(Arc<StsNews>),
+    /// The record by which this domain asks for reports of TLS is wanted, as an `Event::Rua`.
+    RuaRecord(Box<str>),
+    /// Mail of the control plane's own.
+    Submit(Arc<OwnMail>),
+}
+
+/// A message that this host writes by itself, beside notifications.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OwnMail {
+    /// Reverse-path, `local-part@domain`.
+    pub sender: String,
+    /// Forward-path, likewise.
+    pub recipient: String,
+    /// It, in wire form, ASCII, with `TLS-Required: No`.
+    pub wire: Vec<u8>,
 }
 
 /// What became of [`crate::shard::event::StsAsk`].

@@ -26,6 +26,7 @@
 //! connections are of a site, not of a message, it has connections of its own. One with REQUIRETLS needs a connection
 //! that was verified, to a host whose name can be believed: [`Decision::name_is_secure`].
 
+pub mod report;
 pub mod sts;
 #[cfg(test)]
 mod tests;
