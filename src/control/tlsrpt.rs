@@ -9,7 +9,7 @@
 use super::{Command, sts};
 use crate::config::{Config, TlsReports};
 use crate::limits::{
-    TLSRPT_ANSWER_TIME, TLSRPT_DAYS, TLSRPT_LATE, TLSRPT_QUESTIONS, TLSRPT_RETRY, TLSRPT_SAVE_INTERVAL,
+    TLSRPT_ANSWER_TIME, TLSRPT_DAYS, TLSRPT_DOMAINS, TLSRPT_LATE, TLSRPT_QUESTIONS, TLSRPT_RETRY, TLSRPT_SAVE_INTERVAL,
 };
 use crate::message::tls_report::TlsReportMail;
 use crate::shard::event::RuaRecord;
@@ -158,7 +158,7 @@ impl Reports {
 
     /// The address that the kernel would connect from; nothing is sent.
     fn source(&mut self, remote: IpAddr) -> Option<IpAddr> {
-        if self.sources.len() > 10_000 {
+        if self.sources.len() >= TLSRPT_DOMAINS {
             self.sources.clear();
         }
         *self.sources.entry(remote).or_insert_with(|| {

@@ -461,8 +461,8 @@ mod tests {
             day.count(&Session { domain: "d1.example".into(), ..failed });
         }
         let tally = &day.domains["d1.example"].policies;
-        assert_eq!(tally.len(), 2);
-        let failed = &tally[1];
+        assert_eq!(tally.len(), 1);
+        let failed = &tally[0];
         assert_eq!(failed.failure_details.len(), TLSRPT_DETAILS);
         assert_eq!(failed.summary.total_failure_session_count, 2 * TLSRPT_DETAILS as u64);
         assert!(failed.failure_details.iter().all(|d| d.failure_reason_code.len() <= TLSRPT_REASON_BYTES));
