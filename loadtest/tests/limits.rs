@@ -49,7 +49,7 @@ fn throttled_messages_at_rest_cost_little() {
     fs::write(&rules, "[default]\nmessage_rate = \"1/30d\"\n").unwrap();
     let line = format!("\n[shaping]\nfiles = [{:?}]\n", rules.path().display().to_string());
     let setup = Setup { shards: 2, config: Box::new(move |config| config.extra.push_str(&line)), ..Setup::default() };
-    let Some(mut bench) = Bench::start(setup) else { return };
+    let Some(bench) = Bench::start(setup) else { return };
     // Each domain has its one message, and all that is made once is there.
     let mut warm = bench.load(2_000);
     warm.first_id = messages;
