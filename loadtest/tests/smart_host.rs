@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use common::certs::Pki;
-use common::edge::{Edge, EdgeSetup, PASSWORD, message};
+use common::edge::{Edge, EdgeSetup, PASSWORD};
 use common::{Client, wait_until};
 use loadtest::relay::{Relay, RelayConfig, signal};
 use rustix::process::Signal;
@@ -46,7 +46,11 @@ impl Sender {
     fn send(&self, mark: &str) {
         let mut client = Client::connect(self.relay.address());
         client.expect("EHLO client.test", "250");
-        client.send("alice@d0001.test", &["b@d0002.test"], &message(mark));
+        let text = format!(
+            "From: alice@d0001.test\r\nTo: b@d0002.test\r\nDate: Sat, 21 Nov 2026 10:00:00 +0000\r\n\
+             Message-ID: <{mark}@d0001.test>\r\nSubject: {mark}\r\n\r\nHello\r\n"
+        );
+        client.send("alice@d0001.test", &["b@d0002.test"], text.as_bytes());
     }
 
     fn events(&self) -> String {
