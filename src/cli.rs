@@ -5,6 +5,7 @@
 
 mod account;
 mod shaping;
+mod tlsrpt;
 
 use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
 use crate::rt::disk::StdDisk;
@@ -65,6 +66,9 @@ Example:
     /// Explain the rules for what receivers take: limits and replies.
     #[command(subcommand)]
     Shaping(shaping::ShapingCommand),
+    /// Show what will be reported of TLS (RFC 8460).
+    #[command(subcommand)]
+    Tlsrpt(tlsrpt::TlsrptCommand),
     /// Read a spool without a server, and without changing it.
     #[command(subcommand)]
     Spool(SpoolCommand),
@@ -117,6 +121,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check(&args).map(|()| 0),
         Command::Account(command) => account::run(&command).map(|()| 0),
         Command::Shaping(command) => shaping::run(&command).map(|()| 0),
+        Command::Tlsrpt(command) => tlsrpt::run(&command).map(|()| 0),
         Command::Spool(SpoolCommand::Verify(args)) => verify(&args),
         Command::Spool(SpoolCommand::List(args)) => list(&args),
     };

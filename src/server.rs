@@ -111,6 +111,16 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
                 drop(orders.0.push(usize::from(shard), vec![Mail::Control(Control::Sts(news))]));
                 return orders.1.wake(usize::from(shard));
             }
+            Command::RuaRecord(shard, domain) => {
+                drop(orders.0.push(usize::from(shard), vec![Mail::Control(Control::RuaRecord(domain))]));
+                return orders.1.wake(usize::from(shard));
+            }
+            Command::Submit(shard, mail) => {
+                if orders.0.push(usize::from(shard), vec![Mail::Control(Control::Submit(mail))]).is_err() {
+                    tracing::error!(shard, "the shard's mailbox is full: a report of TLS is lost");
+                }
+                return orders.1.wake(usize::from(shard));
+            }
             Command::Reload => match self::tables(&orders.2) {
                 Ok(tables) => {
                     tracing::info!(

@@ -78,7 +78,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("message", &["limits", "time"]),
     ("smtp", &["limits", "time", "message", "rt"]),
     ("local", &["limits", "message", "smtp"]),
-    ("route", &["limits", "time", "message", "local", "config"]),
+    ("route", &["limits", "time", "message", "smtp", "local", "starttls", "config"]),
     ("shaping", &["limits", "time", "message", "config"]),
     ("queue", &["limits", "time", "message", "shaping"]),
     ("lease", &["limits", "time", "route", "shaping"]),

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, MX, SOA};
+use hickory_proto::rr::rdata::{A, MX, SOA, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -45,6 +45,8 @@ pub struct DnsConfig {
     pub null_mx: Vec<u32>,
     /// Numbers of domains without MX, with an address (implicit MX, RFC 5321 §5.1).
     pub no_mx: Vec<u32>,
+    /// Names with a TXT record, and its text.
+    pub txt: Vec<(String, String)>,
     /// How often SERVFAIL is the answer, 0 to 1.
     pub servfail: f64,
     /// How often a question gets no answer at all, 0 to 1.
@@ -64,6 +66,7 @@ impl Default for DnsConfig {
             ttl: 3600,
             null_mx: Vec::new(),
             no_mx: Vec::new(),
+            txt: Vec::new(),
             servfail: 0.0,
             drop: 0.0,
             truncate: false,
@@ -160,6 +163,7 @@ fn bind(address: SocketAddr) -> io::Result<(std::net::UdpSocket, std::net::TcpLi
 enum Entry {
     Domain(u32),
     Exchanger(u32),
+    Text(String),
 }
 
 struct Zone {
@@ -177,6 +181,9 @@ impl Zone {
             Name::from_ascii(&domain).map_err(|e| format!("{domain}: {e}"))?;
             names.insert(format!("mx.{domain}."), Entry::Exchanger(i));
             names.insert(domain + ".", Entry::Domain(i));
+        }
+        for (name, text) in &config.txt {
+            names.insert(format!("{name}."), Entry::Text(text.clone()));
         }
         Ok(Zone { names, config: config.clone(), rng: SmallRng::seed_from_u64(1) })
     }
@@ -238,6 +245,7 @@ impl Zone {
                 }))
             }
             Some(Entry::Domain(_)) => None,
+            Some(Entry::Text(text)) => (kind == RecordType::TXT).then(|| RData::TXT(TXT::new(vec![text.clone()]))),
         };
         match rdata {
             Some(rdata) => {

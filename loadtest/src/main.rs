@@ -488,6 +488,7 @@ fn dns_command(args: DnsArgs) -> Result<ExitCode, String> {
         ttl: args.ttl,
         null_mx: args.null_mx,
         no_mx: args.no_mx,
+        txt: Vec::new(),
         servfail: args.servfail,
         drop: args.drop,
         truncate: args.truncate,

@@ -8,11 +8,15 @@
 mod edge;
 mod raw;
 pub(crate) mod read;
+mod reports;
 mod resolve;
+mod smart;
 mod source;
 mod value;
 
 pub use edge::{Clients, Demand, Listener, ListenerKind, Local, Networks, Tls};
+pub use reports::TlsReports;
+pub use smart::SmartTerms;
 pub use source::{Problem, place};
 pub use value::{Size, Span};
 
@@ -60,6 +64,8 @@ pub struct Config {
     pub dns: Dns,
     /// The client side.
     pub delivery: Delivery,
+    /// Reports of TLS to those who ask for them, if there are any.
+    pub tls_reports: Option<TlsReports>,
     /// The admin HTTP address, if there is one.
     pub admin: Option<SocketAddr>,
     /// Events and the operator's log.
@@ -139,6 +145,8 @@ pub struct Delivery {
     pub port: u16,
     /// Where all mail goes, instead of the mail exchangers.
     pub smart_host: Option<SmartHost>,
+    /// What holds there.
+    pub smart_terms: SmartTerms,
     /// The file of routes of single domains (absolute).
     pub routes: Option<PathBuf>,
     /// Where mail goes whose own hosts have been out of reach for [`fallback_after`](Self::fallback_after).

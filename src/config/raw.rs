@@ -27,6 +27,7 @@ pub struct Raw {
     pub smtp: RawSmtp,
     pub dns: RawDns,
     pub delivery: RawDelivery,
+    pub tls_reports: RawTlsReports,
     pub admin: RawAdmin,
     pub log: RawLog,
 }
@@ -165,6 +166,10 @@ section! {
     RawDelivery {
         port: Option<i64>,
         smart_host: Option<String>,
+        smart_host_tls: Option<String>,
+        smart_host_implicit_tls: Option<bool>,
+        smart_host_auth: Option<String>,
+        smart_host_auth_without_tls: Option<bool>,
         routes: Option<String>,
         fallback_relay: Option<String>,
         fallback_after: Option<Span>,
@@ -191,6 +196,16 @@ section! {
         max: Option<Span>,
         give_up: Option<Span>,
         jitter: Option<f64>,
+    }
+}
+
+section! {
+    /// `[tls_reports]`
+    RawTlsReports {
+        organization: Option<String>,
+        contact: Option<String>,
+        from: Option<String>,
+        delay: Option<Span>,
     }
 }
 

@@ -159,6 +159,11 @@ pub(crate) fn text<'t>(value: &'t DeValue<'t>) -> Result<&'t str, String> {
     value.as_str().ok_or_else(|| format!("is {}, expected text in quotes", kind(value)))
 }
 
+/// `true` or `false`.
+pub(crate) fn flag(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("is {}, expected true or false", kind(value)))
+}
+
 /// A whole number in a range.
 pub(crate) fn count(range: RangeInclusive<u32>) -> impl FnOnce(&DeValue<'_>) -> Result<u32, String> {
     move |value| {

@@ -54,6 +54,7 @@ impl<'a> Resolver<'a> {
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
             delivery: self.delivery(raw.delivery, &hostname),
+            tls_reports: self.tls_reports(raw.tls_reports),
             admin: self.admin(raw.admin.address),
             log: self.log(raw.log),
             hostname,
@@ -375,6 +376,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn delivery(&mut self, raw: RawDelivery, hostname: &str) -> Delivery {
+        let smart_terms = self.smart_terms(&raw);
         let ehlo_name = raw.ehlo_name.unwrap_or_else(|| hostname.to_owned());
         if ehlo_name != hostname
             && let Err(why) = domain(&ehlo_name)
@@ -412,6 +414,7 @@ impl<'a> Resolver<'a> {
         Delivery {
             port: u16::try_from(self.integer("delivery.port", raw.port, 25, 1..=65535)).expect("the range was checked"),
             smart_host,
+            smart_terms,
             routes,
             fallback_relay,
             fallback_after: self.span(

@@ -58,6 +58,8 @@ fn every_documented_default_is_the_codes_default() {
     assert_eq!(documented.delivery.ehlo_name, "relay.example.net");
     documented.delivery.ehlo_name.clone_from(&code.delivery.ehlo_name);
     assert!(documented.delivery.routes.take().is_some() && documented.delivery.fallback_relay.take().is_some());
+    assert!(documented.tls_reports.take().is_some());
+    assert_ne!(std::mem::take(&mut documented.delivery.smart_terms), code.delivery.smart_terms);
     assert!(documented.delivery.smart_host.take().is_some() && documented.admin.take().is_some());
     assert!(documented.accounts.take().is_some() && std::mem::take(&mut documented.tls) != Tls::default());
     assert_eq!(std::mem::take(&mut documented.local).len(), 1);
@@ -67,6 +69,7 @@ fn every_documented_default_is_the_codes_default() {
         "#hostname",
         "#ehlo_name",
         "#smart_host",
+        "#smart_host_auth ",
         "#routes",
         "#fallback_relay",
         "#certificates",

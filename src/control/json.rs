@@ -29,7 +29,7 @@ impl Encoder {
             Event::Bounced(outcome) => self.outcome("bounced", outcome, out),
             Event::Expired(outcome) => self.outcome("expired", outcome, out),
             // No fact.
-            Event::Sts(_) => return,
+            Event::Sts(_) | Event::Tls(_) | Event::Rua(_) => return,
             Event::Notice(notice) => self.notice(notice, out),
         }
         out.extend_from_slice(b"}\n");

@@ -12,12 +12,13 @@ pub mod json;
 pub mod log;
 pub mod metrics;
 pub mod sts;
+pub mod tlsrpt;
 
 use crate::config::{Config, Events};
 use crate::limits::{CONTROL_FINISH_TIMEOUT, CONTROL_POLL_INTERVAL, EVENT_WRITE_BYTES};
 use crate::shard::Report;
 use crate::shard::event::{self, Event, EventSource};
-use crate::shard::mailbox::StsNews;
+use crate::shard::mailbox::{OwnMail, StsNews};
 use crate::shard::stats::{HistogramSource, ShardStats, stage_histograms};
 use json::Encoder;
 use log::EventLog;
@@ -44,6 +45,10 @@ pub enum Command {
     DrainNow,
     /// Tell this shard what became of its question for an MTA-STS policy.
     Sts(u16, Arc<StsNews>),
+    /// Ask this shard for the record by which a domain wants reports of TLS.
+    RuaRecord(u16, Box<str>),
+    /// Give this shard a message of our own.
+    Submit(u16, Arc<OwnMail>),
 }
 
 /// The control thread's ends of everything between it and one shard; the shard's is its [`Report`].
@@ -94,7 +99,8 @@ pub fn start(
         };
         runtime.block_on(async {
             let fetcher = Fetcher::new(https, sts::folder(&config.spool.path));
-            match Control::new(log, shards, fetcher, command, listener) {
+            let reports = tlsrpt::Reports::new(&config, tlsrpt::now());
+            match Control::new(log, shards, fetcher, (command, reports), listener) {
                 Ok(control) => {
                     drop(ready.send(Ok(())));
                     control.run(finished).await;
@@ -150,6 +156,7 @@ struct Control {
     writer: Writer,
     fetcher: Fetcher,
     policies: mpsc_async::Receiver<Told>,
+    reports: Option<tlsrpt::Reports>,
     command: Box<dyn Fn(Command) + Send>,
     terminate: Signal,
     interrupt: Signal,
@@ -162,7 +169,7 @@ impl Control {
         log: EventLog,
         shards: Vec<ShardLink>,
         (fetcher, policies): (Fetcher, mpsc_async::Receiver<Told>),
-        command: Box<dyn Fn(Command) + Send>,
+        (command, reports): (Box<dyn Fn(Command) + Send>, Option<tlsrpt::Reports>),
         listener: Option<std::net::TcpListener>,
     ) -> io::Result<Control> {
         let (mut events, mut measured) = (Vec::new(), Vec::new());
@@ -182,6 +189,7 @@ impl Control {
             writer: Writer::Idle(Box::new((log, Vec::new()))),
             fetcher,
             policies,
+            reports,
             command,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -199,8 +207,16 @@ impl Control {
         loop {
             tokio::select! {
                 _ = poll.tick() => self.turn(&mut reopen).await,
-                Some((shard, news)) = self.policies.recv() => (self.command)(Command::Sts(shard, news)),
-                _ = collect.tick() => self.metrics().collect(),
+                Some((shard, news, failure)) = self.policies.recv() => {
+                    if let (Some(reports), Some(kind)) = (&mut self.reports, failure) {
+                        reports.count_unfetched(&news, kind, tlsrpt::now());
+                    }
+                    (self.command)(Command::Sts(shard, news));
+                }
+                _ = collect.tick() => {
+                    self.metrics().collect();
+                    self.report_tls(false);
+                }
                 _ = self.terminate.recv() => self.drain("SIGTERM"),
                 _ = self.interrupt.recv() => self.drain("SIGINT"),
                 _ = self.hangup.recv() => {
@@ -212,6 +228,21 @@ impl Control {
             }
         }
         self.last_turns(&mut reopen).await;
+        self.report_tls(true);
+    }
+
+    /// Days that end, records that are wanted, counts that are written down; all of these at the end.
+    fn report_tls(&mut self, at_once: bool) {
+        let Some(reports) = &mut self.reports else { return };
+        let now = tlsrpt::now();
+        let commands = if at_once { Vec::new() } else { reports.tick(now) };
+        match reports.unsaved(now, at_once) {
+            // The shards have ended: nobody waits but for the thread's own end, which has a deadline.
+            Some(save) if at_once => save(),
+            Some(save) => drop(tokio::task::spawn_blocking(save)),
+            None => {}
+        }
+        commands.into_iter().for_each(|command| (self.command)(command));
     }
 
     fn metrics(&self) -> MutexGuard<'_, Metrics> {
@@ -248,6 +279,13 @@ impl Control {
                     match event {
                         Event::Notice(notice) => tell(notice),
                         Event::Sts(ask) => return self.fetcher.ask(ask),
+                        Event::Tls(session) => {
+                            return self.reports.iter_mut().for_each(|reports| reports.count(session));
+                        }
+                        Event::Rua(record) => {
+                            let sent = self.reports.as_mut().map(|reports| reports.answered(record, tlsrpt::now()));
+                            return sent.into_iter().flatten().for_each(|command| (self.command)(command));
+                        }
                         _ => {}
                     }
                     self.encoder.encode(event, &mut lines);

@@ -8,6 +8,7 @@
 use crate::limits::{STS_FETCH_TIMEOUT, STS_FETCHES, STS_FETCHES_WAITING, STS_POLICY_BYTES};
 use crate::shard::event::StsAsk;
 use crate::shard::mailbox::StsNews;
+use crate::starttls::report::ResultType;
 use crate::starttls::sts::{Policy, Stored};
 use crate::time::Wall;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -17,6 +18,7 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -31,8 +33,11 @@ use tokio_rustls::TlsConnector;
 /// HTTPS; there is no other port for policies.
 const PORT: u16 = 443;
 
-/// Which shard is told what.
-pub type Told = (u16, Arc<StsNews>);
+/// Which shard is told what; and, of a failure, what a report calls it (RFC 8460 §4.3.2.2).
+pub type Told = (u16, Arc<StsNews>, Option<ResultType>);
+
+/// Why there is no policy.
+type Failure = (ResultType, String);
 
 /// See the module.
 pub struct Fetcher {
@@ -57,12 +62,13 @@ impl Fetcher {
         let (https, folder, slots) = (self.https.clone(), self.folder.clone(), Arc::clone(&self.slots));
         drop(tokio::spawn(async move {
             let whole = async {
-                let _slot = slots.acquire().await.map_err(|error| error.to_string())?;
-                let https = https.ok_or("there is no TLS")?;
+                let _slot = slots.acquire().await.map_err(unfetched)?;
+                let https = https.ok_or("there is no TLS").map_err(unfetched)?;
                 fetch(https, &domain, &addresses).await
             };
             let fetched =
-                timeout(STS_FETCH_TIMEOUT, whole).await.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+                timeout(STS_FETCH_TIMEOUT, whole).await.unwrap_or_else(|_| Err(unfetched("no answer in time")));
+            let failure = fetched.as_ref().err().map(|(kind, _)| *kind);
             let fetched = match fetched {
                 Ok(policy) => {
                     let stored = Arc::new(Stored { domain: domain.clone(), id, fetched: wall(), policy });
@@ -73,56 +79,59 @@ impl Fetcher {
                     }
                     Ok(stored)
                 }
-                Err(why) => {
+                Err((_, why)) => {
                     tracing::info!("MTA-STS policy of {domain}: {why}");
                     Err(why)
                 }
             };
-            permit.send((shard, Arc::new(StsNews { domain, fetched })));
+            permit.send((shard, Arc::new(StsNews { domain, fetched }), failure));
         }));
     }
 }
 
-async fn fetch(https: Arc<ClientConfig>, domain: &str, addresses: &[IpAddr]) -> Result<Policy, String> {
+fn unfetched(why: impl Display) -> Failure {
+    (ResultType::StsPolicyFetchError, why.to_string())
+}
+
+async fn fetch(https: Arc<ClientConfig>, domain: &str, addresses: &[IpAddr]) -> Result<Policy, Failure> {
     let host = format!("mta-sts.{domain}");
-    let mut stream = Err("it has no address".to_owned());
+    let mut stream = Err(unfetched("it has no address"));
     for address in addresses {
-        stream = TcpStream::connect(SocketAddr::new(*address, PORT)).await.map_err(|e| format!("{address}: {e}"));
+        let connected = TcpStream::connect(SocketAddr::new(*address, PORT)).await;
+        stream = connected.map_err(|error| unfetched(format!("{address}: {error}")));
         if stream.is_ok() {
             break;
         }
     }
-    let name = ServerName::try_from(host.clone()).map_err(|_| format!("{host} is no host"))?;
-    let stream = TlsConnector::from(https).connect(name, stream?).await.map_err(|error| format!("TLS: {error}"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let name = ServerName::try_from(host.clone()).map_err(|_| unfetched(format!("{host} is no host")))?;
+    let tls = TlsConnector::from(https).connect(name, stream?).await;
+    let stream = tls.map_err(|error| (ResultType::StsWebpkiInvalid, format!("TLS: {error}")))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unfetched)?;
     // Ends with the sender, or its own error, which the sender hears of.
     drop(tokio::spawn(connection));
     let request = Request::get("/.well-known/mta-sts.txt")
         .header(HOST, host)
         .header(USER_AGENT, concat!("ringpost/", env!("CARGO_PKG_VERSION")))
         .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(text)?;
+        .map_err(unfetched)?;
+    let response = sender.send_request(request).await.map_err(unfetched)?;
     // RFC 8461 §3.3: redirects are not followed, a cache is not asked, and only 200 is an answer.
     if response.status() != StatusCode::OK {
-        return Err(format!("HTTP status {}", response.status()));
+        return Err(unfetched(format!("HTTP status {}", response.status())));
     }
+    let invalid = |why: String| (ResultType::StsPolicyInvalid, why);
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/plain") {
-        return Err(format!("its content type is \"{}\", not text/plain", kind.escape_debug()));
+        return Err(invalid(format!("its content type is \"{}\", not text/plain", kind.escape_debug())));
     }
-    let body =
-        Limited::new(response.into_body(), STS_POLICY_BYTES).collect().await.map_err(|error| error.to_string())?;
+    let body = Limited::new(response.into_body(), STS_POLICY_BYTES).collect().await.map_err(unfetched)?;
     let body = body.to_bytes();
-    let policy = std::str::from_utf8(&body).map_err(|_| "it is not text".to_owned())?;
-    Policy::parse(policy).map_err(|error| error.to_string())
+    let policy = std::str::from_utf8(&body).map_err(|_| invalid("it is not text".to_owned()))?;
+    Policy::parse(policy).map_err(|error| invalid(error.to_string()))
 }
 
-fn text(error: hyper::Error) -> String {
-    error.to_string()
-}
-
-fn wall() -> Wall {
+pub(super) fn wall() -> Wall {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -14,6 +14,7 @@ mod audit;
 mod connection;
 mod flights;
 mod lanes;
+mod login;
 mod maildir;
 mod outcome;
 mod params;
@@ -21,6 +22,7 @@ mod plans;
 mod pools;
 mod pump;
 mod questions;
+mod reports;
 mod routed;
 mod scopes;
 mod site;
@@ -115,6 +117,8 @@ pub struct Deliverer {
     unasked: Unasked,
     broken: tls::Broken,
     sts: sts::Sts,
+    /// Domains whose record about reports was asked for, by the name that DNS was asked about.
+    rua_asked: Map<Rc<str>, Box<str>>,
     /// What records held, while it is looked at.
     plain: Vec<u8>,
     next_token: u64,
@@ -276,6 +280,7 @@ impl Deliverer {
             unasked: Unasked::new(config.delivery.tls),
             broken: tls::Broken::default(),
             sts: sts::Sts::new(policies, |domain| routes.owner(domain, me, shards, 1) == me),
+            rua_asked: Map::default(),
             plain: Vec::new(),
             next_token: 0,
             order: Vec::new(),
@@ -327,6 +332,7 @@ impl Deliverer {
             accepted = age::later(accepted, held, now);
         }
         let FlowId { tenant, campaign } = self.flow_of(flow);
+        let domain = self.domain_for(domain, terms.as_deref());
         let job = Job { terms, tenant, campaign, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
     }
@@ -397,16 +403,7 @@ impl Deliverer {
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         match event {
-            RtEvent::Connected { .. } => {
-                connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
-                if let Some(client) = &mut connection.client {
-                    client.wish_tls(connection.secure.wish());
-                    if connection.lmtp {
-                        client.speak_lmtp();
-                    }
-                }
-                self.arm(conn);
-            }
+            RtEvent::Connected { .. } => self.connected(conn, turn),
             RtEvent::Received { bytes, .. } if connection.secure.sealed.is_some() => {
                 self.received_sealed(conn, bytes, turn);
             }
@@ -466,9 +463,12 @@ impl Deliverer {
                     connection.connect_us = micros(turn.now.mono, connection.began);
                     connection.others = Vec::new();
                     turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
+                    self.report_ready(conn, turn);
                 }
                 Some(ClientEvent::StartTls) => self.begin_tls(conn, &mut client, turn),
                 Some(ClientEvent::Closed(reason)) => {
+                    self.report_closed(conn, &reason, turn);
+                    let Some(connection) = self.connections.get_mut(conn) else { continue };
                     end = Some(outcome::end_of_connection(&reason, connection.secure.why.take()));
                 }
                 Some(ClientEvent::Recipient { token, index, reply }) => {

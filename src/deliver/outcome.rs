@@ -2,7 +2,7 @@
 //! home shard, to the queue and to the log.
 
 use super::connection::Transaction;
-use super::{Deliverer, age, params, tls};
+use super::{Deliverer, age, login, params, tls};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet, Resized};
@@ -17,6 +17,7 @@ use crate::smtp::client::{CloseReason, Outcome, RefusedAt};
 use crate::smtp::extensions::Capabilities;
 use crate::smtp::reply::{EnhancedCode, Reply};
 use crate::spool::RecordView;
+use crate::starttls::By;
 use crate::time::{Moment, Wall};
 use std::net::SocketAddr;
 
@@ -28,6 +29,8 @@ pub(super) struct End {
     pub(super) is_failure: bool,
     /// TLS came to nothing.
     pub(super) is_tls: bool,
+    /// The host would not have us.
+    pub(super) is_login: bool,
 }
 
 /// `why`: what went wrong with TLS, if that is known better than by the reason.
@@ -41,12 +44,14 @@ pub(super) fn end_of_connection(reason: &CloseReason<'_>, why: Option<String>) -
         CloseReason::TlsNotOffered => "the host does not offer STARTTLS".to_owned(),
         CloseReason::TlsRefused(reply) => format!("the host refused STARTTLS: {} {}", reply.code, reply.text),
         CloseReason::TlsFailed => "the TLS handshake failed".to_owned(),
+        CloseReason::LoginRefused(_) | CloseReason::NoLogin(_) => login::end_of_login(reason).unwrap_or_default(),
         CloseReason::Injected => "bytes in the clear stood behind the reply to STARTTLS".to_owned(),
         CloseReason::PeerClosed => "the host closed the connection".to_owned(),
         CloseReason::Quit => "the session was ended".to_owned(),
     };
     let text = why.filter(|_| matches!(reason, CloseReason::TlsFailed)).unwrap_or(text);
-    End { text, is_failure: !matches!(reason, CloseReason::Quit), is_tls: tls::is_about_tls(reason) }
+    let is_login = matches!(reason, CloseReason::LoginRefused(_) | CloseReason::NoLogin(_));
+    End { text, is_failure: !matches!(reason, CloseReason::Quit), is_tls: tls::is_about_tls(reason), is_login }
 }
 
 /// The reply to a RCPT. 552 without a status of its own means too many recipients, which is for now (RFC 5321
@@ -67,8 +72,14 @@ pub(super) fn last_reply(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
 
 /// Why we did not send it to a host, which said nothing of that but what it lacks: no reply, and not from there (RFC 3464
 /// §2.3.5, §2.3.6).
-fn not_sent(reply: &Reply<'_>, at: Wall, host: &str) -> LastReply {
-    let status = reply.enhanced.map(|e| Status::new(e.0, e.1, e.2));
+fn not_sent(reply: &Reply<'_>, at: Wall, host: &str, tls: Option<TlsNote>) -> LastReply {
+    let mut status = reply.enhanced.map(|e| Status::new(e.0, e.1, e.2));
+    // It was not asked for TLS, since that did not work a while ago: the next try may find it working (RFC 8689 §4.2.1 lets a
+    // message fail that no host can take, and nobody has said that yet).
+    let rests = tls.is_some_and(|tls| tls.decision.by == By::Broken);
+    if rests && status == Some(Status::new(5, 7, 10)) {
+        status = Some(Status::new(4, 7, 10));
+    }
     // Our own words begin with the status.
     let why = reply.text.split_once(' ').filter(|_| status.is_some()).map_or(reply.text, |(_, why)| why);
     LastReply::new(at, "", 0, status, format!("It was not sent to {host}: {why}").as_bytes())
@@ -116,6 +127,9 @@ impl Deliverer {
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
+        if let Some(reply) = self.wants_login(conn, outcome, transaction.refused.iter().map(|(_, reply)| reply.code)) {
+            return self.rest_for_login((destination, key), &reply, &host, turn);
+        }
         if transaction.flown {
             turn.report.stats.flown.add(1);
             turn.report.stats.flights_failed.add(self.flights.landed(&host, outcome, now.mono).into());
@@ -203,7 +217,7 @@ impl Deliverer {
                 }
                 Outcome::Refused { stage, reply } => {
                     let reply = Box::new(match stage {
-                        RefusedAt::Local => not_sent(reply, now.wall, &host),
+                        RefusedAt::Local => not_sent(reply, now.wall, &host, tls),
                         _ => last_reply(reply, now.wall, &host),
                     });
                     if is_permanent(&reply) {
@@ -435,7 +449,8 @@ impl Deliverer {
         let _ = connection.flush(turn);
         let answered = self.pools.get(&connection.destination).is_some_and(|p| p.last_answer >= connection.began);
         let again = end.is_tls && self.tls_came_to_nothing(conn, turn);
-        if end.is_failure && (again || !answered) {
+        // A login is not tried again and again beside a connection that works.
+        if end.is_failure && (again || !answered || end.is_login) {
             // Nobody took or refused a message since it was opened: as good as no connection.
             self.connect_failed(conn, &end.text, turn);
         } else {

@@ -6,19 +6,28 @@
 
 use super::Deliverer;
 use crate::dns::{MailHost, Resolution, TlsaAnswer};
-use crate::route::NextHop;
+use crate::queue::Terms;
+use crate::route::{Hop, NextHop};
 use crate::rt::tls::client::Association;
 use crate::shard::Turn;
-use crate::starttls::sts::Mode;
-use crate::starttls::{Dane, Decision, Facts, Refused, TlsLevel, decide, usable};
+use crate::starttls::report::Applied;
+use crate::starttls::sts::{Mode, Stored};
+use crate::starttls::{Dane, Decision, Facts, Refused, TlsLevel, decide, numbers, usable};
 use crate::time::Moment;
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Of all hosts of a route.
 #[derive(Debug)]
 pub(super) struct Plans {
     level: TlsLevel,
     name_is_secure: bool,
+    /// What the operator says of the hosts, who has named them.
+    hop: Option<Arc<Hop>>,
+    /// Mail that asks for no TLS (RFC 8689 §3).
+    not_required: bool,
+    /// The MTA-STS policy of the domain.
+    policy: Option<Arc<Stored>>,
     /// In the order of the route; none where nothing was asked.
     hosts: Vec<HostFacts>,
     /// Of the hosts that are not there.
@@ -52,8 +61,16 @@ impl Plans {
     /// Where nothing is asked.
     fn of(level: TlsLevel, name_is_secure: bool) -> Plans {
         let nothing = HostFacts::default();
-        Plans { level, name_is_secure, hosts: Vec::new(), nothing }
+        Plans { level, name_is_secure, hop: None, not_required: false, policy: None, hosts: Vec::new(), nothing }
     }
+
+    /// What the operator says of the hosts; `None` where DNS has named them.
+    pub(super) fn hop(&self) -> Option<&Arc<Hop>> {
+        self.hop.as_ref()
+    }
+
+    /// Behind the name of the site of mail that asks for no TLS.
+    pub(super) const NOT_REQUIRED: &str = " (tls not required)";
 
     pub(super) fn host(&self, at: u16) -> &HostFacts {
         self.hosts.get(usize::from(at)).unwrap_or(&self.nothing)
@@ -64,12 +81,39 @@ impl Plans {
         self.level == TlsLevel::None
     }
 
+    /// Whether connections there are a matter of reports (RFC 8460): DNS has named the hosts, and TLS is asked for.
+    pub(super) fn is_reported(&self) -> bool {
+        self.hop.is_none() && !self.not_required && !self.is_unasked()
+    }
+
+    /// Which policy that host has to fulfil, for the report.
+    pub(super) fn applied(&self, at: u16) -> Applied {
+        let hex = |data: &[u8]| data.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        match &self.host(at).dane {
+            Dane::Failed => Applied::Tlsa(Vec::new()),
+            Dane::Secure(records) if !records.is_empty() => {
+                let record = |record: &Association| {
+                    let (usage, selector, matching) = numbers(record);
+                    format!("{usage} {selector} {matching} {}", hex(&record.data)).into()
+                };
+                Applied::Tlsa(records.iter().map(record).collect())
+            }
+            Dane::Secure(_) | Dane::Absent => match &self.policy {
+                Some(stored) if stored.policy.mode != Mode::None => Applied::Sts(Some(Arc::clone(stored))),
+                _ => Applied::None,
+            },
+        }
+    }
+
     /// What tells sites with the same hosts apart, for domains whose mail must not share a connection: whether the hosts' names
     /// are secure, and what the domain's policy says of them. Their TLSA records are the same for all domains.
     pub(super) fn mark(&self, hosts: &[MailHost]) -> String {
         let mut mark = String::new();
         if self.name_is_secure && !self.is_unasked() {
             mark += " (dnssec)";
+        }
+        if self.not_required {
+            mark += Plans::NOT_REQUIRED;
         }
         let mode = self.hosts.iter().find_map(|host| host.sts).map(|(mode, _)| mode);
         if let Some(mode) = mode.filter(|mode| *mode != Mode::None) {
@@ -86,8 +130,10 @@ impl Plans {
     /// What a connection to that host must do.
     pub(super) fn decide(&self, at: u16, broken: bool) -> Result<Decision, Refused> {
         let host = self.host(at);
-        let (level, name_is_secure) = (self.level, self.name_is_secure);
-        decide(&Facts { level, dane: &host.dane, sts: host.sts, name_is_secure, broken, not_required: false })
+        let Plans { level, name_is_secure, not_required, .. } = *self;
+        // TLS from the first octet has no other way.
+        let broken = broken && !self.hop.as_ref().is_some_and(|hop| hop.implicit_tls);
+        decide(&Facts { level, dane: &host.dane, sts: host.sts, name_is_secure, broken, not_required })
     }
 }
 
@@ -97,12 +143,20 @@ pub(super) struct Unasked {
     never: Rc<Plans>,
     plain: Rc<Plans>,
     secure: Rc<Plans>,
+    /// Of mail that asks for no TLS; by whether the names are secure.
+    not_required: [Rc<Plans>; 2],
 }
 
 impl Unasked {
     pub(super) fn new(level: TlsLevel) -> Self {
         let plans = |level, secure| Rc::new(Plans::of(level, secure));
-        Unasked { never: plans(TlsLevel::None, true), plain: plans(level, false), secure: plans(level, true) }
+        let not_required = |secure| Rc::new(Plans { not_required: true, ..Plans::of(level, secure) });
+        Unasked {
+            never: plans(TlsLevel::None, true),
+            plain: plans(level, false),
+            secure: plans(level, true),
+            not_required: [not_required(false), not_required(true)],
+        }
     }
 }
 
@@ -116,6 +170,30 @@ impl Deliverer {
         })
     }
 
+    /// At hosts that the operator has named.
+    pub(super) fn named(&self, hop: &Arc<Hop>) -> Rc<Plans> {
+        let level = match self.connector {
+            Some(_) => hop.level(self.config.delivery.tls),
+            None => TlsLevel::None,
+        };
+        Rc::new(Plans { hop: Some(Arc::clone(hop)), ..Plans::of(level, true) })
+    }
+
+    /// Of mail that asks for no TLS: nothing is asked about its hosts (RFC 8689 §4.1).
+    pub(super) fn not_required(&self, name_is_secure: bool) -> Rc<Plans> {
+        Rc::clone(&self.unasked.not_required[usize::from(name_is_secure)])
+    }
+
+    /// The name of the domain that mail waits for: a connection is of a site and not of a message, so mail that asks for no TLS
+    /// has a domain of its own beside that of the other (RFC 8689 §4.1).
+    pub(super) fn domain_for(&self, domain: Box<str>, terms: Option<&Terms>) -> Box<str> {
+        let asks = terms.is_some_and(|terms| terms.tls_optional);
+        if asks && self.connector.is_some() && matches!(self.routes.next_hop(&domain), NextHop::Mx(_)) {
+            return format!("{domain}{}", Plans::NOT_REQUIRED).into();
+        }
+        domain
+    }
+
     /// What is known about the hosts of a domain's route; or the names that are being asked about.
     pub(super) fn plans(
         &mut self,
@@ -124,9 +202,11 @@ impl Deliverer {
         route: &Rc<Resolution>,
         turn: &mut Turn<'_>,
     ) -> Result<Rc<Plans>, Vec<Rc<str>>> {
+        let named = matches!(next_hop, NextHop::Host(..)).then(|| self.named(self.tables.routes.smart_hop()));
         let sts = self.config.delivery.mta_sts && matches!(next_hop, NextHop::Mx(_));
-        if self.connector.is_none() || (!self.config.dns.validating && !sts) {
-            return Ok(self.unasked(true, route.secure));
+        let level = named.as_ref().map_or(self.config.delivery.tls, |plans| plans.level);
+        if self.connector.is_none() || level == TlsLevel::None || (!self.config.dns.validating && !sts) {
+            return Ok(named.unwrap_or_else(|| self.unasked(true, route.secure)));
         }
         let mut missing = Vec::new();
         let mut policy = None;
@@ -151,9 +231,10 @@ impl Deliverer {
             return Err(missing);
         }
         if hosts.iter().all(|host| *host == HostFacts::default()) {
-            return Ok(self.unasked(true, route.secure));
+            return Ok(named.unwrap_or_else(|| self.unasked(true, route.secure)));
         }
-        Ok(Rc::new(Plans { hosts, ..Plans::of(self.config.delivery.tls, route.secure) }))
+        let hop = named.and_then(|plans| plans.hop.clone());
+        Ok(Rc::new(Plans { hosts, hop, policy, ..Plans::of(level, route.secure) }))
     }
 
     /// The TLSA records of a host, and by which other name they were found; or the name that is being asked about.

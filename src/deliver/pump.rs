@@ -384,6 +384,7 @@ impl Deliverer {
                 Ok(decision) => decision,
                 Err(refused) => {
                     local = false;
+                    self.report_refused(destination, (plans, attempt.host), (&host.name, remote), refused, turn);
                     error = format!("{}: {refused}", place(&host.name, remote));
                     continue;
                 }

@@ -139,7 +139,7 @@ impl Deliverer {
         }
         self.bind(domain, hosts.site(), until.unwrap_or(expires));
         let route = Resolution { expires, exchangers: Vec::new(), verdict: Verdict::Hosts(all), secure: false };
-        Way::To(Rc::new(route), self.unasked(true, true))
+        Way::To(Rc::new(route), self.named(hosts.hop()))
     }
 
     /// A domain's mail waits at this site from now on.

@@ -159,6 +159,10 @@ impl Deliverer {
             return Route::Asked;
         }
         let Some(name) = self.queue.domain_name(domain).map(Rc::clone) else { return Route::Nowhere };
+        let (name, not_required) = match name.strip_suffix(Plans::NOT_REQUIRED) {
+            Some(plain) => (plain.into(), true),
+            None => (name, false),
+        };
         let routes = Arc::clone(&self.routes);
         let next_hop = routes.next_hop(&name);
         if matches!(next_hop, NextHop::Mx(_))
@@ -169,15 +173,17 @@ impl Deliverer {
         let host = match next_hop {
             NextHop::Mx(domain) => domain,
             NextHop::Host(host, _) => match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-                Ok(address) => return self.fixed(host, address, true),
+                Ok(address) => {
+                    return Route::To(Rc::new(fixed(host, address)), self.named(self.tables.routes.smart_hop()));
+                }
                 Err(_) => host,
             },
             NextHop::Lmtp(LmtpServer::Tcp(address)) => {
-                return self.fixed(&address.ip().to_string(), address.ip(), false);
+                return self.fixed(&address.ip().to_string(), address.ip());
             }
             // The address is that of nothing: the socket has a path.
             NextHop::Lmtp(LmtpServer::Unix(_)) => {
-                return self.fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST), false);
+                return self.fixed("localhost", IpAddr::V4(Ipv4Addr::LOCALHOST));
             }
             NextHop::Maildir => return Route::Nowhere,
         };
@@ -196,7 +202,12 @@ impl Deliverer {
                 Route::Asked
             }
             Answer::Ready(route) if matches!(route.verdict, Verdict::Hosts(_)) => {
-                let plans = match self.plans(&name, &next_hop, &route, turn) {
+                let plans = if not_required {
+                    Ok(self.not_required(route.secure))
+                } else {
+                    self.plans(&name, &next_hop, &route, turn)
+                };
+                let plans = match plans {
                     Ok(plans) => plans,
                     Err(missing) => {
                         missing.into_iter().for_each(|name| self.asking.entry(name).or_default().push(domain));
@@ -240,6 +251,7 @@ impl Deliverer {
         if let Some(domain) = self.refreshed_by(name) {
             self.refresh(&domain, turn);
         }
+        self.rua_answered(name, turn);
         for domain in self.asking.remove(name).unwrap_or_default() {
             self.asked.remove(&domain);
             self.locate(domain, turn);
@@ -249,9 +261,9 @@ impl Deliverer {
         }
     }
 
-    /// The route to a host given as an address, whether its TLS is a question or not.
-    fn fixed(&self, name: &str, address: IpAddr, tls: bool) -> Route {
-        Route::To(Rc::new(fixed(name, address)), self.unasked(tls, true))
+    /// The route to a mailbox server given as an address.
+    fn fixed(&self, name: &str, address: IpAddr) -> Route {
+        Route::To(Rc::new(fixed(name, address)), self.unasked(false, true))
     }
 
     /// DNS names no host for a domain, now or at all.

@@ -18,6 +18,14 @@ pub const SCRAM_NONCE_BYTES: usize = 512;
 pub const SCRAM_ITERATIONS_RANGE: (u32, u32) = (4096, 1_000_000);
 /// Iterations of a secret that is made here: many, but Cyrus SASL's clients refuse more than 65,536.
 pub const SCRAM_ITERATIONS_DEFAULT: u32 = 65_536;
+/// The AUTH command to a next hop, with its CRLF: what every server takes (RFC 5321 §4.5.3.1.4). A first response that would make
+/// it longer waits for a challenge.
+pub const AUTH_COMMAND_BYTES: usize = 512;
+/// Iterations that a server may ask of us where we log in: computed on a shard's own thread, and 200,000 take it some 60 ms,
+/// once for each salt. Servers ask for 4096 to 65,536.
+pub const SCRAM_LOGIN_ITERATIONS: u32 = 200_000;
+/// A file with a name and a password to log in with: both at their longest.
+pub const LOGIN_FILE_BYTES: u64 = 2048;
 /// Salt of a SCRAM secret: what others write has 12 or 16; a decoy's comes out of one HMAC-SHA-256, which gives 32.
 pub const SCRAM_SALT_RANGE: (usize, usize) = (8, 32);
 /// Salt of a secret that is made here. RFC 9106 §4 asks for 16.
@@ -186,3 +194,30 @@ pub const TENANT_WEIGHT_DEFAULT: u32 = 100;
 const _: () = assert!(SITE_NAME_BYTES >= 150 + 32 + 8, "a long set's name fits");
 const _: () = assert!(SHAPING_FILES <= u16::MAX as usize, "a file's number is a u16");
 const _: () = assert!(SHAPING_NAME_BYTES <= SITE_NAME_BYTES, "a provider's name is a site's");
+
+// --- Reports of TLS (RFC 8460) ----------------------------------------------------------------------------------------
+
+/// Policy domains of one day: some 2 KiB each with failures, so that the day's file stays below 20 MiB or so.
+pub const TLSRPT_DOMAINS: usize = 10_000;
+/// Policies of one domain in one day: hosts have different TLSA records, and policies change.
+pub const TLSRPT_POLICIES: usize = 16;
+/// Kinds of failure (what, host, address, words) told of one policy; the others are in its sum.
+pub const TLSRPT_DETAILS: usize = 64;
+/// The words of a failure.
+pub const TLSRPT_REASON_BYTES: usize = 200;
+/// Addresses that one domain may want its reports at.
+pub const TLSRPT_URIS: usize = 4;
+/// Longest time over which a day's reports are spread (RFC 8460 §4.1: four hours).
+pub const TLSRPT_DELAY: Duration = Duration::from_secs(4 * 3600);
+/// A day's counts are written to disk so often while they change: what a crash may take from a report.
+pub const TLSRPT_SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// Days that are kept, for who asks, and to report of.
+pub const TLSRPT_DAYS: usize = 8;
+/// A domain's record is asked for again so long after it could not be had, until [`TLSRPT_LATE`].
+pub const TLSRPT_RETRY: Duration = Duration::from_secs(3600);
+/// A report that could not be placed by then is dropped.
+pub const TLSRPT_LATE: Duration = Duration::from_secs(36 * 3600);
+/// Records asked for at a time, and the time a shard has to answer.
+pub const TLSRPT_QUESTIONS: usize = 32;
+/// See [`TLSRPT_QUESTIONS`].
+pub const TLSRPT_ANSWER_TIME: Duration = Duration::from_secs(60);

@@ -38,6 +38,10 @@ impl Target {
                 Ok(Target::Lmtp(LmtpServer::Unix(path.to_owned())))
             }
             Some(("lmtp", address)) => match address.parse::<SocketAddr>() {
+                // RFC 2033 §5.
+                Ok(address) if address.port() == 25 => {
+                    Err("port 25 is that of SMTP, and LMTP must not be spoken there; 24 is usual".to_owned())
+                }
                 Ok(address) if address.port() != 0 => Ok(Target::Lmtp(LmtpServer::Tcp(address))),
                 _ => Err("an LMTP server is ADDRESS:PORT with a numeric address (\"lmtp:127.0.0.1:24\", \
                           \"lmtp:[::1]:24\") or the path of a socket (\"lmtp:/run/dovecot/lmtp\")"
@@ -72,6 +76,8 @@ mod tests {
             "lmtp:localhost:24",
             "lmtp:127.0.0.1",
             "lmtp:127.0.0.1:0",
+            "lmtp:127.0.0.1:25",
+            "lmtp:[::1]:25",
             "mbox:/x",
             "maildir:x",
             &long,

@@ -11,6 +11,7 @@ pub mod params;
 mod property_tests;
 pub mod status;
 pub mod submission;
+pub mod tls_report;
 pub mod trace;
 
 pub use envelope::{Envelope, Member, Recipient};

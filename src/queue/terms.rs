@@ -18,6 +18,8 @@ pub struct Terms {
     pub tell_late: Option<Moment>,
     /// MT-PRIORITY (RFC 6710), −9 to 9.
     pub priority: i8,
+    /// `TLS-Required: No` (RFC 8689 §3): for whoever chooses its destination, not for the queue.
+    pub tls_optional: bool,
 }
 
 impl Terms {

@@ -19,6 +19,7 @@
 //! **Local domains** go to their LMTP server, or into their Maildirs, whatever is done with all others: `local`.
 
 mod hash;
+mod hop;
 mod lanes;
 mod local;
 #[cfg(test)]
@@ -26,6 +27,7 @@ mod property_tests;
 mod table;
 
 pub use hash::{hash, shard_of};
+pub use hop::Hop;
 pub use lanes::{Heat, Lanes};
 pub use local::LocalRoutes;
 pub use table::{Hosts, Route, RouteTable};

@@ -5,13 +5,16 @@
 //! domain's mail exchangers, so a reload changes where waiting mail goes. A table without routes costs nothing. It refuses to
 //! know of local domains: their mail does not come here.
 
-use super::SmartHost;
+use super::{Hop, SmartHost};
 use crate::config::Problem;
-use crate::config::read::{Reader, Table, count, text};
+use crate::config::read::{Reader, Table, count, flag, text, word};
 use crate::limits::{DNS_MX_HOSTS, DOMAIN_BYTES, LABEL_BYTES, ROUTE_DOMAINS, ROUTE_REPLY_BYTES, ROUTES_FILE_BYTES};
 use crate::local::{LmtpServer, Target};
+use crate::smtp::sasl::Login;
+use crate::starttls::TlsLevel;
 use foldhash::quality::FixedState;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct RouteTable {
     below: HashMap<Box<str>, u32, FixedState>,
     /// `*`.
     any: Option<u32>,
+    /// What holds at `[delivery] smart_host`, with routes or without.
+    smart_hop: Arc<Hop>,
 }
 
 /// Where the mail of a domain goes.
@@ -48,6 +53,7 @@ pub struct Hosts {
     hosts: Vec<(SmartHost, u32)>,
     /// The name of their site: the same for the same hosts. A colon is in no domain's and no exchanger's name.
     site: Box<str>,
+    hop: Arc<Hop>,
 }
 
 impl Hosts {
@@ -61,15 +67,21 @@ impl Hosts {
         &self.site
     }
 
-    fn new(hosts: Vec<(SmartHost, u32)>) -> Hosts {
+    /// What holds at each of them.
+    pub fn hop(&self) -> &Arc<Hop> {
+        &self.hop
+    }
+
+    fn new(hosts: Vec<(SmartHost, u32)>, hop: Arc<Hop>) -> Hosts {
         let names: Vec<String> = hosts.iter().map(|(host, _)| host.to_string()).collect();
-        Hosts { hosts, site: names.join(" ").into() }
+        let site = (names.join(" ") + &hop.mark()).into();
+        Hosts { hosts, site, hop }
     }
 }
 
 impl From<SmartHost> for Hosts {
     fn from(host: SmartHost) -> Hosts {
-        Hosts::new(vec![(host, 1)])
+        Hosts::new(vec![(host, 1)], Arc::default())
     }
 }
 
@@ -110,9 +122,37 @@ impl RouteTable {
     pub fn or_smart_host(mut self, host: SmartHost) -> RouteTable {
         if self.any.is_none() {
             self.any = Some(self.next());
-            self.routes.push(Route::Hosts(host.into()));
+            self.routes.push(Route::Hosts(Hosts::new(vec![(host, 1)], Arc::clone(&self.smart_hop))));
         }
         self
+    }
+
+    /// This table, and that at the smart host: before [`RouteTable::or_smart_host`].
+    #[must_use]
+    pub fn with_smart_hop(mut self, hop: Hop) -> RouteTable {
+        self.smart_hop = Arc::new(hop);
+        self
+    }
+
+    /// What holds at `[delivery] smart_host`.
+    pub fn smart_hop(&self) -> &Arc<Hop> {
+        &self.smart_hop
+    }
+
+    /// Whether a host that the table names may be under TLS though `[delivery] tls` is `none`.
+    pub fn wants_tls(&self) -> bool {
+        let of_route = |route: &Route| matches!(route, Route::Hosts(hosts) if hosts.hop.wants_tls());
+        self.smart_hop.wants_tls() || self.routes.iter().any(of_route)
+    }
+
+    /// Has the files of logins read, each as often as it is named; what is wrong is told by `read` itself.
+    pub fn read_logins(&mut self, mut read: impl FnMut(&str) -> Option<Arc<Login>>) {
+        for route in &mut self.routes {
+            let Route::Hosts(hosts) = route else { continue };
+            if let Some(file) = hosts.hop.auth.clone() {
+                Arc::make_mut(&mut hosts.hop).login = read(&file);
+            }
+        }
     }
 
     fn next(&self) -> u32 {
@@ -155,7 +195,7 @@ impl RouteTable {
     }
 
     fn block(&mut self, reader: &mut Reader<'_>, block: &Table<'_>) {
-        reader.only(block, &[&["domains", "to", "hosts", "reply"]]);
+        reader.only(block, &[&["domains", "to", "hosts", "reply"], HOP]);
         if !block.keys.contains_key("domains") {
             reader.wrong(block.at, block.path(), "has no domains; add domains = [\"example.com\", \"*.example.org\"]");
         }
@@ -175,9 +215,20 @@ impl RouteTable {
             reader.wrong(block.at, block.path(), why);
         }
         let reply = reader.value(block, "reply", |value| text(value).and_then(check_reply)).map(str::to_owned);
+        let told = HOP.iter().find(|key| has(key));
         let route = match has("hosts") {
-            true => hosts(reader, block).map(Route::Hosts),
+            true => hosts(reader, block).map(|hosts| Route::Hosts(Hosts::new(hosts, Arc::default()))),
             false => reader.value(block, "to", |value| target(text(value)?)),
+        };
+        let route = match (route, told) {
+            (Some(Route::Hosts(named)), _) => {
+                hop(reader, block, &named).map(|hop| Route::Hosts(Hosts::new(named.hosts, Arc::new(hop))))
+            }
+            (Some(_), Some(key)) => {
+                let why = "is for to = \"smart_host:...\" and hosts only; take it out";
+                return reader.wrong(block.place_of(key), &block.key(key), why);
+            }
+            (route, _) => route,
         };
         let route = match (route, reply) {
             (Some(Route::Reject(default)), reply) => Route::Reject(reply.map_or(default, Into::into)),
@@ -250,8 +301,33 @@ fn check_reply(reply: &str) -> Result<&str, String> {
     Err(format!("is to be 1 to {ROUTE_REPLY_BYTES} printable ASCII characters; the code (550 5.7.1) is put before it"))
 }
 
+/// What is said of a route's hosts.
+const HOP: &[&str] = &["tls", "implicit_tls", "auth", "auth_without_tls"];
+
+fn hop(reader: &mut Reader<'_>, block: &Table<'_>, hosts: &Hosts) -> Option<Hop> {
+    let before = reader.problems.len();
+    let tls = reader.value(block, "tls", word(&TlsLevel::ALL));
+    let implied = Hop::implied(hosts.hosts.iter().map(|(host, _)| host.port()));
+    let implicit_tls = reader.value(block, "implicit_tls", flag).or(implied);
+    if implicit_tls.is_none() {
+        let why = "some of them are at port 465, where TLS begins with the first octet, and some are not: say implicit_tls = \
+                   true or false for all, or make two routes of it";
+        reader.wrong(block.place_of("hosts"), &block.key("hosts"), why);
+    }
+    let auth = reader.value(block, "auth", |value| match text(value)? {
+        path if path.starts_with('/') => Ok(Box::<str>::from(path)),
+        path => Err(format!("\"{path}\" is no absolute path; write auth = \"/etc/ringpost/relay.login\"")),
+    });
+    let auth_without_tls = reader.value(block, "auth_without_tls", flag).unwrap_or(false);
+    let hop = Hop { tls, implicit_tls: implicit_tls.unwrap_or(false), auth, login: None, auth_without_tls };
+    if let Some(why) = hop.fault().filter(|_| reader.problems.len() == before) {
+        reader.wrong(block.at, block.path(), why);
+    }
+    (reader.problems.len() == before).then_some(hop)
+}
+
 /// `hosts`: each with its port, and perhaps a weight.
-fn hosts(reader: &mut Reader<'_>, block: &Table<'_>) -> Option<Hosts> {
+fn hosts(reader: &mut Reader<'_>, block: &Table<'_>) -> Option<Vec<(SmartHost, u32)>> {
     let before = reader.problems.len();
     let mut hosts: Vec<(SmartHost, u32)> = Vec::new();
     for entry in reader.tables(block, "hosts") {
@@ -277,7 +353,7 @@ fn hosts(reader: &mut Reader<'_>, block: &Table<'_>) -> Option<Hosts> {
     if hosts.is_empty() && reader.problems.len() == before {
         reader.wrong(block.place_of("hosts"), &block.key("hosts"), "names no host");
     }
-    (reader.problems.len() == before).then(|| Hosts::new(hosts))
+    (reader.problems.len() == before).then_some(hosts)
 }
 
 #[cfg(test)]

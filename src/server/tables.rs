@@ -9,15 +9,17 @@ use crate::accounts::{self, Accounts};
 use crate::config::{self, Config, Host};
 use crate::limits;
 use crate::local::{self, LocalTable};
-use crate::route::{RouteTable, SmartHost};
+use crate::route::{Hop, RouteTable, SmartHost};
 use crate::rt::random_u64;
 use crate::rt::tls::client::Authorities;
 use crate::rt::tls::{self, Acceptor};
 use crate::shaping::Shaping;
 use crate::shard::Tables;
+use crate::smtp::sasl::Login;
 use crate::starttls::TlsLevel;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,10 +43,10 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let mut found = Found::default();
     let accounts = found.accounts(config);
     let tls = found.certificates(config);
-    let authorities = found.authorities(config);
     let local = found.local(config);
     let shaping = Arc::new(found.shaping(config));
     let routes = found.routes(config);
+    let authorities = found.authorities(config, routes.wants_tls());
     if found.errors.is_empty() {
         Ok(Loaded { tables: Tables { accounts, tls, authorities, local, shaping, routes }, warnings: found.warnings })
     } else {
@@ -86,27 +88,63 @@ impl Found {
     }
 
     fn routes(&mut self, config: &Config) -> RouteTable {
-        let Some(path) = &config.delivery.routes else { return RouteTable::default() };
-        let name = path.display().to_string();
-        let text = match read_bounded(path, limits::ROUTES_FILE_BYTES) {
-            Ok(text) => text,
-            Err(error) => {
-                self.errors.push(format!("{name}: {error}"));
-                return RouteTable::default();
-            }
-        };
-        let parsed = RouteTable::parse(&name, &text);
-        let table =
-            parsed.map_err(|problems| self.errors.extend(problems.iter().map(ToString::to_string))).unwrap_or_default();
+        let mut table = self.route_file(config).with_smart_hop(self.smart_hop(config));
+        table.read_logins(|file| self.login(file));
         match config.delivery.smart_host.as_ref().map(smart_host) {
-            Some(Ok(host)) => table.or_smart_host(host),
+            Some(Ok(host)) if config.delivery.routes.is_some() => table.or_smart_host(host),
             // The start tells of the other.
             _ => table,
         }
     }
 
-    fn authorities(&mut self, config: &Config) -> Option<Authorities> {
-        if config.delivery.tls == TlsLevel::None {
+    fn route_file(&mut self, config: &Config) -> RouteTable {
+        let Some(path) = &config.delivery.routes else { return RouteTable::default() };
+        let name = path.display().to_string();
+        match read_bounded(path, limits::ROUTES_FILE_BYTES) {
+            Ok(text) => {
+                let parsed = RouteTable::parse(&name, &text);
+                parsed
+                    .map_err(|problems| self.errors.extend(problems.iter().map(ToString::to_string)))
+                    .unwrap_or_default()
+            }
+            Err(error) => {
+                self.errors.push(format!("{name}: {error}"));
+                RouteTable::default()
+            }
+        }
+    }
+
+    fn smart_hop(&mut self, config: &Config) -> Hop {
+        let (terms, Some(host)) = (&config.delivery.smart_terms, &config.delivery.smart_host) else {
+            return Hop::default();
+        };
+        let auth: Option<Box<str>> = terms.auth.as_ref().map(|path| path.display().to_string().into());
+        let hop = Hop {
+            tls: terms.tls,
+            implicit_tls: terms.implicit_tls.or(Hop::implied([host.port])).unwrap_or_default(),
+            login: auth.as_ref().and_then(|file| self.login(file)),
+            auth,
+            auth_without_tls: terms.auth_without_tls,
+        };
+        self.errors.extend(hop.fault().map(|why| format!("delivery.smart_host_*: {why}")));
+        hop
+    }
+
+    /// Name and password; whoever can read them can send as us.
+    fn login(&mut self, file: &str) -> Option<Arc<Login>> {
+        let read = || {
+            let mode = std::fs::metadata(file).map_err(|error| error.to_string())?.mode();
+            if mode & 0o007 != 0 {
+                return Err(format!("everybody may read it (mode {:o}); chmod o= it", mode & 0o7777));
+            }
+            let text = read_bounded(Path::new(file), limits::LOGIN_FILE_BYTES).map_err(|error| error.to_string())?;
+            Login::parse(&text).map_err(|error| error.to_string())
+        };
+        read().map(Arc::new).map_err(|why| self.errors.push(format!("{file}: {why}"))).ok()
+    }
+
+    fn authorities(&mut self, config: &Config, of_routes: bool) -> Option<Authorities> {
+        if config.delivery.tls == TlsLevel::None && !of_routes {
             return None;
         }
         let loaded = Authorities::load(config.tls.trust.as_deref());

@@ -10,7 +10,8 @@
 use crate::limits::{EVENT_BATCH, EVENT_BATCHES_PER_SHARD, EVENT_TEXT_BYTES};
 use crate::message::MessageId;
 use crate::queue::LastReply;
-use crate::rt::tls::client::Session;
+use crate::rt::tls::client;
+use crate::starttls::report::Session;
 use crate::starttls::{Decision, Verified};
 use crate::time::Wall;
 use crossbeam::queue::ArrayQueue;
@@ -37,6 +38,19 @@ pub enum Event {
     Notice(Notice),
     /// No fact: the shard wants an MTA-STS policy fetched, and waits for `Control::Sts` a limited time.
     Sts(Box<StsAsk>),
+    /// A connection that TLSRPT counts (RFC 8460).
+    Tls(Box<Session>),
+    /// No fact: what `Control::RuaRecord` asked for.
+    Rua(Box<RuaRecord>),
+}
+
+/// See [`Event::Rua`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuaRecord {
+    /// The domain.
+    pub domain: Box<str>,
+    /// The TXT records of `_smtp._tls.` in front of it; `None`: DNS did not answer.
+    pub texts: Option<Vec<Box<[u8]>>>,
 }
 
 /// See [`Event::Sts`].
@@ -173,7 +187,7 @@ pub struct TlsNote {
     /// What it had to be, and who said so.
     pub decision: Decision,
     /// The session; `None`: in the clear.
-    pub session: Option<Session>,
+    pub session: Option<client::Session>,
     /// What the certificate was worth.
     pub verified: Option<Verified>,
     /// Why it went in the clear, if TLS was wanted.
@@ -387,7 +401,9 @@ impl EventSink {
 
     /// Adds an event to the batch, and hands the batch over when it is full. Never waits.
     pub fn push(&mut self, event: Event) {
-        if !matches!(event, Event::Notice(_) | Event::Sts(_)) && !self.wants_mail_events() {
+        if !matches!(event, Event::Notice(_) | Event::Sts(_) | Event::Tls(_) | Event::Rua(_))
+            && !self.wants_mail_events()
+        {
             return;
         }
         self.batch.push(event);

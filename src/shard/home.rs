@@ -11,6 +11,7 @@ mod audit;
 mod hand_off;
 #[cfg(test)]
 mod inject;
+mod own;
 
 use super::event::{self, Event, NoticeKind, Rejected};
 use super::gate::{Gate, Tables};

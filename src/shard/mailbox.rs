@@ -124,6 +124,21 @@ pub enum Control {
     Stop,
     /// An MTA-STS policy was fetched, or could not be.
     Sts(Arc<StsNews>),
+    /// The record by which this domain asks for reports of TLS is wanted, as an `Event::Rua`.
+    RuaRecord(Box<str>),
+    /// Mail of the control plane's own.
+    Submit(Arc<OwnMail>),
+}
+
+/// A message that this host writes by itself, beside notifications.
+#[derive(Debug, PartialEq, Eq)]
+pub struct OwnMail {
+    /// Reverse-path, `local-part@domain`.
+    pub sender: String,
+    /// Forward-path, likewise.
+    pub recipient: String,
+    /// It, in wire form, ASCII, with `TLS-Required: No`.
+    pub wire: Vec<u8>,
 }
 
 /// What became of [`crate::shard::event::StsAsk`].
@@ -195,6 +210,8 @@ pub fn terms(params: Params<'_>, accepted: Wall, now: Now) -> Option<Box<Terms>>
         return_late: options.deliver_by.is_some_and(|by| by.return_late),
         tell_late,
         priority: options.priority,
+        // RFC 8689 §4.1: REQUIRETLS goes before it.
+        tls_optional: options.tls_optional && !options.require_tls,
     };
     (terms != Terms::default()).then(|| Box::new(terms))
 }

@@ -198,6 +198,8 @@ impl ShardCore {
                         self.home.set_tables(tables);
                     }
                     Mail::Control(Control::Sts(news)) => self.deliverer.sts_news(&news, turn),
+                    Mail::Control(Control::RuaRecord(domain)) => self.deliverer.rua_record(&domain, turn),
+                    Mail::Control(Control::Submit(mail)) => self.home.submit(&mail, now),
                     Mail::Control(Control::Drain) => self.begin_drain(now, io, self.drain_timeout),
                     Mail::Control(Control::Stop) => self.begin_drain(now, io, Duration::ZERO),
                 }

@@ -26,7 +26,6 @@ use std::collections::VecDeque;
 const NOTICE: u64 = 1 << 63;
 
 /// Nobody waits.
-#[cfg(test)]
 pub(super) const NOBODY: u64 = u64::MAX;
 
 /// Whether what waits for a commit is a notification.

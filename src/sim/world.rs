@@ -252,7 +252,7 @@ impl World {
                 Event::Bounced(_) => said.bounced += 1,
                 Event::Expired(_) => said.expired += 1,
                 Event::Notice(_) => said.notices += 1,
-                Event::Sts(_) => {}
+                Event::Sts(_) | Event::Tls(_) | Event::Rua(_) => {}
             }) {}
         }
     }

@@ -8,6 +8,7 @@
 //! It refuses to read a clock, to hold a message body (the driver sends it, when asked), to decide what an outcome
 //! means for the queue, and to believe a peer that sends what is no reply.
 
+mod auth;
 mod envelope;
 mod event;
 mod flight;
@@ -23,6 +24,7 @@ use super::extensions::Capabilities;
 use super::reply::{Reply, ReplyParser};
 use crate::limits;
 use crate::time::Moment;
+use auth::Auth;
 use event::{Events, Stored, StoredReason};
 use flight::{Carriage, PendingBody, Stage, Transaction, UnderWay};
 use lmtp::Lmtp;
@@ -41,6 +43,8 @@ enum Phase {
     StartTls,
     /// It was answered with 220: the driver and the peer make TLS.
     Handshake,
+    /// AUTH was said, or a line that answers a challenge.
+    Auth,
     /// Idle if no transaction is under way.
     Ready,
     Quit,
@@ -73,6 +77,10 @@ pub struct Client {
     phase: Phase,
     tls_wish: TlsWish,
     tls: Option<TlsFacts>,
+    /// The handshake comes before the greeting.
+    implicit_tls: bool,
+    /// Who we are here, until the peer believes it.
+    auth: Option<Box<Auth>>,
     /// The peer speaks LMTP.
     lmtp: Option<Lmtp>,
     capabilities: Capabilities,
@@ -104,6 +112,8 @@ impl Client {
             phase: Phase::Greeting,
             tls_wish: TlsWish::Never,
             tls: None,
+            implicit_tls: false,
+            auth: None,
             lmtp: None,
             capabilities: Capabilities::default(),
             mails: 0,
@@ -166,7 +176,7 @@ impl Client {
     pub fn awaited(&self) -> Awaited {
         match (self.phase, self.under_way.first()) {
             (Phase::Greeting, _) => Awaited::Greeting,
-            (Phase::Ehlo | Phase::Helo | Phase::StartTls | Phase::Quit, _) => Awaited::Command,
+            (Phase::Ehlo | Phase::Helo | Phase::StartTls | Phase::Auth | Phase::Quit, _) => Awaited::Command,
             (Phase::Handshake, _) => Awaited::Handshake,
             (Phase::Closed, _) | (Phase::Ready, None) => Awaited::Nothing,
             (Phase::Ready, Some(t)) => match t.stage {
@@ -422,6 +432,7 @@ impl Client {
                 self.phase = Phase::Helo;
             }
             (Phase::Helo, 2) => self.ready(),
+            (Phase::Auth, 2..=5) => self.auth_reply(reply),
             (Phase::Greeting | Phase::Ehlo | Phase::Helo, 4 | 5) => {
                 // RFC 5321 §3.1: a server that greets with 554 waits for QUIT.
                 let stored = self.events.store(reply);
@@ -574,6 +585,9 @@ impl Client {
     }
 
     fn ready(&mut self) {
+        if self.auth.is_some() {
+            return self.begin_auth();
+        }
         self.phase = Phase::Ready;
         self.events.push(Stored::Ready);
         if self.quit_wanted {

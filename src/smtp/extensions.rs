@@ -33,6 +33,31 @@ pub struct Capabilities {
     pub mt_priority: bool,
     /// LIMITS (RFC 9422).
     pub limits: Limits,
+    /// AUTH (RFC 4954).
+    pub auth: AuthOffers,
+}
+
+/// Of the mechanisms that a peer announces behind AUTH, those that we have as a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuthOffers {
+    /// SCRAM-SHA-256 (RFC 7677).
+    pub scram_sha_256: bool,
+    /// PLAIN (RFC 4616).
+    pub plain: bool,
+    /// LOGIN (draft-murchison-sasl-login).
+    pub login: bool,
+}
+
+impl AuthOffers {
+    fn read(&mut self, word: &str) {
+        let offer = match word {
+            w if w.eq_ignore_ascii_case("SCRAM-SHA-256") => &mut self.scram_sha_256,
+            w if w.eq_ignore_ascii_case("PLAIN") => &mut self.plain,
+            w if w.eq_ignore_ascii_case("LOGIN") => &mut self.login,
+            _ => return,
+        };
+        *offer = true;
+    }
 }
 
 /// What a peer allows within one connection (RFC 9422 §4). `None`: not announced.
@@ -93,6 +118,16 @@ impl Capabilities {
                     all.deliver_by = Some(least.and_then(|n| n.parse().ok()).unwrap_or(0));
                     continue;
                 }
+                k if k.eq_ignore_ascii_case("AUTH") => {
+                    words.for_each(|word| all.auth.read(word));
+                    continue;
+                }
+                // The form of drafts before RFC 2554, which servers still say beside the other.
+                k if k.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("AUTH=")) => {
+                    all.auth.read(&k[5..]);
+                    words.for_each(|word| all.auth.read(word));
+                    continue;
+                }
                 k if k.eq_ignore_ascii_case("LIMITS") => {
                     words.for_each(|word| all.limits.read(word));
                     continue;
@@ -149,6 +184,12 @@ mod tests {
         let all = Limits { transactions: Some(5), recipients: Some(20), domains: Some(1) };
         assert_eq!(limits("RCPTMAX=20 mailmax=5 X=1 RCPTDOMAINMAX=1"), all);
         assert_eq!(limits("RCPTMAX=0 MAILMAX=1000000 RCPTDOMAINMAX=+1 =5 RCPTMAX"), Limits::default());
+        // RFC 4954 §3.
+        let auth = |line: &str| Capabilities::parse(&format!("x\n{line}")).auth;
+        let some = AuthOffers { plain: true, scram_sha_256: true, login: false };
+        assert_eq!(auth("auth GSSAPI plain Scram-Sha-256 SCRAM-SHA-256-PLUS"), some);
+        assert_eq!(auth("AUTH=LOGIN"), AuthOffers { login: true, ..AuthOffers::default() });
+        assert_eq!((auth("AUTH"), auth("AUTHX PLAIN")), (AuthOffers::default(), AuthOffers::default()));
         let c =
             Capabilities::parse("x\nREQUIRETLS\nBINARYMIME\nFUTURERELEASE 600 2027-01-01T00:00:00Z\nMT-PRIORITY MIXER");
         assert!(c.require_tls && c.binary_mime && c.future_release && c.mt_priority && !c.limits.bounds_recipients());

@@ -23,6 +23,8 @@ pub mod sasl;
 pub mod server;
 
 #[cfg(test)]
+mod client_auth_tests;
+#[cfg(test)]
 mod client_extension_tests;
 #[cfg(test)]
 mod client_flight_tests;

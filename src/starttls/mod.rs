@@ -22,10 +22,11 @@
 //! TLSA records are asked for only where the answers that lead to the host (MX, then its addresses) are secure by DNSSEC
 //! (RFC 7672 §2.1.3, §2.2.1); otherwise whoever forges the way forges the records. An MTA-STS policy in mode `testing`
 //! decides nothing: what it would have decided is in [`Decision::tested`], for the report. A message with `TLS-Required: No`
-//! has the line of its level taken as `opportunistic`, without TLSA and MTA-STS (RFC 8689 §5), unless that is `none`; no
-//! driver asks for that yet, since its connections are of a site, not of a message. One with REQUIRETLS needs a connection
+//! has the line of its level taken as `opportunistic`, without TLSA and MTA-STS (RFC 8689 §4.1), unless that is `none`; since
+//! connections are of a site, not of a message, it has connections of its own. One with REQUIRETLS needs a connection
 //! that was verified, to a host whose name can be believed: [`Decision::name_is_secure`].
 
+pub mod report;
 pub mod sts;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,11 @@ pub struct Pki {
 
 impl Pki {
     pub fn make(dir: &Path) -> Pki {
+        Pki::make_for(dir, &["relay.test", "localhost"])
+    }
+
+    /// The server's certificate is for these.
+    pub fn make_for(dir: &Path, names: &[&str]) -> Pki {
         fs::create_dir_all(dir).unwrap();
         let mut authority = params(&[], "the tests' authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -35,7 +40,7 @@ impl Pki {
         let ca = write(dir, "ca.pem", 0o644, &authority.self_signed(&key).unwrap().pem());
         let issuer = Issuer::new(authority, key);
 
-        let mut server = params(&["relay.test", "localhost"], "relay.test");
+        let mut server = params(names, "relay.test");
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         server.crl_distribution_points = vec![CrlDistributionPoint { uris: vec!["http://crl.test/".into()] }];
         let (certificate, key) = signed(dir, "relay", &server, &issuer);

@@ -182,3 +182,30 @@ fn hosts_without_an_address_keep_mail_waiting_until_they_have_one() {
     assert_eq!(taken(&mut world, "10.0.5.2"), 1);
     assert_at_rest(&mut world);
 }
+
+#[test]
+fn mail_that_a_named_host_refuses_for_want_of_a_login_waits_for_the_operator() {
+    for (at, reply) in [
+        (At::Mail, "530 5.7.0 Authentication required"),
+        (At::Mail, "535 5.7.8 Authentication credentials invalid"),
+        (At::Rcpt, "530 5.7.1 Client was not authenticated"),
+    ] {
+        let mut world = routed(66, 1, TO_SMART);
+        world.hop("10.0.5.1").mood.acts = vec![(at, 1000, Act::Say(format!("{reply}\r\n")))];
+        for n in 0..5 {
+            world.submit(0, &Letter::new(n, &["x@a.test"]));
+        }
+        world.run(minutes(20));
+        assert_eq!((dsns(&world).len(), taken(&mut world, "10.0.5.1")), (0, 0), "{reply}");
+        // Not once for each message.
+        assert!(world.connects("10.0.5.1").len() <= 12, "{reply}: {}", world.connects("10.0.5.1").len());
+        world.hop("10.0.5.1").mood.acts.clear();
+        assert!(world.run_until(minutes(120), |w| w.received().count() == 5), "{reply}");
+        assert_at_rest(&mut world);
+    }
+    // What DNS has named is believed.
+    let mut world = routed(67, 1, TO_SMART);
+    world.hop("10.0.0.2").mood.acts = vec![(At::Mail, 1000, Act::Say("530 5.7.0 no\r\n".to_owned()))];
+    world.submit(0, &Letter::new(1, &["x@b.test"]));
+    assert!(world.run_until(minutes(5), |w| dsns(w).len() == 1));
+}

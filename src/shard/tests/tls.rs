@@ -143,3 +143,43 @@ fn requiretls_is_passed_on_where_the_name_can_be_believed_and_the_certificate_is
         assert_eq!(world.hop("10.0.0.1").complaints, [""; 0], "{what}");
     }
 }
+
+#[test]
+fn requiretls_waits_while_tls_rests_after_a_handshake_that_came_to_nothing() {
+    let mut config = config();
+    config.delivery.smart_host = Some(SmartHost { host: Host::Name("mx.a.test".to_owned()), port: 25 });
+    let mut world = world(6, Some(StartTls::Broken), config);
+    world.hop("10.0.0.1").extensions = vec!["REQUIRETLS".to_owned()];
+    let mut envelope = envelope(&plain());
+    envelope.options.require_tls = true;
+    inject(&mut world, 1, &envelope);
+    world.accept(0, &Letter::new(2, &["x@a.test"]));
+    world.run(minutes(30));
+    assert_eq!((secure(&world), dsns(&world).len()), (vec![(2, false)], 0));
+    world.hop("10.0.0.1").tls = Some(StartTls::Works);
+    assert!(world.run_until(minutes(240), |w| secure(w).contains(&(1, true))), "{:?}", secure(&world));
+    assert_eq!(world.hop("10.0.0.1").complaints, [""; 0]);
+    assert_at_rest(&mut world);
+}
+
+#[test]
+fn mail_that_asks_for_no_tls_goes_where_the_policy_keeps_the_other_back() {
+    // RFC 8689 §3 and §4.1; REQUIRETLS goes before it (§4.1).
+    for (tls, expected) in [(None, false), (Some(StartTls::Works), true), (Some(StartTls::Broken), false)] {
+        let mut world = world(7, tls, with(TlsLevel::Require));
+        let mut asks = envelope(&plain());
+        asks.options.tls_optional = true;
+        let mut both = asks.clone();
+        both.options.require_tls = true;
+        inject(&mut world, 1, &asks);
+        inject(&mut world, 3, &both);
+        world.accept(0, &Letter::new(2, &["x@a.test"]));
+        let first = |w: &World| secure(w).contains(&(1, expected));
+        assert!(world.run_until(minutes(10), first), "{tls:?}: {:?}", secure(&world));
+        world.run(minutes(10));
+        let got = secure(&world);
+        assert_eq!(got.iter().any(|(mark, _)| *mark == 2), tls == Some(StartTls::Works), "{tls:?}: {got:?}");
+        assert!(got.iter().all(|(mark, _)| *mark != 3), "{tls:?}: {got:?}");
+        assert_eq!(world.hop("10.0.0.1").complaints, [""; 0], "{tls:?}");
+    }
+}

@@ -3,6 +3,7 @@
 
 use crate::limits;
 use crate::smtp::reply::{EnhancedCode, Reply, ReplyError};
+use crate::smtp::sasl::LoginFault;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -115,6 +116,10 @@ pub enum CloseReason<'a> {
     TlsRefused(Reply<'a>),
     /// The handshake came to nothing.
     TlsFailed,
+    /// The peer answered AUTH, or our side of it, so.
+    LoginRefused(Reply<'a>),
+    /// We are to log in here, and cannot or will not.
+    NoLogin(LoginFault),
     /// Bytes stood in the clear behind the 220 to STARTTLS: somebody on the way wants them taken for what the peer says
     /// under TLS (RFC 3207 §5).
     Injected,
@@ -131,7 +136,7 @@ pub enum CloseReason<'a> {
 pub enum Awaited {
     /// The greeting.
     Greeting,
-    /// The reply to EHLO, HELO, STARTTLS, RSET or QUIT.
+    /// The reply to EHLO, HELO, STARTTLS, AUTH, RSET or QUIT.
     Command,
     /// The end of the TLS handshake.
     Handshake,
@@ -169,6 +174,8 @@ pub(super) enum StoredReason {
     TlsNotOffered,
     TlsRefused(StoredReply),
     TlsFailed,
+    LoginRefused(StoredReply),
+    NoLogin(LoginFault),
     Injected,
     Timeout(Awaited),
     PeerClosed,
@@ -243,6 +250,8 @@ impl Events {
                 StoredReason::TlsNotOffered => CloseReason::TlsNotOffered,
                 StoredReason::TlsRefused(r) => CloseReason::TlsRefused(reply(r)),
                 StoredReason::TlsFailed => CloseReason::TlsFailed,
+                StoredReason::LoginRefused(r) => CloseReason::LoginRefused(reply(r)),
+                StoredReason::NoLogin(fault) => CloseReason::NoLogin(fault),
                 StoredReason::Injected => CloseReason::Injected,
                 StoredReason::Timeout(awaited) => CloseReason::Timeout(awaited),
                 StoredReason::PeerClosed => CloseReason::PeerClosed,

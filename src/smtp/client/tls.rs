@@ -18,6 +18,12 @@ impl Client {
         self.tls = Some(facts);
     }
 
+    /// The connection begins with a handshake, before the greeting (RFC 8314 §3). To be called before anything comes; then as
+    /// after [`super::ClientEvent::StartTls`].
+    pub fn begin_with_tls(&mut self) {
+        (self.implicit_tls, self.phase) = (true, Phase::Handshake);
+    }
+
     /// The handshake after [`super::ClientEvent::StartTls`] is done: what the peer announced before is forgotten, and asked for
     /// again (RFC 3207 §4.2).
     ///
@@ -27,7 +33,11 @@ impl Client {
         assert!(self.phase == Phase::Handshake, "the machine asks for a handshake first");
         self.tls = Some(facts);
         self.capabilities = Capabilities::default();
-        self.say_ehlo();
+        if std::mem::take(&mut self.implicit_tls) {
+            self.phase = Phase::Greeting;
+        } else {
+            self.say_ehlo();
+        }
         self.watch(now);
     }
 

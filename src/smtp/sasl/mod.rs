@@ -1,4 +1,4 @@
-//! PURE. SASL (RFC 4422) as SMTP carries it (RFC 4954): one AUTH exchange as a machine, the server's side.
+//! PURE. SASL (RFC 4422) as SMTP carries it (RFC 4954): one AUTH exchange as a machine, the server's side; `login` has the client's.
 //!
 //! In: the mechanism and initial response of the AUTH command, the client's lines (without CRLF), what TLS says of the
 //! channel, 24 octets nobody can predict, and the driver's answers. Out: a [`Step`] each time: a challenge to send, a
@@ -15,9 +15,11 @@
 //! `=2C` in a name nor overwrites a password; and a final message that is shorter than it expects (`&next[0..2]` in
 //! `ClientFinal::parse`) panics, which here ends the process. Its client is what the tests talk to.
 
+mod login;
 mod prep;
 mod scram;
 
+pub use login::{LoggingIn, Login, LoginError, LoginFault};
 pub use prep::{Password, PrepError, prepare_name};
 pub(crate) use scram::sign;
 pub use scram::{KEY_BYTES, ScramKeys};

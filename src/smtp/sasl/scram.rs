@@ -66,7 +66,7 @@ pub(crate) fn sign(key: &[u8], data: &[u8]) -> [u8; KEY_BYTES] {
     tag.as_ref().try_into().expect("HMAC-SHA-256 has 32 octets")
 }
 
-fn hash(data: &[u8]) -> [u8; KEY_BYTES] {
+pub(super) fn hash(data: &[u8]) -> [u8; KEY_BYTES] {
     digest::digest(&digest::SHA256, data).as_ref().try_into().expect("SHA-256 has 32 octets")
 }
 
