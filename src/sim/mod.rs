@@ -6,6 +6,7 @@
 
 pub mod asks;
 pub mod client;
+pub mod day;
 pub mod guise;
 pub mod hop;
 pub mod oracle;

@@ -485,7 +485,7 @@ impl<'a> Run<'a> {
                     }
                 }
                 Machine::Zone(zone) => zone.calm(),
-                Machine::Client(_) | Machine::Other(_) => {}
+                Machine::Client(_) | Machine::Other(_) | Machine::Day(_) => {}
             }
         }
         // What stands still must go on before its gauges mean anything.
