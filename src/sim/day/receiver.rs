@@ -9,7 +9,6 @@ use super::letter;
 use super::town::{Allowed, GREYLISTING, TENANTS, Town};
 use crate::rt::sim::rng::mix;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId};
-use crate::shaping::Rate;
 use crate::time::Moment;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -59,7 +58,8 @@ impl Manner {
     }
 
     /// Whether a message is within the rate (GCRA), but for what its way may have taken less than others'.
-    fn admit(&mut self, rate: Rate, now: Moment) -> bool {
+    fn admit(&mut self, now: Moment) -> bool {
+        let Some(rate) = self.allowed.rate else { return true };
         let free = self.due - rate.interval() * (rate.burst() - 1) <= now + JITTER;
         if free {
             self.due = self.due.max(now) + rate.interval();
@@ -193,13 +193,12 @@ impl Receiver {
             b"MAIL" => {
                 (call.mark, call.taken) = (letter::mark_in(line), false);
                 let manner = &mut *self.manner.borrow_mut();
-                match manner.allowed.rate {
-                    Some(rate) if !manner.admit(rate, side.now().mono) => {
-                        call.mark = None;
-                        manner.refused_messages += 1;
-                        b"450 4.7.1 too many messages, slow down\r\n"
-                    }
-                    _ => b"250 2.1.0 ok\r\n",
+                if manner.admit(side.now().mono) {
+                    b"250 2.1.0 ok\r\n"
+                } else {
+                    call.mark = None;
+                    manner.refused_messages += 1;
+                    b"450 4.7.1 too many messages, slow down\r\n"
                 }
             }
             b"RCPT" => self.recipient(call, line, side),
