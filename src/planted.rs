@@ -204,6 +204,12 @@ mod switches {
         FlightBlamed,
         /// a message goes by BDAT with the dots that only DATA has doubled
         FlightDotsKept,
+        /// a tenant's turn costs it nothing: the first one goes on and on
+        TurnsAreFree,
+        /// a permit that was used at once counts as if it had been used at its end
+        PermitUsedAtItsEnd,
+        /// a rate is told to each lane as if it were alone
+        PermitsUnshared,
     }
 
     thread_local! {

@@ -5,6 +5,7 @@
 
 mod figures;
 mod html;
+mod svg;
 mod text;
 
 use crate::cpu::ThreadClock;

@@ -74,7 +74,8 @@ impl Pacing {
     /// A lane has told what it used of its batch.
     fn settle(&mut self, lane: u16, used: Used, rate: Option<Rate>) {
         if let Some(made) = self.batches.iter_mut().find(|made| made.lane == lane && !made.told) {
-            (made.used, made.told) = (used, true);
+            let last = if planted!(PermitUsedAtItsEnd) { made.used.last } else { used.last };
+            (made.used, made.told) = (Used { last, ..used }, true);
         }
         while self.batches.front().is_some_and(|made| made.told) {
             if let (Some(made), Some(rate)) = (self.batches.pop_front(), rate) {
@@ -89,6 +90,9 @@ impl Pacing {
         let room = (first <= now).then(|| now.since(first).as_nanos() / rate.interval().as_nanos() + 1)?;
         let count = wanted.min(rate.burst()).min(u32::try_from(room).unwrap_or(u32::MAX));
         let until = now + limits::LEASE_TERM;
+        if planted!(PermitsUnshared) {
+            return Some(Batch { count, until });
+        }
         self.batches.push_back(Made { lane, used: Used { count, last: until }, told: false });
         Some(Batch { count, until })
     }

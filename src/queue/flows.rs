@@ -144,7 +144,8 @@ impl Flows {
         many.clock = pass;
         let flow = many.flows.get_mut(&tenant).expect("what is in order is there");
         let index = flow.next();
-        flow.pass = pass.saturating_add(cost(size(index), flow.weight));
+        let cost = cost(size(index), flow.weight);
+        flow.pass = pass.saturating_add(if planted!(TurnsAreFree) { 0 } else { cost });
         many.order.remove(&(pass, tenant));
         many.order.insert((flow.pass, tenant));
         index

@@ -11,6 +11,7 @@ pub mod guise;
 pub mod hop;
 pub mod oracle;
 pub mod run;
+pub mod saturated;
 pub mod scenario;
 pub mod shrink;
 #[cfg(test)]

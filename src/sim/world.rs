@@ -6,6 +6,7 @@
 use super::client::Client;
 use super::day::Someone;
 use super::hop::Hop;
+use super::saturated::Feeder;
 use super::zone::Zone;
 use crate::config::{self, Config, Host as HostName};
 use crate::dns::{AddressFamilies, DnsSettings};
@@ -40,6 +41,8 @@ pub enum Machine {
     Zone(Box<Zone>),
     /// It does what a test tells it.
     Other(Box<dyn Host>),
+    /// It sends all it has at once.
+    Feeder(Box<Feeder>),
     /// It has a part in a provider's day.
     Day(Box<Someone>),
 }
@@ -51,6 +54,7 @@ impl Host for Machine {
             Machine::Client(client) => client.listens(port),
             Machine::Zone(zone) => zone.listens(port),
             Machine::Other(host) => host.listens(port),
+            Machine::Feeder(feeder) => feeder.listens(port),
             Machine::Day(someone) => someone.listens(port),
         }
     }
@@ -61,6 +65,7 @@ impl Host for Machine {
             Machine::Client(client) => client.handle(event, side),
             Machine::Zone(zone) => zone.handle(event, side),
             Machine::Other(host) => host.handle(event, side),
+            Machine::Feeder(feeder) => feeder.handle(event, side),
             Machine::Day(someone) => someone.handle(event, side),
         }
     }

@@ -75,6 +75,7 @@ pub(super) fn costs(f: &Figures) -> Vec<(&'static str, String)> {
         ("messages in a flight by BDAT", percent(Some(per("flown")))),
         ("questions to DNS for it", format!("{:.3}", per("dns_queries"))),
         ("attempts put off for it", format!("{:.3}", per("deferred"))),
+        ("submissions that the relay put off", thousands(f.put_off)),
         (
             "processor time for it, relay and world together",
             format!("{:.1} us", f.cpu / f.accepted.max(1) as f64 * 1e6),

@@ -16,10 +16,10 @@ use self::book::{Book, MIDNIGHT, Pages, SLOT, State, Why, since_midnight};
 use self::receiver::{Manner, Receiver};
 use self::sender::Sender;
 use self::town::{OWN, Outage, PROVIDERS, Plan, SITES, TENANTS, Town, Trouble, hosts_of};
+use super::saturated::listener;
 use super::world::{Machine, World, config};
 use super::zone::{Mood, Records, Zone};
 use crate::accounts::{Accounts, Secret};
-use crate::config::{Demand, Listener, ListenerKind, Networks};
 use crate::rt::sim::rng::mix;
 use crate::rt::sim::{End, Host, HostEvent, HostSide, Step};
 use crate::shaping::Shaping;
@@ -124,23 +124,6 @@ pub fn run(plan: Plan, progress: &mut dyn FnMut(Duration, &Pages)) -> Day {
     }
     run.until(MIDNIGHT + plan.length());
     run.end()
-}
-
-fn listener() -> Listener {
-    Listener {
-        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 25)),
-        kind: ListenerKind::Relay,
-        tls: Demand::Off,
-        auth: Demand::Offered,
-        auth_without_tls: true,
-        verify_sender_domain: false,
-        verify_recipient_domain: false,
-        proxy_networks: Networks::default(),
-        xclient_networks: Networks::default(),
-        xforward_networks: Networks::default(),
-        greeting_delay: Duration::ZERO,
-        strict_pipelining: false,
-    }
 }
 
 fn tables(rules: &str) -> Tables {
