@@ -1,5 +1,6 @@
 //! The destination queues: enqueue, take and finish a job, with 10,000 and 1,000,000 jobs at rest over 1,000
-//! destinations. The cost of a job must not grow with the jobs at rest. And what else a message costs on its way there:
+//! destinations, of which some is taken, or none. The cost of a job must not grow with the jobs at rest; what is taken behind a
+//! million has left the caches long ago. And what else a message costs on its way there:
 //! its Received header and the choice of its owner.
 
 #![allow(missing_docs)] // what criterion_group! makes has none
@@ -33,6 +34,25 @@ fn queue(c: &mut Criterion) {
         group.bench_function(format!("enqueue_take_finish/{at_rest}_at_rest"), |b| {
             b.iter(|| {
                 let dest = queue.enqueue(name(id), job(id), Moment(id));
+                let key = queue.take(dest).expect("one is ready");
+                queue.poll_touched();
+                id += 1;
+                black_box(queue.finished(key).id)
+            });
+        });
+    }
+    // Those at rest are for destinations that take nothing now; the others' mail passes them by.
+    for at_rest in [10_000u64, 1_000_000] {
+        let mut queue = Queue::new(RetryPolicy::default(), 1);
+        for id in 0..at_rest {
+            queue.enqueue(name(id), job(id), Moment(id));
+        }
+        while queue.poll_touched().is_some() {}
+        let others: Vec<String> = (0..100).map(|i| format!("o{i}.example")).collect();
+        let mut id = at_rest;
+        group.bench_function(format!("beside/{at_rest}_throttled"), |b| {
+            b.iter(|| {
+                let dest = queue.enqueue(&others[(id % 100) as usize], job(id), Moment(id));
                 let key = queue.take(dest).expect("one is ready");
                 queue.poll_touched();
                 id += 1;

@@ -241,6 +241,16 @@ pub const SPOOL_COMMIT_BYTES: u32 = 1 << 20;
 pub const SPOOL_COMMITS_QUEUED: usize = 8;
 /// Idle commit buffers kept by a shard: the one in flight, the one that fills, and some that sessions still send from.
 pub const SPOOL_BUFFERS_KEPT: usize = 12;
+/// Commit buffers that deliveries keep whole, per shard; of later commits they keep a copy no larger than what was written:
+/// where mail waits, a few records a commit would keep a MiB each.
+pub const SPOOL_BUFFERS_SHARED: usize = 64;
+/// Memory of records that wait for their delivery from where they were committed, per shard. What comes beyond is read
+/// from the spool when it is its turn.
+pub const SPOOL_SHARED_BYTES: usize = 192 << 20;
+const _: () = assert!(
+    SPOOL_SHARED_BYTES >= 2 * SPOOL_BUFFERS_SHARED * (SPOOL_COMMIT_BYTES as usize + 4096),
+    "what is kept whole leaves room for copies"
+);
 /// The largest body written as one record. A longer one goes to the log in chunks of this size while it comes; until then
 /// it is collected.
 pub const SPOOL_CHUNK_BYTES: u32 = 256 << 10;

@@ -1,12 +1,17 @@
 //! Memory stays bounded: with a long queue, with many idle connections, with a large message.
 //!
-//! The long versions: `LOADTEST_QUEUED=200000 cargo test --release -p loadtest --test limits`.
+//! The long versions: `LOADTEST_QUEUED=200000 LOADTEST_THROTTLED=1000000 cargo test --release -p loadtest --test limits`.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use rustix::process::Signal;
+use std::fs;
+use std::time::{Duration, Instant};
+
 use common::{Bench, Client, Setup, env_number};
+use loadtest::relay;
 use loadtest::send::Source;
 use loadtest::traffic::SizeMix;
 
@@ -33,6 +38,37 @@ fn a_long_queue_is_held_in_bounded_memory() {
         assert!(first / last >= 0.9, "{}", first / last);
     }
     bench.start_sink();
+    bench.wait_all_arrived(&sent);
+    assert_eq!(bench.sink().stats().duplicates, 0);
+}
+
+#[test]
+fn throttled_messages_at_rest_cost_little() {
+    let messages = env_number("LOADTEST_THROTTLED", 20_000);
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&rules, "[default]\nmessage_rate = \"1/30d\"\n").unwrap();
+    let line = format!("\n[shaping]\nfiles = [{:?}]\n", rules.path().display().to_string());
+    let setup = Setup { shards: 2, config: Box::new(move |config| config.extra.push_str(&line)), ..Setup::default() };
+    let Some(bench) = Bench::start(setup) else { return };
+    // Each domain has its one message, and all that is made once is there.
+    let mut warm = bench.load(2_000);
+    warm.first_id = messages;
+    let warm = Source::run(warm).unwrap();
+    let before = bench.relay.resident();
+    let sent = Source::run(bench.load(messages)).unwrap();
+    assert_eq!(sent.accepted, messages, "{:?} {:?}", sent.failures, sent.last_error);
+    let each = bench.relay.resident().saturating_sub(before) / messages;
+    let (cpu, began) = (bench.relay.cpu(), Instant::now());
+    std::thread::sleep(Duration::from_secs(10));
+    let share = (bench.relay.cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    println!("{messages} throttled: {each} octets of resident memory each, {:.3} % of a core", share * 100.0);
+    assert!(bench.sink().stats().unique < 1_000, "they are throttled");
+    // Few of them do not tell what each costs beside what all of them do.
+    assert!(each <= if messages >= 100_000 { 600 } else { 1_500 }, "{each}");
+    assert!(share < 0.01, "{share}");
+    fs::write(&rules, "").unwrap();
+    relay::signal(bench.relay.pid(), Signal::HUP).unwrap();
+    bench.wait_all_arrived(&warm);
     bench.wait_all_arrived(&sent);
     assert_eq!(bench.sink().stats().duplicates, 0);
 }

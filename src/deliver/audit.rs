@@ -10,7 +10,7 @@ impl Deliverer {
         // A pool stands for a destination with mail, or with connections only, or one that was just used.
         let pools = self.queue.counts().destinations + self.connections.len();
         report("deliver.connections", self.connections.len(), connections);
-        for (destination, pool) in &self.pools {
+        for (destination, pool) in self.pools.iter() {
             let open = pool.connections.len() + pool.leaving;
             report("deliver.connections to one destination", open, self.most_connections(*destination));
         }

@@ -19,7 +19,7 @@ use crate::time::Moment;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -109,6 +109,9 @@ impl Transaction {
 
 /// Pieces of one write: commands and body of each transaction of a flight, and what goes behind.
 const PIECES: usize = 2 * limits::FLIGHT_TRANSACTIONS + 2;
+
+/// The same without a flight: one message and the envelope of the next.
+const FEW_PIECES: usize = 6;
 
 /// Bytes the socket has not taken.
 enum Piece {
@@ -299,78 +302,91 @@ impl Connection {
     /// write.
     pub(super) fn flush(&mut self, turn: &mut Turn<'_>) -> Want {
         loop {
-            let Some(client) = &mut self.client else { return Want::Nothing };
-            if !self.unsent.is_empty() || self.stream.is_some() || self.secure.is_waiting() {
-                // In order: what the machine says now goes behind what waits. It says nothing behind a body before
-                // `body_sent`.
+            let written = if self.transactions.len() > 2 {
+                self.write_pieces::<PIECES>(turn)
+            } else {
+                self.write_pieces::<FEW_PIECES>(turn)
+            };
+            if let ControlFlow::Break(want) = written {
+                return want;
+            }
+        }
+    }
+
+    /// One write of at most so many pieces. Their number is a parameter because room for a flight's is 3 KiB to clear and to
+    /// look through, for each write.
+    fn write_pieces<const MOST: usize>(&mut self, turn: &mut Turn<'_>) -> ControlFlow<Want> {
+        let Some(client) = &mut self.client else { return ControlFlow::Break(Want::Nothing) };
+        if !self.unsent.is_empty() || self.stream.is_some() || self.secure.is_waiting() {
+            // In order: what the machine says now goes behind what waits. It says nothing behind a body before
+            // `body_sent`.
+            return ControlFlow::Break(self.want_chunk());
+        }
+        // At most: the rest of one envelope, a body, the next envelope; or those of a flight.
+        let mut pieces: [Option<Transmit>; MOST] = [const { None }; MOST];
+        let mut count = 0;
+        while count < pieces.len() {
+            let Some(transmit) = client.poll_transmit() else { break };
+            if let Transmit::Body { token } | Transmit::Chunk { token } = transmit {
+                let transaction = self.transactions.iter().find(|t| t.token == token);
+                let view = transaction.and_then(|t| RecordView::parse(&t.record));
+                match view {
+                    Some(view) if view.chunk_count() > 0 => {
+                        self.stream = Some(BodyStream {
+                            token,
+                            id: view.id(),
+                            next: 1,
+                            parts: view.chunk_count(),
+                            waiting: false,
+                        });
+                    }
+                    _ => client.body_sent(token, turn.now.mono),
+                }
+            }
+            pieces[count] = Some(transmit);
+            count += 1;
+            if self.stream.is_some() {
                 break;
             }
-            // At most: the rest of one envelope, a body, the next envelope; or those of a flight.
-            let mut pieces: [Option<Transmit>; PIECES] = [const { None }; PIECES];
-            let mut count = 0;
-            while count < pieces.len() {
-                let Some(transmit) = client.poll_transmit() else { break };
-                if let Transmit::Body { token } | Transmit::Chunk { token } = transmit {
-                    let transaction = self.transactions.iter().find(|t| t.token == token);
-                    let view = transaction.and_then(|t| RecordView::parse(&t.record));
-                    match view {
-                        Some(view) if view.chunk_count() > 0 => {
-                            self.stream = Some(BodyStream {
-                                token,
-                                id: view.id(),
-                                next: 1,
-                                parts: view.chunk_count(),
-                                waiting: false,
-                            });
-                        }
-                        _ => client.body_sent(token, turn.now.mono),
-                    }
-                }
-                pieces[count] = Some(transmit);
-                count += 1;
-                if self.stream.is_some() {
-                    break;
-                }
-            }
-            if count == 0 {
-                return Want::Nothing;
-            }
-            let mut outgoing: [Option<Outgoing<'_>>; PIECES] = [const { None }; PIECES];
-            let mut total = 0;
-            for (piece, out) in pieces.iter().flatten().zip(&mut outgoing) {
-                let body = |token: u64, by_bdat| {
-                    let transaction = self.transactions.iter().find(|t| t.token == token);
-                    transaction.expect("a transaction stays until it is finished").body(by_bdat)
-                };
-                let piece = match piece {
-                    Transmit::Commands(range) => Outgoing::Commands(client.commands(range.clone())),
-                    Transmit::Body { token } => body(*token, false),
-                    Transmit::Chunk { token } => body(*token, true),
-                };
-                total += piece.bytes().len();
-                *out = Some(piece);
-            }
-            let empty: &[u8] = &[];
-            let mut slices = [IoSlice::new(empty); PIECES];
-            for (slice, out) in slices.iter_mut().zip(outgoing.iter().flatten()) {
-                *slice = IoSlice::new(out.bytes());
-            }
-            let taken = tls::write(&mut self.secure, self.conn, turn.io, &slices[..count]);
-            if taken < total {
-                let mut skip = taken;
-                for out in outgoing.into_iter().flatten() {
-                    let length = out.bytes().len();
-                    if skip >= length {
-                        skip -= length;
-                        continue;
-                    }
-                    self.unsent.push_back(out.keep(skip));
-                    skip = if planted!(PartialWriteCountedTwice) { skip } else { 0 };
-                }
-            }
-            client.transmitted();
         }
-        self.want_chunk()
+        if count == 0 {
+            return ControlFlow::Break(Want::Nothing);
+        }
+        let mut outgoing: [Option<Outgoing<'_>>; MOST] = [const { None }; MOST];
+        let mut total = 0;
+        for (piece, out) in pieces[..count].iter().flatten().zip(&mut outgoing) {
+            let body = |token: u64, by_bdat| {
+                let transaction = self.transactions.iter().find(|t| t.token == token);
+                transaction.expect("a transaction stays until it is finished").body(by_bdat)
+            };
+            let piece = match piece {
+                Transmit::Commands(range) => Outgoing::Commands(client.commands(range.clone())),
+                Transmit::Body { token } => body(*token, false),
+                Transmit::Chunk { token } => body(*token, true),
+            };
+            total += piece.bytes().len();
+            *out = Some(piece);
+        }
+        let empty: &[u8] = &[];
+        let mut slices = [IoSlice::new(empty); MOST];
+        for (slice, out) in slices.iter_mut().zip(outgoing[..count].iter().flatten()) {
+            *slice = IoSlice::new(out.bytes());
+        }
+        let taken = tls::write(&mut self.secure, self.conn, turn.io, &slices[..count]);
+        if taken < total {
+            let mut skip = taken;
+            for out in outgoing.into_iter().flatten() {
+                let length = out.bytes().len();
+                if skip >= length {
+                    skip -= length;
+                    continue;
+                }
+                self.unsent.push_back(out.keep(skip));
+                skip = if planted!(PartialWriteCountedTwice) { skip } else { 0 };
+            }
+        }
+        client.transmitted();
+        ControlFlow::Continue(())
     }
 
     fn want_chunk(&mut self) -> Want {

@@ -14,17 +14,39 @@ use crate::shaping::{Limits, Shaping, Site};
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
 use crate::time::Moment;
+use slab::Slab;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// The scopes that this shard has mail for, and the ledgers of those that it owns. Lives on its shard.
 pub(super) struct Lanes {
-    shares: Map<Scope, Lane>,
+    shares: Shares,
     ledgers: Ledgers,
     /// Shares that may have something to tell.
     news: Vec<Scope>,
     /// When batches of permits end, and when connections for what has waited are to be opened, earliest first.
     timers: BinaryHeap<Reverse<(Moment, Scope)>>,
+}
+
+/// The lanes, each in a place that pools remember: they ask several times for each message.
+#[derive(Default)]
+struct Shares {
+    names: Map<Scope, usize>,
+    places: Slab<Lane>,
+}
+
+impl Shares {
+    fn get(&self, scope: &Scope) -> Option<&Lane> {
+        self.places.get(*self.names.get(scope)?)
+    }
+
+    fn get_mut(&mut self, scope: &Scope) -> Option<&mut Lane> {
+        self.places.get_mut(*self.names.get(scope)?)
+    }
+
+    fn remove(&mut self, scope: &Scope) {
+        self.names.remove(scope).map(|place| self.places.remove(place));
+    }
 }
 
 /// What is known of a site here.
@@ -81,13 +103,13 @@ pub(super) struct Bounds {
 
 impl Lanes {
     pub(super) fn new(shards: u16) -> Self {
-        Lanes { shares: Map::default(), ledgers: Ledgers::new(shards), news: Vec::new(), timers: BinaryHeap::new() }
+        Lanes { shares: Shares::default(), ledgers: Ledgers::new(shards), news: Vec::new(), timers: BinaryHeap::new() }
     }
 
     /// Shares and ledgers.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn sizes(&self) -> [usize; 2] {
-        [self.shares.len(), self.ledgers.len()]
+        [self.shares.places.len(), self.ledgers.len()]
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
@@ -112,24 +134,21 @@ impl Lanes {
 impl Deliverer {
     /// A destination is a site's: its connections count there from now on.
     pub(super) fn join(&mut self, destination: DestinationId, site: Site) {
-        let pool = self.pools.entry(destination).or_default();
+        let pool = self.pools.make(destination);
         if pool.scope.as_deref() == Some(&*site.name) {
             return;
         }
         let scope: Scope = (&*site.name).into();
         pool.scope = Some(scope.clone());
         let limits = limits_of(&self.tables.shaping, &site, self.config.delivery.connections_per_destination);
-        let share = || Share::new(scope.clone(), limits);
-        let lane = self.lanes.shares.entry(scope.clone());
-        let lane = lane.or_insert_with(|| Lane {
-            share: share(),
-            site,
-            members: Vec::new(),
-            first: 0,
-            changes_from: Moment(0),
-            listed: false,
+        let Shares { names, places } = &mut self.lanes.shares;
+        let place = *names.entry(scope).or_insert_with_key(|scope| {
+            let share = Share::new(scope.clone(), limits);
+            places.insert(Lane { share, site, members: Vec::new(), first: 0, changes_from: Moment(0), listed: false })
         });
+        let lane = &mut places[place];
         lane.member(destination);
+        (pool.lane, pool.paced) = (place, lane.share.is_paced(Paced::Message));
     }
 
     fn scope(&self, destination: DestinationId) -> Option<&Scope> {
@@ -137,8 +156,9 @@ impl Deliverer {
     }
 
     fn lane(&mut self, destination: DestinationId) -> Option<&mut Lane> {
-        let scope = self.pools.get(&destination)?.scope.as_ref()?;
-        self.lanes.shares.get_mut(scope)
+        let pool = self.pools.get(&destination)?;
+        pool.scope.as_ref()?;
+        self.lanes.shares.places.get_mut(pool.lane)
     }
 
     /// What connections of a destination keep to.
@@ -154,8 +174,9 @@ impl Deliverer {
 
     /// Whether a connection may be opened at a destination that would have so many in all; else it is asked for.
     pub(super) fn may_open(&mut self, destination: DestinationId, wanted: u32, now: Moment) -> bool {
-        let Some(pool) = self.pools.get(&destination) else { return true };
+        let Some(pool) = self.pools.get_mut(&destination) else { return true };
         let Some(scope) = pool.scope.clone() else { return true };
+        pool.asks = true;
         let open = u32::try_from(pool.connections.len() + pool.leaving).unwrap_or(u32::MAX);
         let Some(lane) = self.lanes.shares.get_mut(&scope) else { return true };
         // One without a message to begin would idle in vain.
@@ -180,10 +201,12 @@ impl Deliverer {
 
     /// Nothing waits at a destination for more connections than there are.
     pub(super) fn has_enough(&mut self, destination: DestinationId) {
-        self.wants(destination, |member| {
-            member.connections = 0;
-            member.permits[Paced::Start as usize] = 0;
-        });
+        if self.pools.get_mut(&destination).is_some_and(|pool| std::mem::take(&mut pool.asks)) {
+            self.wants(destination, |member| {
+                member.connections = 0;
+                member.permits[Paced::Start as usize] = 0;
+            });
+        }
     }
 
     /// Changes what a destination wants.
@@ -226,8 +249,8 @@ impl Deliverer {
     }
 
     /// Whether the messages of a destination have a rate.
-    pub(super) fn is_paced(&mut self, destination: DestinationId) -> bool {
-        self.lane(destination).is_some_and(|lane| lane.share.is_paced(Paced::Message))
+    pub(super) fn is_paced(&self, destination: DestinationId) -> bool {
+        self.pools.get(&destination).is_some_and(|pool| pool.paced)
     }
 
     /// Whether a message may be begun, of so many that could be; else permits are asked for.
@@ -262,7 +285,7 @@ impl Deliverer {
         let scope = mail.scope.clone();
         let Some(lane) = self.lanes.shares.get_mut(&scope) else {
             let owner = lease::owner(&scope, self.shards);
-            return turn.post.send(usize::from(owner), Mail::ToLedger(mail.give_back(self.me)));
+            return turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail.give_back(self.me))));
         };
         lane.share.handle(mail, turn.now.mono);
         if let Some(until) = lane.share.poll_timeout() {
@@ -384,7 +407,7 @@ impl Deliverer {
             }
             if let Some(mail) = lane.share.poll_send(self.me, now) {
                 let owner = lease::owner(&scope, self.shards);
-                turn.post.send(usize::from(owner), Mail::ToLedger(mail));
+                turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail)));
             }
             if lane.members.is_empty() && lane.share.is_idle() {
                 self.lanes.shares.remove(&scope);
@@ -395,10 +418,15 @@ impl Deliverer {
     /// New rules.
     pub(super) fn new_shaping(&mut self) {
         let most = self.config.delivery.connections_per_destination;
-        let scopes: Vec<Scope> = self.lanes.shares.keys().cloned().collect();
+        let scopes: Vec<Scope> = self.lanes.shares.names.keys().cloned().collect();
         for scope in scopes {
             if let Some(lane) = self.lanes.shares.get_mut(&scope) {
                 lane.share.set_limits(limits_of(&self.tables.shaping, &lane.site, most));
+                for member in &lane.members {
+                    if let Some(pool) = self.pools.get_mut(&member.destination) {
+                        pool.paced = lane.share.is_paced(Paced::Message);
+                    }
+                }
             }
             self.lanes.list(&scope);
         }

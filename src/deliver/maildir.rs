@@ -105,7 +105,7 @@ impl Deliverer {
             let Some(key) = self.next_loaded(destination, turn) else { return };
             self.begin_writing(key, turn);
         }
-        let pool = self.pools.entry(destination).or_default();
+        let pool = self.pools.make(destination);
         let waits = !pool.loaded.is_empty() || self.queue.peek_len(destination) > 0;
         if waits && !std::mem::replace(&mut pool.awaits_writer, true) {
             self.writers.waiting.push_back(destination);

@@ -18,6 +18,7 @@ mod maildir;
 mod outcome;
 mod params;
 mod plans;
+mod pools;
 mod pump;
 mod questions;
 mod routed;
@@ -50,6 +51,7 @@ use lanes::Lanes;
 pub(crate) use maildir::WORK;
 use maildir::Writers;
 use plans::{Plans, Unasked};
+use pools::Pools;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -67,7 +69,7 @@ pub struct Deliverer {
     timeouts: ClientTimeouts,
     queue: Queue<Slice>,
     resolver: Resolver,
-    pools: Map<DestinationId, Pool>,
+    pools: Pools,
     /// Domains that wait for a DNS answer, by the name that was asked.
     resolving: Map<Rc<str>, Vec<DomainId>>,
     /// The same domains.
@@ -128,6 +130,12 @@ fn connector(tables: &Tables) -> Option<Connector> {
 struct Pool {
     /// The site's name, whose limits count here.
     scope: Option<Scope>,
+    /// The place of its lane, if it has a site: that stays for as long as this pool.
+    lane: usize,
+    /// Messages have a rate there. Here, as the lane is seldom in the caches where nothing is asked of it.
+    paced: bool,
+    /// The lane was asked for a connection.
+    asks: bool,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,
@@ -234,7 +242,7 @@ impl Deliverer {
             timeouts: ClientTimeouts::default(),
             queue: Queue::new(policy, seed),
             resolver: Resolver::new(dns, seed),
-            pools: Map::default(),
+            pools: Pools::default(),
             resolving: Map::default(),
             asked: Map::default(),
             fallback: fallback(&config),
@@ -339,7 +347,7 @@ impl Deliverer {
                     match (&record, self.queue.job_mut(key)) {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());
-                            let pool = self.pools.entry(destination).or_default();
+                            let pool = self.pools.make(destination);
                             pool.loaded.push_back((key, record.buffer_bytes()));
                             self.ahead.loaded += record.buffer_bytes();
                         }
@@ -484,7 +492,7 @@ impl Deliverer {
 
     /// Has the destination pumped before the turn ends.
     fn wake(&mut self, destination: DestinationId) {
-        let pool = self.pools.entry(destination).or_default();
+        let pool = self.pools.make(destination);
         if !std::mem::replace(&mut pool.woken, true) {
             self.wake.push_back(destination);
         }
@@ -537,7 +545,7 @@ impl Deliverer {
         }
         let destination = connection.destination;
         if !leaves {
-            let pool = self.pools.entry(destination).or_default();
+            let pool = self.pools.make(destination);
             pool.connections.retain(|c| *c != conn);
             pool.leaving += 1;
         }
@@ -555,7 +563,7 @@ impl Deliverer {
             match &mut connection.client {
                 None => self.connect_failed(conn, "no answer to the connection attempt in time", turn),
                 Some(_) if connection.idle_since.is_some() => {
-                    let pool = self.pools.entry(connection.destination).or_default();
+                    let pool = self.pools.make(connection.destination);
                     pool.awaits_record |= pool.fetching > 0;
                     self.quit(conn, turn);
                 }

@@ -74,7 +74,7 @@ impl Deliverer {
 
     /// Whether the rate of a destination allows the next message, if there is one to begin.
     fn may_begin_next(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
-        let pool = self.pools.entry(destination).or_default();
+        let pool = self.pools.make(destination);
         if pool.loaded.is_empty() {
             // What is not in memory comes first: a permit does not wait for the spool.
             let Some(key) = self.next_loaded(destination, turn) else { return false };
@@ -90,7 +90,7 @@ impl Deliverer {
     fn load(&mut self, key: JobKey, destination: DestinationId) {
         let Some(record) = self.queue.job(key).and_then(|job| job.body.as_ref()) else { return };
         let bytes = record.buffer_bytes();
-        self.pools.entry(destination).or_default().loaded.push_front((key, bytes));
+        self.pools.make(destination).loaded.push_front((key, bytes));
         self.ahead.loaded += bytes;
     }
 
@@ -145,7 +145,7 @@ impl Deliverer {
             }
             let (id, home) = (job.id, job.home);
             let domain = self.queue.domain_of(key);
-            let pool = self.pools.entry(destination).or_default();
+            let pool = self.pools.make(destination);
             pool.fetching += 1;
             pool.fetched_for = domain;
             self.ahead.asked += 1;
@@ -223,7 +223,7 @@ impl Deliverer {
             }
             let most = self.most_connections(destination).min(self.queue.window(destination) as usize);
             let waiting = self.waiting(destination);
-            let pool = self.pools.entry(destination).or_default();
+            let pool = self.pools.make(destination);
             let open = pool.connections.len();
             let enough = open > 0
                 && (self.queue.is_probing(destination)
@@ -271,7 +271,7 @@ impl Deliverer {
     fn make_room(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         while self.connections.len() >= self.max_connections {
             let Some(conn) = self.spare_connection() else {
-                let pool = self.pools.entry(destination).or_default();
+                let pool = self.pools.make(destination);
                 if !std::mem::replace(&mut pool.starved, true) && !planted!(StarvedForgotten) {
                     self.starved.push_back(destination);
                 }
@@ -368,7 +368,7 @@ impl Deliverer {
             match opened {
                 Ok(conn) => {
                     turn.report.stats.outbound_connections.add(1);
-                    self.pools.entry(destination).or_default().connections.push(conn);
+                    self.pools.make(destination).connections.push(conn);
                     let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
                     let secure = Secure::new(decision, Rc::clone(plans));
                     let host = (host, remote, attempt, secure);
@@ -389,7 +389,7 @@ impl Deliverer {
         }
         let local = local && error != why;
         let waiting = self.queue.peek_len(destination);
-        let pool = self.pools.entry(destination).or_default();
+        let pool = self.pools.make(destination);
         let waiting = waiting + pool.loaded.len() + pool.fetching;
         if !pool.connections.is_empty() {
             // The others go on. Whoever limits our connections does not want to be asked again at once.
@@ -425,7 +425,7 @@ impl Deliverer {
         self.forget(conn, turn);
         if !others.is_empty() && self.starts_are_paced(destination) {
             // The next one counts as well.
-            let pool = self.pools.entry(destination).or_default();
+            let pool = self.pools.make(destination);
             pool.left = Some(Box::new(Left { route, plans, addresses: others, why, began }));
             self.wake(destination);
         } else {

@@ -104,7 +104,7 @@ impl Deliverer {
                 self.quit(conn, turn);
             }
         }
-        self.pools.entry(after).or_default().predecessor = Some(last);
+        self.pools.make(after).predecessor = Some(last);
         if let Some(pool) = self.pools.get_mut(&last) {
             pool.heir = Some(after);
         }

@@ -132,6 +132,13 @@ pub struct DestinationId {
     pub(super) generation: u32,
 }
 
+impl DestinationId {
+    /// A number that no two destinations have at a time, and small: forgotten ones leave theirs to others.
+    pub fn place(self) -> usize {
+        self.index as usize
+    }
+}
+
 /// Names a tenant of one [`Queue`](super::Queue) for as long as it has jobs there.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TenantId(pub(super) u32);

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Alignment of address, offset and length for O_DIRECT on every block device in use, in bytes.
 pub const BLOCK: usize = 4096;
@@ -17,6 +18,8 @@ pub struct Buffer {
     capacity: usize,
     len: usize,
     home: Option<Arc<ArrayQueue<Buffer>>>,
+    /// Where its capacity is counted while it lives.
+    meter: Option<Arc<AtomicUsize>>,
 }
 
 // SAFETY: a Buffer owns its memory alone, like Vec<u8>; the pool it returns to is a Sync queue.
@@ -31,7 +34,16 @@ impl Buffer {
         let layout = Self::layout(capacity);
         // SAFETY: the layout's size is not zero.
         let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
-        Buffer { memory, capacity, len: 0, home: None }
+        Buffer { memory, capacity, len: 0, home: None, meter: None }
+    }
+
+    /// A copy of what is in it in a buffer of that size, counted by `meter` for as long as it lives, in bytes.
+    pub fn trimmed(&self, meter: &Arc<AtomicUsize>) -> Self {
+        let mut copy = Buffer::new(self.len);
+        copy.extend(self);
+        meter.fetch_add(copy.capacity, Ordering::Relaxed);
+        copy.meter = Some(Arc::clone(meter));
+        copy
     }
 
     fn layout(capacity: usize) -> Layout {
@@ -108,10 +120,13 @@ impl Deref for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(pool) = self.home.take() {
-            let returned = Buffer { memory: self.memory, capacity: self.capacity, len: 0, home: None };
+            let returned = Buffer { memory: self.memory, capacity: self.capacity, len: 0, home: None, meter: None };
             // A full pool gives the buffer back, and its own drop (home is None) frees it.
             drop(pool.push(returned));
             return;
+        }
+        if let Some(meter) = &self.meter {
+            meter.fetch_sub(self.capacity, Ordering::Relaxed);
         }
         // SAFETY: allocated in `new` with this layout; not handed on above.
         unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.capacity)) }
@@ -140,6 +155,12 @@ impl Pool {
     /// Memory of each of its buffers, in bytes.
     pub fn buffer_bytes(&self) -> usize {
         self.buffer_bytes.max(1).next_multiple_of(BLOCK)
+    }
+
+    /// Its buffers in use.
+    pub fn out(&self) -> usize {
+        // Each knows the way back, and so does the pool.
+        Arc::strong_count(&self.free) - 1
     }
 
     /// An empty buffer, reused or new.
@@ -214,5 +235,21 @@ mod tests {
         assert_eq!(&*other, b"hello");
         std::thread::spawn(move || drop(other)).join().expect("the thread does not panic");
         assert_eq!(pool.take().as_ptr(), address);
+    }
+
+    #[test]
+    fn a_trimmed_copy_is_counted_while_it_lives_and_frees_the_pool() {
+        let (pool, meter) = (Pool::new(16 * BLOCK, 2), Arc::new(AtomicUsize::new(0)));
+        let mut buffer = pool.take();
+        buffer.extend(&[7; BLOCK + 1]);
+        assert_eq!(pool.out(), 1);
+        let trimmed = buffer.trimmed(&meter);
+        drop(buffer);
+        assert_eq!(pool.out(), 0);
+        assert_eq!((&*trimmed, trimmed.capacity()), (&[7; BLOCK + 1][..], 2 * BLOCK));
+        let part = Slice::new(Arc::new(trimmed), 0..10);
+        assert_eq!(meter.load(Ordering::Relaxed), 2 * BLOCK);
+        drop(part);
+        assert_eq!(meter.load(Ordering::Relaxed), 0);
     }
 }

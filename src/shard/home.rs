@@ -426,7 +426,8 @@ impl Home {
         stats.accepted_recipients.add(view.recipient_count() as u64);
         let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
         let (accepted, params) = (view.accepted(), view.params());
-        let facts = Message { id, accepted, age: Duration::ZERO, size, record: Some(&record), params };
+        let in_memory = Some(&record).filter(|_| self.log.has_memory());
+        let facts = Message { id, accepted, age: Duration::ZERO, size, record: in_memory, params };
         self.hand_off(&facts, || view.recipients(), turn);
         if notify::is_notice(waiter) {
             return self.notifier.durable(waiter, &mut self.log);

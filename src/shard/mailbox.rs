@@ -71,7 +71,7 @@ pub enum Mail {
         domain: Box<str>,
     },
     /// Lane → owner of a site's limits.
-    ToLedger(ToLedger),
+    ToLedger(Box<ToLedger>),
     /// Owner of a site's limits → lane.
     ToLane(ToLane),
     /// Home ↔ owner of a key: passwords that were guessed.
@@ -95,6 +95,8 @@ pub enum Mail {
     /// Control plane → shard.
     Control(Control),
 }
+
+const _: () = assert!(size_of::<Mail>() <= 112, "each message crosses twice at least, and is moved by every hand");
 
 /// What DNS says of a domain, for a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -185,7 +185,7 @@ impl ShardCore {
                     Mail::Fetched { id, part, record } => self.deliverer.fetched(id, part, record, turn),
                     Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
                     Mail::Lane { domain } => self.home.keep_mail_for(&domain, now.mono),
-                    Mail::ToLedger(mail) => self.deliverer.to_ledger(mail, turn),
+                    Mail::ToLedger(mail) => self.deliverer.to_ledger(*mail, turn),
                     Mail::ToLane(mail) => self.deliverer.to_lane(mail, turn),
                     Mail::ToOwner(mail) => self.home.quota_owner(mail, now),
                     Mail::ToPurse(mail) => self.home.quota_purse(mail, turn),

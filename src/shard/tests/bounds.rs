@@ -319,6 +319,21 @@ fn records_read_ahead_are_bounded_and_slow_destinations_do_not_starve_others() {
 }
 
 #[test]
+fn mail_that_comes_faster_than_it_goes_keeps_little_of_its_commits() {
+    let mut world = World::with(63, 1, config(), 1000);
+    world.domain("a.test", "10.0.0.1");
+    world.hop("10.0.0.1").set(At::Mail, Act::Silence);
+    for n in 0..400 {
+        world.accept(0, &Letter::new(n, &["x@a.test"]));
+    }
+    let (whole, held) = (limits::SPOOL_BUFFERS_SHARED * 68 * 1024, world.held("log.octets in memory"));
+    assert!(held > 100 * 4096 && held < whole + 400 * 8192 + 1_000_000, "{held}");
+    world.hop("10.0.0.1").mend();
+    assert!(world.run_until(minutes(60), |w| w.received().count() == 400), "{}", world.received().count());
+    assert_at_rest(&mut world);
+}
+
+#[test]
 fn reads_of_a_shard_are_bounded_and_those_beyond_wait_their_turn() {
     let mut world = World::with(62, 1, config(), 1000);
     for n in 0..200 {

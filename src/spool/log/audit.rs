@@ -21,6 +21,9 @@ impl Log {
         // Outcomes wait in memory while nothing can be written: each was a recipient of a live message.
         report("log.settled to write", self.settled.len(), live);
         report("log.progress to write", self.progress.len(), live.saturating_mul(limits::RECIPIENTS));
+        // What is kept is counted behind it; commits that wait and the one in flight have buffers too.
+        let waiting = (commits + 2) * self.buffers.buffer_bytes();
+        report("log.octets in memory", self.shared_bytes(), limits::SPOOL_SHARED_BYTES + waiting);
         // Done before the turn ends.
         report("log.effects", self.effects.len(), self.reads.len() + limits::SPOOL_FREE_SEGMENTS + 4);
         report("log.events", self.events.len(), 0);

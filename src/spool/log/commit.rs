@@ -292,7 +292,9 @@ impl Log {
         } else {
             (BLOCK, u64::from(target.offset))
         };
-        let buffer = Arc::new(buffer);
+        // Records are delivered from it, and keep all of it.
+        let keeps_much = self.buffers.out() > limits::SPOOL_BUFFERS_SHARED && buffer.len() <= buffer.capacity() / 2;
+        let buffer = Arc::new(if keeps_much { buffer.trimmed(&self.trimmed) } else { buffer });
         let token = self.next_token;
         self.next_token += 1;
         let (segment, offset_in_segment) = (target.segment, target.offset);

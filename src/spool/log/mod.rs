@@ -37,6 +37,7 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use self::exchange::{Effect, Event, FileError, FileNo, Geometry, ReadError, Refusal, Settled};
 pub(crate) use self::store::mix;
@@ -95,6 +96,8 @@ pub struct Log {
 
     store: store::Store,
     buffers: Pool,
+    /// Octets of those that were trimmed.
+    trimmed: Arc<AtomicUsize>,
     read_buffers: [Pool; 3],
 
     /// Commits in order; the last one fills.
@@ -158,6 +161,7 @@ impl Log {
             extras: Slab::new(),
             streams: HashMap::default(),
             buffers: Pool::new(commit_bytes + BLOCK, kept),
+            trimmed: Arc::default(),
             read_buffers: [
                 Pool::new(16 << 10, 4 * kept),
                 Pool::new(128 << 10, kept),
@@ -219,6 +223,15 @@ impl Log {
     /// fallen to half of that.
     pub fn pressure(&self) -> usize {
         self.pressure
+    }
+
+    /// Whether a record that has just become durable may stay in memory for its delivery; else it is read when it is its turn.
+    pub fn has_memory(&self) -> bool {
+        self.shared_bytes() <= limits::SPOOL_SHARED_BYTES
+    }
+
+    fn shared_bytes(&self) -> usize {
+        self.buffers.out() * self.buffers.buffer_bytes() + self.trimmed.load(Ordering::Relaxed)
     }
 
     /// See `pressure`: with commits smaller than usual, half of those that may wait, so that a stream pauses before it is
