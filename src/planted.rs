@@ -208,8 +208,6 @@ mod switches {
         TurnsAreFree,
         /// a permit that was used at once counts as if it had been used at its end
         PermitUsedAtItsEnd,
-        /// a rate is told to each lane as if it were alone
-        PermitsUnshared,
     }
 
     thread_local! {

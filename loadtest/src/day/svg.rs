@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 24.0;
 /// Above the curves: two rows of names of bands.
 const TOP: f64 = 34.0;
 const BOTTOM: f64 = 24.0;
@@ -25,7 +25,7 @@ pub(super) struct Series {
 pub(super) enum Scale {
     /// From zero.
     Linear,
-    /// By powers of ten, from and to these.
+    /// Seconds, each tenfold as far up as before, from and to these.
     Logarithmic(f64, f64),
 }
 
@@ -77,8 +77,8 @@ impl Chart<'_> {
         match self.scale {
             Scale::Linear => (0..=4).map(|n| self.highest() * f64::from(n) / 4.0).collect(),
             Scale::Logarithmic(from, to) => {
-                let powers = (from.log10().round() as i32)..=(to.log10().round() as i32);
-                powers.map(|power| 10_f64.powi(power)).collect()
+                let all = [1e-3, 1e-2, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0];
+                all.into_iter().filter(|tick| (from..=to).contains(tick)).collect()
             }
         }
     }
