@@ -381,6 +381,9 @@ pub const LOCAL_PAUSE: Duration = Duration::from_secs(10);
 pub const SPARE_LOOKED_AT: usize = 16;
 /// Records asked for ahead of their turn, per destination: a spool read takes about as long as a few transactions.
 pub const FETCH_AHEAD: usize = 16;
+/// What a rate lets begin in this time is asked for ahead of its turn, one at least: a spool read takes less unless the disk is
+/// in trouble, and each that is read ahead is one more that a message of another tenant waits for.
+pub const FETCH_AHEAD_TIME: Duration = Duration::from_millis(20);
 /// Memory of all records of one shard that were asked for or have come ahead of their turn; above it each destination with
 /// a free connection asks for one at a time. What was asked for counts as the largest record.
 pub const FETCH_AHEAD_BYTES: usize = 64 << 20;

@@ -208,6 +208,10 @@ mod switches {
         FlightBlamed,
         /// a message goes by BDAT with the dots that only DATA has doubled
         FlightDotsKept,
+        /// a tenant's turn costs it nothing: the first one goes on and on
+        TurnsAreFree,
+        /// a permit that was used at once counts as if it had been used at its end
+        PermitUsedAtItsEnd,
     }
 
     thread_local! {

@@ -18,6 +18,7 @@
 #![warn(missing_docs)]
 
 pub mod cpu;
+pub mod day;
 pub mod dns;
 pub mod latency;
 pub mod relay;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use loadtest::day::{DayArgs, day};
 use loadtest::dns::{DnsConfig, DnsServer};
 use loadtest::relay::RelayCommand;
 use loadtest::relay_main::relay_main;
@@ -49,6 +50,8 @@ enum Cmd {
     Dns(DnsArgs),
     /// The whole relay in a simulated world, once for each seed: faults of network, disk, DNS and peers, crashes
     Simulate(SimulateArgs),
+    /// A provider's day in a simulated world: millions of messages through the relay, and a report
+    Day(DayArgs),
 }
 
 #[derive(Args)]
@@ -324,6 +327,7 @@ fn main() -> ExitCode {
         Cmd::Send(args) => send_command(args),
         Cmd::Sink(args) => sink_command(args),
         Cmd::Dns(args) => dns_command(args),
+        Cmd::Day(args) => day(&args).map(verdict),
         Cmd::Simulate(args) => Ok(if simulate(&args) { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
     };
     result.unwrap_or_else(|e| {

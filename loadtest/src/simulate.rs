@@ -8,6 +8,7 @@ use crate::report::thousands;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use ringpost::sim::run::{Outcome, run};
+use ringpost::sim::saturated::{Setting, Verdict, run as run_saturated};
 use ringpost::sim::scenario::Scenario;
 use ringpost::sim::shrink::shrink;
 use std::cell::Cell;
@@ -49,6 +50,10 @@ pub struct SimulateArgs {
     /// Print the hash of each seed's trace
     #[arg(long)]
     hashes: bool,
+    /// Instead, calm worlds with more mail than a receiver takes, of these seeds: how far a limit is used that binds, how
+    /// tenants share it, how long one message of another waits
+    #[arg(long, value_parser = seeds)]
+    saturated: Option<Range<u64>>,
     /// Print how often what happened: replies of the relay, faults, moods of its peers
     #[arg(long)]
     tally: bool,
@@ -101,6 +106,9 @@ pub fn simulate(args: &SimulateArgs) -> bool {
         }
         usual(info);
     }));
+    if let Some(seeds) = &args.saturated {
+        return saturated(seeds.clone());
+    }
     let first = args.seeds.start;
     if args.show {
         print!("{}", args.scenario(first));
@@ -128,6 +136,53 @@ pub fn simulate(args: &SimulateArgs) -> bool {
         print_shortest(args, *seed, outcome);
     }
     sums.failed.is_empty()
+}
+
+/// Runs calm worlds, and prints how the worst of them was.
+fn saturated(seeds: Range<u64>) -> bool {
+    let (next, failed) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let verdicts = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    let setting = Setting::generate(seed);
+                    let verdict = run_saturated(&setting);
+                    if !verdict.violations.is_empty() {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                        let said: Vec<String> = verdict.violations.iter().map(ToString::to_string).collect();
+                        println!("{setting}: {}", said.join("; "));
+                    }
+                    verdicts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(verdict);
+                }
+            });
+        }
+    });
+    let verdicts = verdicts.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let least = |of: fn(&Verdict) -> f64| verdicts.iter().map(of).fold(f64::INFINITY, f64::min);
+    let mean = |of: fn(&Verdict) -> f64| verdicts.iter().map(of).sum::<f64>() / verdicts.len().max(1) as f64;
+    let services: Vec<u64> = verdicts.iter().flat_map(|verdict| verdict.services.clone()).collect();
+    println!(
+        "{} saturated worlds: a limit that binds was used to {:.1} % (mean {:.1} %) at least, tenants' index {:.4} (mean \
+         {:.4}) at least; {} lone letters waited for {} services of others at most, {:.2} on average",
+        verdicts.len(),
+        least(|v| v.utilisation) * 100.0,
+        mean(|v| v.utilisation) * 100.0,
+        least(|v| v.fairness),
+        mean(|v| v.fairness),
+        services.len(),
+        services.iter().max().unwrap_or(&0),
+        services.iter().sum::<u64>() as f64 / services.len().max(1) as f64
+    );
+    let failed = failed.into_inner();
+    if failed > 0 {
+        println!("{failed} seeds FAILED");
+    }
+    failed == 0
 }
 
 fn run_all(args: &SimulateArgs, all: &[u64]) -> Sums {

@@ -10,7 +10,7 @@ use crate::lease::{self, Ledgers, Paced, Scope, Share, ToLane, ToLedger};
 use crate::limits;
 use crate::queue::DestinationId;
 use crate::rt::ConnId;
-use crate::shaping::{Limits, Shaping, Site};
+use crate::shaping::{Limits, Rate, Shaping, Site};
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
 use crate::time::Moment;
@@ -257,6 +257,14 @@ impl Deliverer {
     /// Whether the messages of a destination have a rate.
     pub(super) fn is_paced(&self, destination: DestinationId) -> bool {
         self.pools.get(&destination).is_some_and(|pool| pool.paced)
+    }
+
+    /// The rate of a destination's messages, if they have one.
+    pub(super) fn message_rate(&mut self, destination: DestinationId) -> Option<Rate> {
+        if !self.is_paced(destination) {
+            return None;
+        }
+        self.lane(destination)?.share.limits().message_rate
     }
 
     /// Whether a message may be begun, of so many that could be; else permits are asked for.

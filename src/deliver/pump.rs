@@ -141,7 +141,7 @@ impl Deliverer {
                 return None;
             }
             let fetching = self.pools.get(&destination).map_or(0, |p| p.fetching);
-            if fetching > 0 && (fetching >= limits::FETCH_AHEAD || !self.ahead.has_room()) {
+            if fetching > 0 && (fetching >= self.read_ahead(destination) || !self.ahead.has_room()) {
                 return None;
             }
             if fetching > 0 && !self.may_fetch_ahead(destination, turn.now.mono) {
@@ -167,6 +167,18 @@ impl Deliverer {
             pool.fetched_for = domain;
             self.ahead.asked += 1;
             self.fetch(id, 0, home, Fetch::Job(destination, key), turn);
+        }
+    }
+
+    /// Records of a destination that may be asked for at a time. Who comes later goes behind them, whosever turn it is: where
+    /// messages have a rate they are no more than can be begun while one is read.
+    fn read_ahead(&mut self, destination: DestinationId) -> usize {
+        match self.message_rate(destination) {
+            Some(rate) => {
+                let begun = limits::FETCH_AHEAD_TIME.as_nanos() / rate.interval().as_nanos().max(1);
+                usize::try_from(begun).unwrap_or(usize::MAX).clamp(1, limits::FETCH_AHEAD)
+            }
+            None => limits::FETCH_AHEAD,
         }
     }
 

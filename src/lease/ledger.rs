@@ -87,7 +87,8 @@ impl Pacing {
     /// A lane has told what it used of its batch.
     fn settle(&mut self, lane: u16, used: Used, rate: Option<Rate>) {
         if let Some(made) = self.batches.iter_mut().find(|made| made.lane == lane && !made.told) {
-            (made.used, made.told) = (used, true);
+            let last = if planted!(PermitUsedAtItsEnd) { made.used.last } else { used.last };
+            (made.used, made.told) = (Used { last, ..used }, true);
         }
         while self.batches.front().is_some_and(|made| made.told) {
             if let (Some(made), Some(rate)) = (self.batches.pop_front(), rate) {

@@ -5,6 +5,7 @@
 //! kind: whatever RFC 5321 lets a server do, and some of what it does not, is in [`Act`].
 
 mod call;
+pub mod guard;
 mod mood;
 mod tls;
 
@@ -99,6 +100,8 @@ pub struct Hop {
     pub received: Vec<Received>,
     /// Everything it refused for good, and what it put off.
     pub refusals: Vec<Refusal>,
+    /// What its site counts and refuses.
+    pub guard: Option<guard::Shared>,
     /// Connections that stand, and the most that did.
     pub open: usize,
     /// The most that did.
@@ -138,7 +141,7 @@ impl Host for Hop {
                 } else {
                     self.flush(link, &mut call, side) && self.work(link, &mut call, side)
                 };
-                self.keep(link, call, open);
+                self.keep(link, call, open, side.now().mono);
             }
             HostEvent::Ended { link } => {
                 side.close(link);
@@ -150,7 +153,7 @@ impl Host for Hop {
                 let Some(mut call) = self.calls.remove(&link) else { return };
                 call.armed = false;
                 let open = self.send_next(link, &mut call, side);
-                self.keep(link, call, open);
+                self.keep(link, call, open, side.now().mono);
             }
             HostEvent::Connected { .. } | HostEvent::Datagram { .. } => {}
         }
@@ -158,11 +161,16 @@ impl Host for Hop {
 }
 
 impl Hop {
-    fn keep(&mut self, link: LinkId, call: Call, open: bool) {
+    fn keep(&mut self, link: LinkId, call: Call, open: bool, now: Moment) {
         let counted = call.counted;
         if open {
             self.calls.insert(link, call);
-        } else if counted {
+            return;
+        }
+        if let Some(guard) = &self.guard {
+            guard.borrow_mut().gone(link, now);
+        }
+        if counted {
             self.open -= 1;
         }
     }
@@ -175,14 +183,21 @@ impl Hop {
                 self.in_vain.push_back(now);
                 self.most_in_vain = self.most_in_vain.max(self.in_vain.len());
             }
-            self.keep(link, call, false);
+            self.keep(link, call, false, now);
         }
     }
 
     fn accepted(&mut self, link: LinkId, from: IpAddr, side: &mut HostSide<'_>) {
         self.connects += 1;
         let mut call = Call::new(side.now().mono, from);
-        let open = if self.mood.max_open.is_some_and(|max| self.open >= max) {
+        let guard = self.guard.as_ref();
+        let guarded =
+            guard.is_some_and(|g| !g.borrow_mut().connect(link, side.now().mono, |link| side.relay_is_open(link)));
+        let open = if guarded {
+            side.mark("next hop: 421, more connections than its site takes");
+            self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);
+            self.end(link, &mut call, side)
+        } else if self.mood.max_open.is_some_and(|max| self.open >= max) {
             self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);
             self.end(link, &mut call, side)
         } else {
@@ -194,7 +209,7 @@ impl Hop {
             }
             self.act(At::Greeting, link, &mut call, "220 hop ESMTP\r\n", side).1
         };
-        self.keep(link, call, open);
+        self.keep(link, call, open, side.now().mono);
     }
 
     /// Works off what came; whether the connection stands.
@@ -387,6 +402,12 @@ impl Hop {
             self.most_mails = self.most_mails.max(call.mails);
             call.sender = address(line);
             call.recipients.clear();
+            if self.guard.as_ref().is_some_and(|guard| !guard.borrow_mut().begin(side.now().mono)) {
+                side.mark("next hop: 450, more messages than its site takes");
+                let text = "450 4.7.1 too many messages\r\n";
+                self.refuse(link, call, None, text, side);
+                return self.say(link, call, text.as_bytes().to_vec(), side);
+            }
             let set = |at: At| self.mood.acts.iter().any(|(of, _, _)| *of == at);
             let at = if call.mails > 1 && set(At::MailAgain) && !set(At::Mail) { At::MailAgain } else { At::Mail };
             let (positive, open) = self.act(at, link, call, "250 2.1.0 ok\r\n", side);

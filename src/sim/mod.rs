@@ -6,10 +6,12 @@
 
 pub mod asks;
 pub mod client;
+pub mod day;
 pub mod guise;
 pub mod hop;
 pub mod oracle;
 pub mod run;
+pub mod saturated;
 pub mod scenario;
 pub mod shrink;
 #[cfg(test)]

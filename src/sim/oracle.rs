@@ -70,6 +70,8 @@ pub struct Oracle<'a> {
     headless: bool,
     /// Hosts that were not well, or not reached well, at some time.
     troubled: BTreeSet<IpAddr>,
+    /// Hosts to which the way was longer at some time.
+    delayed: BTreeSet<IpAddr>,
     /// Any host may have seemed to be out of reach at some time.
     any_troubled: bool,
     /// Hosts that announced a SIZE or no 8BITMIME at some time.
@@ -164,6 +166,7 @@ impl<'a> Oracle<'a> {
             excused: BTreeSet::new(),
             headless: false,
             troubled: BTreeSet::new(),
+            delayed: BTreeSet::new(),
             any_troubled: false,
             small: BTreeSet::new(),
             accepted: 0,
@@ -195,6 +198,11 @@ impl<'a> Oracle<'a> {
     /// The way to a hop has trouble.
     pub fn trouble_at(&mut self, hop: IpAddr) {
         self.troubled.insert(hop);
+    }
+
+    /// The way to a hop is longer, now more, now less.
+    pub fn delay_at(&mut self, hop: IpAddr) {
+        self.delayed.insert(hop);
     }
 
     /// What is not a hop's, and keeps the relay from hops: DNS, its own sockets, its time.
@@ -371,6 +379,7 @@ impl<'a> Oracle<'a> {
     pub fn check_end(&mut self, world: &World) {
         self.check_rates(world);
         self.check_flows(world);
+        self.check_guards(world);
         let account = Account::of(world);
         let mut letters: BTreeMap<u32, &Sent> = BTreeMap::new();
         for client in world.clients() {

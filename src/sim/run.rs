@@ -21,6 +21,7 @@ use crate::shard::Tables;
 use crate::shard::mailbox::Control;
 use crate::time::Moment;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -179,6 +180,13 @@ impl<'a> Run<'a> {
             machine.grounded = self.scenario.is_grounded(*hop);
             machine.lmtp = self.scenario.mailboxes() == Some(*hop);
             hosts.insert(*hop, Machine::Hop(Box::new(machine)));
+        }
+        for (group, guard) in self.scenario.guards() {
+            for ip in group {
+                if let Some(Machine::Hop(hop)) = hosts.get_mut(&ip) {
+                    hop.guard = Some(Rc::clone(&guard));
+                }
+            }
         }
         hosts.insert(EVIL_V4.into(), Machine::Hop(Box::default()));
         for n in 0..self.scenario.clients {
@@ -390,6 +398,7 @@ impl<'a> Run<'a> {
                 self.world.sim.core.reset_all(self.hops[*hop]);
             }
             Deed::Latency { hop, least_us, more_us } => {
+                self.oracle.delay_at(self.hops[*hop]);
                 self.world.sim.core.path(self.hops[*hop]).latency_us = (*least_us, *more_us);
             }
             Deed::DnsLoss { permille } => {
@@ -485,7 +494,7 @@ impl<'a> Run<'a> {
                     }
                 }
                 Machine::Zone(zone) => zone.calm(),
-                Machine::Client(_) | Machine::Other(_) => {}
+                Machine::Client(_) | Machine::Other(_) | Machine::Feeder(_) | Machine::Day(_) => {}
             }
         }
         // What stands still must go on before its gauges mean anything.

@@ -8,13 +8,16 @@ mod show;
 
 use super::client::{Letter, Style};
 use super::guise::Guise;
+use super::hop::guard::{self, Guard};
 use super::hop::{Mood, StartTls, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
 use crate::shaping::{Limits, Rate};
 use crate::spool::Geometry;
 use deeds::{Focus, Themes, deed, prelude};
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A domain that receives mail.
@@ -187,6 +190,9 @@ pub struct Scenario {
     pub rates: [Option<Rate>; 2],
     /// What each campaign may, each tenant, and each site beside its rates.
     pub flows: [Limits; 3],
+    /// Receivers count connections and messages themselves, and refuse what is too much; and in some worlds they take half as many
+    /// messages as the relay was told.
+    pub enforced: Option<bool>,
     /// The number of a destination that is a domain of the relay's own: its first exchanger speaks LMTP.
     pub local: Option<usize>,
     /// The number of a destination with a route, and which.
@@ -286,6 +292,7 @@ impl Scenario {
             lane_rate: 1_000_000,
             rates: [None; 2],
             flows: [Limits::default(); 3],
+            enforced: None,
             local: None,
             route: None,
         };
@@ -315,6 +322,11 @@ impl Scenario {
             scenario.rates[1] = if site_rng.one_in(2) { None } else { draw(site_rng, &connections) };
         }
         // Drawn apart as well.
+        let guard_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x47_55_52_44));
+        if guard_rng.one_in(3) || scenario.rates[0].is_some() && guard_rng.one_in(2) {
+            scenario.enforced = Some(guard_rng.one_in(4));
+        }
+        // And again.
         let route_rng = &mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x52_4f_55_54));
         if !scenario.smart_host && route_rng.one_in(4) {
             let chosen = route_rng.below(scenario.destinations.len() as u64) as usize;
@@ -401,6 +413,28 @@ impl Scenario {
                 self.destinations.push(Destination { name, exchangers, implicit, twin_of: Some(twin_of) });
             }
         }
+    }
+
+    /// What receivers count together, a site each, and the limits that they enforce.
+    pub fn guards(&self) -> Vec<(Vec<IpAddr>, guard::Shared)> {
+        let Some(is_secret) = self.enforced.filter(|_| !self.smart_host) else { return Vec::new() };
+        let sites = self.destinations.iter().enumerate().filter(|(n, d)| {
+            let second = self.provider && *n == 1;
+            d.twin_of.is_none() && self.local != Some(*n) && !second
+        });
+        let guard = |(n, d): (usize, &Destination)| {
+            let mut hosts = self.addresses(d);
+            if self.provider && n == 0 {
+                hosts.extend(self.addresses(&self.destinations[1]));
+            }
+            let half =
+                |rate: Rate| Rate::new(rate.count(), rate.period() * 2, rate.burst()).expect("periods are short");
+            let rate = self.rates[0].map(|rate| if is_secret { half(rate) } else { rate });
+            let mut guard = Guard::new(rate, Some(self.connections as usize));
+            guard.is_secret = is_secret && rate.is_some();
+            (hosts, Rc::new(RefCell::new(guard)))
+        };
+        sites.map(guard).collect()
     }
 
     /// The scenario with only those deeds whose number is in `keep`.

@@ -59,7 +59,7 @@ pub fn shrink(scenario: &Scenario, most: u32, mut fails: impl FnMut(&Scenario) -
 
 type Change = fn(&mut Scenario);
 
-fn plainer() -> [Change; 11] {
+fn plainer() -> [Change; 12] {
     [
         |s| s.shards = 1,
         |s| s.shards = 2,
@@ -71,6 +71,7 @@ fn plainer() -> [Change; 11] {
         |s| s.limited = false,
         |s| s.proxied = false,
         |s| s.local = None,
+        |s| s.enforced = None,
         |s| {
             for (_, deed) in &mut s.deeds {
                 if let Deed::Submit { style, .. } = deed {

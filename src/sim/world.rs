@@ -4,7 +4,9 @@
 //! production code with the production recovery between two lives; nothing is stubbed but what `rt` stands for.
 
 use super::client::Client;
+use super::day::Someone;
 use super::hop::Hop;
+use super::saturated::Feeder;
 use super::zone::Zone;
 use crate::config::{self, Config, Host as HostName};
 use crate::dns::{AddressFamilies, DnsSettings};
@@ -39,6 +41,10 @@ pub enum Machine {
     Zone(Box<Zone>),
     /// It does what a test tells it.
     Other(Box<dyn Host>),
+    /// It sends all it has at once.
+    Feeder(Box<Feeder>),
+    /// It has a part in a provider's day.
+    Day(Box<Someone>),
 }
 
 impl Host for Machine {
@@ -48,6 +54,8 @@ impl Host for Machine {
             Machine::Client(client) => client.listens(port),
             Machine::Zone(zone) => zone.listens(port),
             Machine::Other(host) => host.listens(port),
+            Machine::Feeder(feeder) => feeder.listens(port),
+            Machine::Day(someone) => someone.listens(port),
         }
     }
 
@@ -57,6 +65,8 @@ impl Host for Machine {
             Machine::Client(client) => client.handle(event, side),
             Machine::Zone(zone) => zone.handle(event, side),
             Machine::Other(host) => host.handle(event, side),
+            Machine::Feeder(feeder) => feeder.handle(event, side),
+            Machine::Day(someone) => someone.handle(event, side),
         }
     }
 }
@@ -110,6 +120,8 @@ pub struct World {
     pub geometry: Geometry,
     /// What it said.
     pub said: Said,
+    /// Who hears each of its events.
+    pub listener: Option<Box<dyn FnMut(&Event)>>,
     /// Numbers of each shard.
     pub stats: Vec<Arc<ShardStats>>,
     /// What recovery complained of, over all lives.
@@ -133,6 +145,7 @@ impl World {
             max_connections,
             geometry,
             said: Said::default(),
+            listener: None,
             stats: Vec::new(),
             damage: Vec::new(),
             lives: 0,
@@ -242,17 +255,22 @@ impl World {
 
     /// What the shards reported since the last time.
     pub fn take_events(&mut self) {
-        let said = &mut self.said;
+        let (said, listener) = (&mut self.said, &mut self.listener);
         for (events, _) in &mut self.links {
-            while events.take_batch(|event| match event {
-                Event::Accepted(_) => said.accepted += 1,
-                Event::Rejected(_) => said.rejected += 1,
-                Event::Delivered(_) => said.delivered += 1,
-                Event::Deferred(_) => said.deferred += 1,
-                Event::Bounced(_) => said.bounced += 1,
-                Event::Expired(_) => said.expired += 1,
-                Event::Notice(_) => said.notices += 1,
-                Event::Sts(_) | Event::Tls(_) | Event::Rua(_) => {}
+            while events.take_batch(|event| {
+                match &event {
+                    Event::Accepted(_) => said.accepted += 1,
+                    Event::Rejected(_) => said.rejected += 1,
+                    Event::Delivered(_) => said.delivered += 1,
+                    Event::Deferred(_) => said.deferred += 1,
+                    Event::Bounced(_) => said.bounced += 1,
+                    Event::Expired(_) => said.expired += 1,
+                    Event::Notice(_) => said.notices += 1,
+                    Event::Sts(_) | Event::Tls(_) | Event::Rua(_) => {}
+                }
+                if let Some(listener) = listener {
+                    listener(&event);
+                }
             }) {}
         }
     }

@@ -189,6 +189,8 @@ pub struct Core {
     /// What the world did.
     pub marks: Marks,
     pub(super) cpus: Vec<Cpu>,
+    /// What is of use to those who judge single connections and messages is kept: it grows with each.
+    pub remembers: bool,
     /// Octets of each connection that the relay has taken in.
     pub(super) handed: BTreeMap<LinkId, u64>,
     pub(super) disk_faults: Vec<Moment>,
@@ -224,6 +226,7 @@ impl Core {
             counts: Counts::default(),
             marks: Marks::default(),
             cpus: Vec::new(),
+            remembers: true,
             handed: BTreeMap::new(),
             disk_faults: Vec::new(),
             caps: Caps::default(),
@@ -276,6 +279,9 @@ impl Core {
 
     /// The relay writes to `host`.
     pub(super) fn count_message(&mut self, host: IpAddr, first: Option<&[u8]>) {
+        if !self.remembers {
+            return;
+        }
         let first = first.map(|bytes| bytes.strip_prefix(b"RSET\r\n").unwrap_or(bytes));
         let begins = first.is_some_and(|bytes| bytes.starts_with(b"MAIL FROM:"));
         let sender = first.and_then(|bytes| match bytes.strip_prefix(b"MAIL FROM:<s") {
@@ -297,7 +303,7 @@ impl Core {
             return;
         }
         *open += 1;
-        if !dead {
+        if !dead && self.remembers {
             self.caps.begun.push(Begun { at: self.now.mono, group, message: false, sender: None });
         }
         if open > most && !dead {
@@ -431,7 +437,9 @@ impl Core {
                     return;
                 };
                 let more = !sock.received.is_empty() || sock.ended;
-                *self.handed.entry(sock.link).or_default() += bytes.len() as u64;
+                if self.remembers {
+                    *self.handed.entry(sock.link).or_default() += bytes.len() as u64;
+                }
                 self.trace.record(now.mono, &me, "received", u64::from(conn.slot), &bytes);
                 shard.handle(Event::Received { conn, bytes: &bytes }, now, &mut Side { me, core: self });
                 if more {

@@ -133,6 +133,11 @@ impl HostSide<'_> {
         self.core.net.forget_if_over(link);
     }
 
+    /// Whether the relay has not closed its end, by its own clock: an end that is under way does not count.
+    pub fn relay_is_open(&self, link: LinkId) -> bool {
+        self.core.net.links.get(&link).is_some_and(|link| link.relay_open)
+    }
+
     /// From now on the host reads like this.
     pub fn read(&mut self, link: LinkId, reading: Reading) {
         let core = &mut *self.core;

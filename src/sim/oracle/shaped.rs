@@ -6,11 +6,54 @@
 use super::Oracle;
 use crate::rt::sim::Begun;
 use crate::shaping::Pace;
+use crate::sim::hop::guard::Guard;
 use crate::sim::world::World;
 use crate::time::Moment;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+/// A receiver whose limits nobody told the relay refuses a message so often at the most, on average.
+const REFUSALS: u64 = 12;
 
 impl Oracle<'_> {
+    /// A receiver that enforces its limits need not, if the relay knows them: nobody is ever refused for them. If it does not, it is
+    /// refused, but not on and on. Where something else was the matter with one of its hosts or the way to it, what was sent in time
+    /// may come in a heap; and what a process that is over had begun its successor does not know.
+    pub(super) fn check_guards(&mut self, world: &World) {
+        if self.scenario.smart_host || self.scenario.window.0 < 4096 || self.scenario.invents_exchangers() {
+            return;
+        }
+        let mut guards: BTreeMap<*const RefCell<Guard>, (Vec<IpAddr>, &RefCell<Guard>)> = BTreeMap::new();
+        for (ip, hop) in world.hops() {
+            if let Some(guard) = &hop.guard {
+                guards.entry(Rc::as_ptr(guard)).or_insert((Vec::new(), guard)).0.push(ip);
+            }
+        }
+        let mut found = Vec::new();
+        for (hosts, guard) in guards.values() {
+            let guard = guard.borrow();
+            let refused = guard.refused.len() as u64;
+            if guard.is_secret {
+                let most = REFUSALS * (guard.taken + 5);
+                if refused > most && self.ends.is_empty() {
+                    found.push(format!("{hosts:?} refused {refused} times, and took {} messages", guard.taken));
+                }
+                continue;
+            }
+            let delayed = |ip: &IpAddr| self.troubled.contains(ip) || self.delayed.contains(ip);
+            let first = guard.refused.first().filter(|(at, _)| self.ends.iter().all(|end| end > at));
+            if let (Some((at, message)), false) = (first, hosts.iter().any(delayed)) {
+                let what = if *message { "message" } else { "connection" };
+                let limits = (guard.rate.map(|rate| rate.to_string()), guard.connections);
+                let at = at.0 as f64 / 1e9;
+                found.push(format!("{hosts:?} takes {limits:?} and had to refuse a {what} at {at:.6} s"));
+            }
+        }
+        found.into_iter().for_each(|text| self.violate("enforced", text));
+    }
+
     /// To be called at the end.
     pub(super) fn check_rates(&mut self, world: &World) {
         let [messages, connections] = self.scenario.rates;

@@ -49,6 +49,10 @@ impl fmt::Display for Scenario {
                 writeln!(f, "  each {what}: {limits}")?;
             }
         }
+        if let Some(secret) = self.enforced {
+            let how = if secret { "half as many messages as the relay was told" } else { "these" };
+            writeln!(f, "  receivers enforce it: {how}, and the connections")?;
+        }
         if let Some((n, way)) = self.route {
             writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
         }
