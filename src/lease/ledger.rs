@@ -177,8 +177,11 @@ impl Ledger {
     /// Moves on who comes first, where what is counted is too little for all.
     fn take_turns(&mut self, what: Counted, now: Moment) {
         let k = what as usize;
-        let needed: u64 = self.lanes.iter().map(|lane| u64::from(lane.has[k].least)).sum();
-        if needed <= u64::from(self.limit(what)) {
+        let wanting = self.lanes.iter().map(|lane| &lane.has[k]).filter(|has| has.wanted > 0);
+        // What messages need changes with each: of octets there may be enough now and too little in a moment.
+        let needs = |has: &Holding| if what == Counted::Octets { has.wanted } else { has.least };
+        let needed: u64 = wanting.clone().map(|has| u64::from(needs(has))).sum();
+        if needed <= u64::from(self.limit(what)) || wanting.count() < 2 {
             self.turns[k].ends = None;
             return;
         }
