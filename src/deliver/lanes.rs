@@ -297,7 +297,7 @@ impl Deliverer {
     /// Mail of a ledger.
     pub fn to_lane(&mut self, mail: ToLane, turn: &mut Turn<'_>) {
         let scope = mail.scope.clone();
-        if self.to_scope(&mail, turn.now.mono) {
+        if self.scope_mail(&mail, turn.now.mono) {
             return;
         }
         let Some(lane) = self.lanes.shares.get_mut(&scope) else {

@@ -201,7 +201,7 @@ impl Deliverer {
     }
 
     /// Mail of a ledger that is no site's. False: there is no such scope here.
-    pub(super) fn to_scope(&mut self, mail: &ToLane, now: Moment) -> bool {
+    pub(super) fn scope_mail(&mut self, mail: &ToLane, now: Moment) -> bool {
         let Some(id) = self.scopes.by_name.get(&mail.scope).copied() else { return false };
         if let Some(held) = self.scopes.get_mut(id) {
             held.share.handle(mail.clone(), now);

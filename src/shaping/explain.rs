@@ -112,9 +112,9 @@ impl Shaping {
 
     /// Tenants and campaigns with limits to all sites together.
     fn everywhere(&self, text: &mut String) {
-        let tenants = self.tenants.iter().map(|(name, tenant)| ("tenant", name, tenant.limits));
-        let campaigns = self.campaigns.iter().map(|(name, campaign)| ("campaign", name, campaign.limits));
-        let limited = |(_, _, limits): &(&str, &Box<str>, Limits)| *limits != Limits::default();
+        let tenants = self.tenants.iter().map(|(name, tenant)| ("tenant", &**name, tenant.limits));
+        let campaigns = self.campaigns.iter().map(|(name, campaign)| ("campaign", &**name, campaign.limits));
+        let limited = |(_, _, limits): &(&str, &str, Limits)| *limits != Limits::default();
         let mut all: Vec<_> = tenants.chain(campaigns).filter(limited).collect();
         all.sort_unstable_by_key(|(what, name, _)| (std::cmp::Reverse(*what), *name));
         if !all.is_empty() {

@@ -106,6 +106,9 @@ pub fn config() -> Config {
     config
 }
 
+/// Who hears events.
+pub type Listener = Box<dyn FnMut(&Event)>;
+
 /// See the module.
 pub struct World {
     /// Shards, hosts, network, disk, clock.
@@ -121,7 +124,7 @@ pub struct World {
     /// What it said.
     pub said: Said,
     /// Who hears each of its events.
-    pub listener: Option<Box<dyn FnMut(&Event)>>,
+    pub listener: Option<Listener>,
     /// Numbers of each shard.
     pub stats: Vec<Arc<ShardStats>>,
     /// What recovery complained of, over all lives.
@@ -269,7 +272,7 @@ impl World {
                     Event::Sts(_) | Event::Tls(_) | Event::Rua(_) => {}
                 }
                 if let Some(listener) = listener {
-                    listener(&event);
+                    listener(event);
                 }
             }) {}
         }

@@ -256,7 +256,7 @@ impl Receiver {
             _ => {}
         }
         if manner.site == GREYLISTING {
-            let who = mix(user ^ TENANTS.len() as u64 * u64::from(tenant) << 7);
+            let who = mix(user ^ ((TENANTS.len() as u64 * u64::from(tenant)) << 7));
             if now < *manner.first_seen.entry(who).or_insert(now) + GREY {
                 return b"451 4.7.1 greylisted\r\n";
             }
