@@ -314,6 +314,7 @@ impl Deliverer {
         for id in all {
             let Some(held) = self.scopes.get_mut(id) else { continue };
             held.share.set_limits(held.whose.limits(&self.tables.shaping));
+            held.in_line.clear();
             let lines = [std::mem::take(&mut held.entitled), std::mem::take(&mut held.waiting)];
             for (destination, flow) in lines.into_iter().flat_map(|line| line.line).map(|waiter| waiter.place) {
                 self.queue.let_go(destination, flow);

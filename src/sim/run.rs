@@ -516,6 +516,12 @@ impl<'a> Run<'a> {
         }
         if self.oracle.violations.is_empty() {
             self.change_records();
+            // What is asked now is asked of receivers that take what the relay was told.
+            for machine in self.world.sim.hosts.values_mut() {
+                if let Machine::Hop(hop) = machine {
+                    hop.guard.take_if(|guard| guard.borrow().is_secret);
+                }
+            }
             // Peers that never say goodbye have five minutes for it, what is idle ten to twenty.
             self.pass(Duration::from_secs(31 * 60));
             self.watch();

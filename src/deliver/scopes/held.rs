@@ -48,6 +48,8 @@ pub(super) struct Held {
     pub(super) entitled: Line,
     /// Who waits for a turn.
     pub(super) waiting: Line,
+    /// Who is in either line: a flow whose mail went elsewhere meanwhile has its place there still, and gets no second one.
+    pub(super) in_line: Map<Place, ()>,
     /// Who was let go and has not begun a message since.
     pub(super) admitted: Map<Place, ()>,
     /// Room that they were let go for, and until when it is kept for them: messages, and units of octets.
@@ -219,19 +221,27 @@ impl Held {
             return Err(None);
         }
         self.may_go_ahead(now)?;
-        self.waiting.take(0).ok_or(None)
+        let waiter = self.waiting.take(0).ok_or(None)?;
+        self.in_line.remove(&waiter.place);
+        Ok(waiter)
     }
 
     /// The next of those that have a connection, if there is this much room.
     pub(super) fn next_with(&mut self, room: u32, octets: u32) -> Option<Waiter> {
-        let fits = |waiter: &Waiter| room > 0 && octets >= waiter.octets;
-        if let Some(first) = self.entitled.line.front() {
-            return if fits(first) { self.entitled.take(0) } else { None };
+        let (line, at) = if self.entitled.line.is_empty() {
+            // Room that those in front cannot use yet is not left unused.
+            let mut near = self.waiting.line.iter().take(limits::SCOPE_LOOKED_AT);
+            let at = near.position(|waiter| waiter.could > 0)?;
+            (&mut self.waiting, at)
+        } else {
+            (&mut self.entitled, 0)
+        };
+        if room == 0 || octets < line.line[at].octets {
+            return None;
         }
-        // Room that those in front cannot use yet is not left unused.
-        let mut near = self.waiting.line.iter().take(limits::SCOPE_LOOKED_AT);
-        let at = near.position(|waiter| waiter.could > 0)?;
-        if fits(&self.waiting.line[at]) { self.waiting.take(at) } else { None }
+        let waiter = line.take(at)?;
+        self.in_line.remove(&waiter.place);
+        Some(waiter)
     }
 
     /// Tells the share what is wanted of it.
@@ -295,6 +305,7 @@ impl Scopes {
             whose,
             entitled: Line::default(),
             waiting: Line::default(),
+            in_line: Map::default(),
             admitted: Map::default(),
             given: (Moment(0), 0, 0),
             ahead: (Moment(0), 0),
@@ -347,6 +358,9 @@ impl Scopes {
         let Some(held) = self.get_mut(id) else { return };
         let octets = lease::octets(size.into(), held.share.limits());
         let was_let_go = held.admitted.remove(&place).is_some();
+        if held.in_line.insert(place, ()).is_some() {
+            return;
+        }
         let line = if was_let_go && could > 0 { &mut held.entitled } else { &mut held.waiting };
         line.push(Waiter { place, could, octets });
         held.needed = now;

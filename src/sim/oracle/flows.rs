@@ -85,7 +85,8 @@ impl Oracle<'_> {
 /// that, by itself.
 fn too_much(limits: &Limits, spans: &[(Moment, Moment, u64)]) -> Option<String> {
     let mut changes: Vec<(Moment, bool, u64)> = Vec::new();
-    for &(from, until, octets) in spans {
+    // What was begun and over in one moment was beside nothing.
+    for &(from, until, octets) in spans.iter().filter(|(from, until, _)| from < until) {
         changes.extend([(from, true, octets), (until, false, octets)]);
     }
     // What ends in a moment makes room for what begins in it.
