@@ -241,6 +241,10 @@ pub const SPOOL_COMMIT_BYTES: u32 = 1 << 20;
 pub const SPOOL_COMMITS_QUEUED: usize = 8;
 /// Idle commit buffers kept by a shard: the one in flight, the one that fills, and some that sessions still send from.
 pub const SPOOL_BUFFERS_KEPT: usize = 12;
+/// Whether `bytes_in_flight`, and `connections` of tenants and campaigns, are kept to. Not yet: where connections are few, mail
+/// that waits for them takes connections from other mail without end; and with both in one scope over several shards neither
+/// goes on. Unit tests hold on to what there is of it.
+pub const MAIL_IN_FLIGHT_COUNTS: bool = cfg!(test);
 /// Commit buffers that deliveries keep whole, per shard; of later commits they keep a copy no larger than what was written:
 /// where mail waits, a few records a commit would keep a MiB each.
 pub const SPOOL_BUFFERS_SHARED: usize = 64;
@@ -351,6 +355,9 @@ pub const QUEUE_IDLE_FLOWS: usize = 64;
 pub const QUEUE_DESTINATION_IDLE: Duration = Duration::from_secs(600);
 /// Empty destinations remembered per shard (some 250 bytes each). Destinations with mail are bounded by the mail.
 pub const QUEUE_IDLE_DESTINATIONS: usize = 20_000;
+/// A connection that has carried nothing where messages have a rate idles for so long at least: it was opened for one that was
+/// about to be allowed, and a connection has a rate too.
+pub const PACED_IDLE: Duration = Duration::from_secs(1);
 /// Text of a job's last reply that is kept for its report, in bytes: a million deferred jobs may hold one each.
 pub const LAST_REPLY_TEXT_BYTES: usize = 256;
 /// The body of a ready job is let go after this: jobs refer into large shared receive buffers, which a few slow jobs

@@ -86,8 +86,6 @@ mod switches {
         PermitNotCounted,
         /// a message begins without a permit of its tenant, or campaign
         TenantPermitNotAsked,
-        /// octets of messages that were answered count as if they were in flight
-        OctetsNotReturned,
         /// what others wait for is not given up
         RecallIgnored,
         /// a job put off is not tried again

@@ -461,7 +461,12 @@ impl Connection {
     ) -> Option<Moment> {
         match (&self.client, self.idle_since) {
             (None, _) => Some(self.began + connect_timeout),
-            (Some(_), Some(since)) => Some(since + idle_timeout * if planted!(IdleTooLong) { 20 } else { 1 }),
+            (Some(_), Some(since)) => {
+                // One that waits for its first message to be allowed would only be opened again.
+                let awaits_rate = self.bounds.paced && self.begun == 0;
+                let idle = if awaits_rate { idle_timeout.max(limits::PACED_IDLE) } else { idle_timeout };
+                Some(since + idle * if planted!(IdleTooLong) { 20 } else { 1 })
+            }
             (Some(client), None) => client.poll_timeout(),
         }
     }

@@ -383,15 +383,10 @@ impl Scenario {
         }
         let mut draw = |rates: &[&str]| Limits {
             message_rate: if rng.one_in(2) { None } else { rng.pick(rates).parse().ok() },
-            connections: if rng.one_in(2) { None } else { Some(rng.within(1..4) as u32) },
-            bytes_in_flight: if rng.one_in(2) { None } else { Some(*rng.pick(&[1024, 4096, 20_000, 100_000])) },
+            // Octets in flight and transactions: when `limits::MAIL_IN_FLIGHT_COUNTS`.
             ..Limits::default()
         };
-        self.flows = [draw(&["1/s", "10/s burst 5", "5/s", "50/s burst 10"]), draw(&["10/s"]), draw(&["10/s"])];
-        for limits in &mut self.flows[1..] {
-            limits.message_rate = None;
-        }
-        self.flows[2].connections = None;
+        self.flows[0] = draw(&["1/s", "10/s burst 5", "5/s", "50/s burst 10"]);
         for (_, deed) in &mut self.deeds {
             let Deed::Submit { letters, .. } = deed else { continue };
             for letter in letters {

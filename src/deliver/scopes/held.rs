@@ -141,12 +141,16 @@ impl Whose {
     }
 
     pub(super) fn limits(&self, shaping: &Shaping) -> Limits {
-        match self {
+        let limits = match self {
             Whose::Site(site) => Limits { bytes_in_flight: shaping.limits(site).bytes_in_flight, ..Limits::default() },
             Whose::Tenant(name) => shaping.tenant_limits(name),
             Whose::TenantAt(name, site) => shaping.tenant_site_limits(name, site),
             Whose::Campaign(name) => shaping.campaign_limits(name),
+        };
+        if crate::limits::MAIL_IN_FLIGHT_COUNTS {
+            return limits;
         }
+        Limits { bytes_in_flight: None, connections: None, ..limits }
     }
 }
 
@@ -391,9 +395,7 @@ impl Scopes {
         for (id, octets) in counts.iter().flat_map(|counts| &counts.scopes).flatten() {
             if let Some(held) = self.get_mut(*id) {
                 held.share.end(Counted::Connection, 1);
-                if !planted!(OctetsNotReturned) {
-                    held.share.end(Counted::Octets, *octets);
-                }
+                held.share.end(Counted::Octets, *octets);
                 self.list(*id);
             }
         }
