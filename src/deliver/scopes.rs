@@ -122,6 +122,10 @@ impl Deliverer {
             let Some((flow, size)) = self.queue.next_flow(destination) else {
                 return self.pools.get(&destination).is_some_and(|pool| pool.fetching > 0);
             };
+            if self.queue.is_aside(destination, flow) {
+                // It is mail with a priority, which goes before its flow: looked at when there is a connection.
+                return true;
+            }
             let place = (destination, flow);
             let Some(limited) = self.limited(place, now) else { return true };
             let mut lacks = None;
