@@ -68,9 +68,10 @@ fn throttled_messages_at_rest_cost_little() {
     );
     assert!(bench.sink().stats().unique < 1_000, "they are throttled");
     // What all of them take together, as buffers, is more than what few of them take.
-    let together = if messages >= 500_000 { 0 } else { 64 << 20 };
+    // The long version is for the release build, whose clocks and gauges take a fourth of this one's time.
+    let (together, most) = if messages >= 500_000 { (0, 0.01) } else { (64 << 20, 0.05) };
     assert!(grown <= 600 * messages + together, "{grown}");
-    assert!(share < 0.01, "{share}");
+    assert!(share < most, "{share}");
     fs::write(&rules, "").unwrap();
     relay::signal(bench.relay.pid(), Signal::HUP).unwrap();
     bench.wait_all_arrived(&warm);
