@@ -381,12 +381,12 @@ impl Scenario {
         if !rng.one_in(4) {
             return;
         }
-        let mut draw = |rates: &[&str]| Limits {
-            message_rate: if rng.one_in(2) { None } else { rng.pick(rates).parse().ok() },
+        let rates = ["1/s", "10/s burst 5", "5/s", "50/s burst 10"];
+        self.flows[0] = Limits {
+            message_rate: if rng.one_in(2) { None } else { rng.pick(&rates).parse().ok() },
             // Octets in flight and transactions: when `limits::MAIL_IN_FLIGHT_COUNTS`.
             ..Limits::default()
         };
-        self.flows[0] = draw(&["1/s", "10/s burst 5", "5/s", "50/s burst 10"]);
         for (_, deed) in &mut self.deeds {
             let Deed::Submit { letters, .. } = deed else { continue };
             for letter in letters {
