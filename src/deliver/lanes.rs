@@ -433,7 +433,7 @@ impl Deliverer {
         self.scopes_turn(turn);
     }
 
-    /// New rules.
+    /// New rules: they hold at once, for mail that waits too.
     pub(super) fn new_shaping(&mut self) {
         let most = self.config.delivery.connections_per_destination;
         let scopes: Vec<Scope> = self.lanes.shares.names.keys().cloned().collect();
@@ -447,6 +447,8 @@ impl Deliverer {
                 }
             }
             self.lanes.list(&scope);
+            // What waited for a moment by the old ones has no other reason to be looked at.
+            self.wake_members(&scope);
         }
         self.new_scopes();
     }

@@ -7,6 +7,7 @@ use crate::time::Moment;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::Duration;
 
 /// See the module. Lives on its shard.
 #[derive(Debug)]
@@ -79,6 +80,12 @@ impl Pacing {
         self.batches.iter().fold(self.due, |due, made| made.after(due, rate))
     }
 
+    fn rescale(&mut self, before: Rate, after: Rate, now: Moment) {
+        let ahead = self.due.since(now).as_nanos() * after.interval().as_nanos();
+        let nanos = ahead.div_ceil(before.interval().as_nanos());
+        self.due = self.due.min(now) + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+    }
+
     /// From when on another one conforms.
     fn next(&self, rate: Rate) -> Moment {
         self.due(rate) - rate.interval() * (rate.burst() - 1)
@@ -123,6 +130,19 @@ impl Ledger {
             paces: [Pacing::default(), Pacing::default()],
             next: [0; 2],
             timer: None,
+        }
+    }
+
+    /// New rules: what was ahead of an old rate is as much ahead of the new one, in units and not in time.
+    fn set_limits(&mut self, limits: Limits, now: Moment) {
+        let before = KINDS.map(|kind| self.rate(kind));
+        self.limits = limits;
+        for (kind, before) in KINDS.into_iter().zip(before) {
+            if let (Some(before), Some(after)) = (before, self.rate(kind))
+                && before != after
+            {
+                self.paces[kind as usize].rescale(before, after, now);
+            }
         }
     }
 
@@ -321,7 +341,9 @@ impl Ledgers {
             (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
             (Entry::Vacant(_), None) => return,
         };
-        ledger.limits = limits.unwrap_or(ledger.limits);
+        if let Some(limits) = limits {
+            ledger.set_limits(limits, now);
+        }
         for kind in KINDS {
             if let Some(used) = used[kind as usize] {
                 let rate = ledger.rate(kind);

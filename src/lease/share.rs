@@ -143,8 +143,11 @@ impl Share {
 
     /// New rules.
     pub fn set_limits(&mut self, limits: Limits) {
-        self.new_limits = self.limits != limits;
-        self.limits = limits;
+        if self.limits != limits {
+            (self.limits, self.new_limits) = (limits, true);
+            // When a message could begin was said by the old ones.
+            self.inquiry = Inquiry::default();
+        }
     }
 
     /// It would have so many connections in all.

@@ -195,6 +195,24 @@ fn the_campaign_stands_in_the_header_and_is_known_after_a_restart_and_new_rules_
 }
 
 #[test]
+fn new_rules_of_a_site_hold_at_once_for_mail_that_waits() {
+    let rules = |rate: &str| format!("[[provider]]\nname = \"big\"\ndomains = [\"d0.test\", \"d1.test\"]\n{rate}");
+    for (shards, after) in [(1, ""), (3, ""), (1, "message_rate = \"5/s\"\n"), (3, "message_rate = \"5/s\"\n")] {
+        let mut world = limited(5550, shards, "message_rate = \"1/30d\"\n");
+        for mark in 0..10 {
+            let to = format!("x@d{}.test", mark % 2);
+            world.accept(mark as usize % usize::from(shards), &Letter::new(mark, &[&to]));
+        }
+        world.run(minutes(5));
+        assert_eq!(world.received().count(), 1, "the first one of the month");
+        world.control(Control::Tables(Arc::new(tables(&rules(after)))));
+        let all = world.run_until(secs(10), |w| w.received().count() == 10);
+        assert!(all, "{} with {shards} shards and {after:?}", world.received().count());
+        assert_at_rest(&mut world);
+    }
+}
+
+#[test]
 fn a_thousand_throttled_messages_at_rest_cost_nothing() {
     let mut world = limited(5600, 2, "[[tenant]]\nname = \"acme\"\nmessage_rate = \"1/h\"\n");
     for n in 0..1000 {
