@@ -67,8 +67,8 @@ fn throttled_messages_at_rest_cost_little() {
         share * 100.0
     );
     assert!(bench.sink().stats().unique < 1_000, "they are throttled");
-    // What all of them take together, as buffers, is more than what few of them take.
-    // The long version is for the release build, whose clocks and gauges take a fourth of this one's time.
+    // What all of them take together, as buffers, is more than what few of them take; and a debug build takes 0.8 to 1.4 %
+    // here. The long version is for the release build.
     let (together, most) = if messages >= 500_000 { (0, 0.01) } else { (64 << 20, 0.05) };
     assert!(grown <= 600 * messages + together, "{grown}");
     assert!(share < most, "{share}");

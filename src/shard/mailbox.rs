@@ -557,18 +557,6 @@ mod tests {
     }
 
     #[test]
-    fn a_planted_bug_of_full_mailboxes_shows() {
-        let _guard = crate::planted::plant(crate::planted::Bug::FullMailboxDrops);
-        let boxes = Mailboxes::new(2);
-        let mut a = Post::new(0, boxes);
-        for i in 0..limits::MAILBOX_BATCHES as u64 + 10 {
-            a.send(1, Mail::Fetch { id: MessageId(i), part: 0, owner: 0 });
-            a.flush(|_| {});
-        }
-        assert_eq!(a.backlog(), 0, "what did not fit is gone");
-    }
-
-    #[test]
     fn emptied_batches_are_sent_in_again() {
         let boxes = Mailboxes::new(2);
         let mut a = Post::new(0, boxes.clone());

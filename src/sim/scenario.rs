@@ -114,7 +114,7 @@ pub enum Deed {
     Stall {
         shard: usize,
         time: Duration,
-        /// And so much mail waits for it that its mailbox is nearly full.
+        /// And so much mail waits for it that its mailbox is full.
         stuffed: bool,
     },
     WallJump {
