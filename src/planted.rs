@@ -210,6 +210,8 @@ mod switches {
         TurnsAreFree,
         /// a permit that was used at once counts as if it had been used at its end
         PermitUsedAtItsEnd,
+        /// a rule that says when a recipient is tried again is not heard
+        RetryAfterIgnored,
     }
 
     thread_local! {

@@ -75,6 +75,9 @@ impl Encoder {
             tls(note, out);
         }
         reply(outcome.code, outcome.text.get(4), out);
+        if !outcome.text.get(5).is_empty() {
+            field("rule", outcome.text.get(5), out);
+        }
         number("attempts", u64::from(outcome.attempts), out);
         if let Some(next) = outcome.next_attempt {
             key("next_attempt", out);
@@ -315,7 +318,7 @@ pub(super) mod tests {
             connect_us: 0,
             deliver_us: 1234,
             total_us: u64::MAX,
-            text: Outcome::texts(sender, recipient, site, mx, reply),
+            text: Outcome::texts(sender, recipient, [site, mx, b""], reply),
         }
     }
 

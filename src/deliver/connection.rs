@@ -12,6 +12,7 @@ use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply};
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
+use crate::shaping::ReplyRule;
 use crate::smtp::client::{Client, Transmit};
 use crate::smtp::dots;
 use crate::smtp::extensions::Capabilities;
@@ -80,7 +81,7 @@ pub(super) struct Transaction {
     pub(super) record: Slice,
     pub(super) began: Moment,
     /// Recipients refused by themselves: their place in the job's set.
-    pub(super) refused: Vec<(u32, Box<LastReply>)>,
+    pub(super) refused: Vec<Refused>,
     /// LMTP: recipients the next hop has answered for by themselves, and will deliver to.
     pub(super) taken: Vec<(u32, Box<LastReply>)>,
     /// Something of the next hop's was heard about it.
@@ -91,6 +92,14 @@ pub(super) struct Transaction {
     pub(super) doubled: Option<usize>,
     /// What it has of its scopes.
     pub(super) counts: Option<Box<Counts>>,
+}
+
+/// A refusal, and the rule that is for it.
+pub(super) struct Refused {
+    /// Of a recipient: its place in the job's set.
+    pub(super) place: u32,
+    pub(super) reply: Box<LastReply>,
+    pub(super) rule: Option<Arc<ReplyRule>>,
 }
 
 impl Transaction {

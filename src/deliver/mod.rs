@@ -13,6 +13,7 @@ mod age;
 mod audit;
 mod connection;
 mod flights;
+mod heard;
 mod lanes;
 mod login;
 mod maildir;
@@ -41,11 +42,11 @@ use crate::rt::buffer::Slice;
 use crate::rt::tls::client::Connector;
 use crate::rt::{ConnId, Event as RtEvent};
 use crate::shard::Tables;
+use crate::shard::Turn;
 use crate::shard::mailbox::{Handoff, Mail};
-use crate::shard::stats::{LatencyStage, ShardStats};
+use crate::shard::stats::ShardStats;
 use crate::shard::table::ConnTable;
-use crate::shard::{Turn, micros};
-use crate::smtp::client::{Client, ClientEvent, ClientTimeouts};
+use crate::smtp::client::ClientTimeouts;
 use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now};
 use connection::{Connection, Want};
@@ -444,54 +445,6 @@ impl Deliverer {
                 self.flush(conn, turn);
             }
         }
-    }
-
-    /// Takes in what the client machine has to say; how the connection ended, if it did.
-    fn client_events(&mut self, conn: ConnId, turn: &mut Turn<'_>) -> Option<outcome::End> {
-        let mut end = None;
-        while let Some(connection) = self.connections.get_mut(conn)
-            && connection.client.as_ref().is_some_and(Client::has_events)
-        {
-            // The machine is out of the table while its event borrows it.
-            let mut client = connection.client.take()?;
-            match client.poll_event() {
-                None => {}
-                Some(ClientEvent::Ready) => {
-                    connection.ready = true;
-                    connection.secure.ready();
-                    connection.peer = client.capabilities();
-                    connection.connect_us = micros(turn.now.mono, connection.began);
-                    connection.others = Vec::new();
-                    turn.report.histograms.record(LatencyStage::Connect, connection.connect_us);
-                    self.report_ready(conn, turn);
-                }
-                Some(ClientEvent::StartTls) => self.begin_tls(conn, &mut client, turn),
-                Some(ClientEvent::Closed(reason)) => {
-                    self.report_closed(conn, &reason, turn);
-                    let Some(connection) = self.connections.get_mut(conn) else { continue };
-                    end = Some(outcome::end_of_connection(&reason, connection.secure.why.take()));
-                }
-                Some(ClientEvent::Recipient { token, index, reply }) => {
-                    let reply = outcome::rcpt_reply(&reply, turn.now.wall, &connection.host);
-                    if let Some(transaction) = connection.transaction(token) {
-                        transaction.answered = true;
-                        transaction.refused.push((index, Box::new(reply)));
-                    }
-                }
-                Some(ClientEvent::Settled { token, index, reply }) => {
-                    let last = Box::new(outcome::last_reply(&reply, turn.now.wall, &connection.host));
-                    if let Some(transaction) = connection.transaction(token) {
-                        transaction.answered = true;
-                        let settled =
-                            if reply.is_positive() { &mut transaction.taken } else { &mut transaction.refused };
-                        settled.push((index, last));
-                    }
-                }
-                Some(ClientEvent::Finished { token, outcome }) => self.finished(conn, token, &outcome, turn),
-            }
-            self.connections.get_mut(conn)?.client = Some(client);
-        }
-        end
     }
 
     /// Has the destination pumped before the turn ends.

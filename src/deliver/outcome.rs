@@ -1,7 +1,7 @@
 //! What a transaction came to, for each of its recipients: delivered, failed for good, or to be tried again; told to the
 //! home shard, to the queue and to the log.
 
-use super::connection::Transaction;
+use super::connection::{Refused, Transaction};
 use super::{Deliverer, age, login, params, tls};
 use crate::limits;
 use crate::message::Status;
@@ -9,6 +9,7 @@ use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet
 use crate::route::RouteTable;
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
+use crate::shaping::{Fate, ReplyRule};
 use crate::shard::event::{self, Code, Event, Notice, NoticeKind, TlsNote};
 use crate::shard::mailbox::{FinalOutcome, Late, Mail, Settled, Untold};
 use crate::shard::stats::LatencyStage;
@@ -20,6 +21,8 @@ use crate::spool::RecordView;
 use crate::starttls::By;
 use crate::time::{Moment, Wall};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a connection ended, in the words of a deferral.
 pub(super) struct End {
@@ -31,6 +34,8 @@ pub(super) struct End {
     pub(super) is_tls: bool,
     /// The host would not have us.
     pub(super) is_login: bool,
+    /// What it said, if a rule is for that.
+    pub(super) judged: Option<Refused>,
 }
 
 /// `why`: what went wrong with TLS, if that is known better than by the reason.
@@ -51,7 +56,13 @@ pub(super) fn end_of_connection(reason: &CloseReason<'_>, why: Option<String>) -
     };
     let text = why.filter(|_| matches!(reason, CloseReason::TlsFailed)).unwrap_or(text);
     let is_login = matches!(reason, CloseReason::LoginRefused(_) | CloseReason::NoLogin(_));
-    End { text, is_failure: !matches!(reason, CloseReason::Quit), is_tls: tls::is_about_tls(reason), is_login }
+    End {
+        text,
+        is_failure: !matches!(reason, CloseReason::Quit),
+        is_tls: tls::is_about_tls(reason),
+        is_login,
+        judged: None,
+    }
 }
 
 /// The reply to a RCPT. 552 without a status of its own means too many recipients, which is for now (RFC 5321
@@ -111,11 +122,43 @@ pub(super) struct Attempt<'a> {
     pub(super) record: Option<&'a [u8]>,
     /// The connection's TLS.
     pub(super) tls: Option<TlsNote>,
+    /// The name of the rule that decided.
+    pub(super) rule: Option<&'a str>,
+}
+
+/// Recipients of a job that are tried again, for one reason.
+struct Again {
+    recipients: Vec<u16>,
+    reply: Box<LastReply>,
+    rule: Option<Arc<ReplyRule>>,
+    after: Option<Duration>,
+}
+
+/// Adds recipients to those that are tried again for the same reason.
+fn put_off(again: &mut Vec<Again>, recipients: &[u16], refused: Refused, after: Option<Duration>) {
+    let Refused { reply, rule, .. } = refused;
+    let same = |group: &&mut Again| match (&group.rule, &rule) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    match again.iter_mut().find(same) {
+        Some(group) => {
+            group.recipients.extend_from_slice(recipients);
+            group.reply = reply;
+        }
+        None => again.push(Again { recipients: recipients.to_vec(), reply, rule, after }),
+    }
 }
 
 impl Deliverer {
-    /// A transaction is over.
-    pub(super) fn finished(&mut self, conn: ConnId, token: u64, outcome: &Outcome<'_>, turn: &mut Turn<'_>) {
+    /// A transaction is over. `parting`: the 421 that it was lost for, if a rule is for that.
+    pub(super) fn finished(
+        &mut self,
+        conn: ConnId,
+        (token, parting): (u64, Option<Refused>),
+        outcome: &Outcome<'_>,
+        turn: &mut Turn<'_>,
+    ) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let reused = connection.done > 0;
         let Some(mut transaction) = connection.take_transaction(token) else { return };
@@ -127,7 +170,7 @@ impl Deliverer {
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
-        if let Some(reply) = self.wants_login(conn, outcome, transaction.refused.iter().map(|(_, reply)| reply.code)) {
+        if let Some(reply) = self.wants_login(conn, outcome, transaction.refused.iter().map(|r| r.reply.code)) {
             return self.rest_for_login((destination, key), &reply, &host, turn);
         }
         if transaction.flown {
@@ -162,14 +205,14 @@ impl Deliverer {
         };
         let Transaction { refused, taken, record, answered, .. } = transaction;
         let reply_lost = matches!(outcome, Outcome::Lost { after_final_dot: true });
-        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record), tls };
+        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record), tls, rule: None };
         // Who shares the outcome of the transaction: all but those refused, or taken, by themselves.
         let all = job.recipients.as_slice();
         let rest: RecipientSet = if refused.is_empty() && taken.is_empty() {
             job.recipients.clone()
         } else {
-            let settled = refused.iter().chain(&taken);
-            let is_settled = |at: usize| settled.clone().any(|(place, _)| *place as usize == at);
+            let settled = refused.iter().map(|r| r.place).chain(taken.iter().map(|(place, _)| *place));
+            let is_settled = |at: usize| settled.clone().any(|place| place as usize == at);
             let rest: Vec<u16> = (0..all.len()).filter(|at| !is_settled(*at)).map(|at| all[at]).collect();
             RecipientSet::from_slice(&rest)
         };
@@ -180,18 +223,16 @@ impl Deliverer {
                 self.delivered(key, &one, &as_reply(&reply), &host, &peer, attempt, turn);
             }
         }
-        let mut again: Vec<u16> = Vec::new();
-        let mut reason: Option<Box<LastReply>> = None;
-        for (place, reply) in refused {
+        let mut again: Vec<Again> = Vec::new();
+        for refused in refused {
+            let place = refused.place;
             let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else {
                 continue;
             };
-            if is_permanent(&reply) {
-                let index = if planted!(PlaceIsIndex) { place as u16 } else { index };
-                self.fail(key, RecipientSet::One(index), reply, attempt, turn);
-            } else {
-                again.push(index);
-                reason = Some(reply);
+            let failed = if planted!(PlaceIsIndex) { place as u16 } else { index };
+            match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
+                Fate::Failed => self.fail_by(key, RecipientSet::One(failed), refused, attempt, turn),
+                Fate::Again(after) => put_off(&mut again, &[index], refused, after),
             }
         }
         if !rest.as_slice().is_empty() {
@@ -199,7 +240,7 @@ impl Deliverer {
                 Outcome::Accepted(reply) => self.delivered(key, &rest, reply, &host, &peer, attempt, turn),
                 // Not this message but the connection has had enough: that is no attempt either.
                 Outcome::Refused { stage: RefusedAt::Mail, reply }
-                    if reply.code == 421 && reused && !answered && again.is_empty() =>
+                    if reply.code == 421 && reused && !answered && again.is_empty() && parting.is_none() =>
                 {
                     self.queue.put_back(key);
                     self.wake(destination);
@@ -212,19 +253,30 @@ impl Deliverer {
                     return;
                 }
                 Outcome::Refused { stage: RefusedAt::Flight, reply } => {
-                    again.extend_from_slice(rest.as_slice());
-                    reason = Some(Box::new(last_reply(reply, now.wall, &host)));
+                    let reply = Box::new(last_reply(reply, now.wall, &host));
+                    put_off(&mut again, rest.as_slice(), Refused { place: 0, reply, rule: None }, None);
                 }
                 Outcome::Refused { stage, reply } => {
-                    let reply = Box::new(match stage {
-                        RefusedAt::Local => not_sent(reply, now.wall, &host, tls),
-                        _ => last_reply(reply, now.wall, &host),
-                    });
-                    if is_permanent(&reply) {
-                        self.fail(key, rest, reply, attempt, turn);
-                    } else {
-                        again.extend_from_slice(rest.as_slice());
-                        reason = Some(reply);
+                    let refused = match stage {
+                        RefusedAt::Local => {
+                            let reply = Box::new(not_sent(reply, now.wall, &host, tls));
+                            Refused { place: 0, reply, rule: None }
+                        }
+                        _ => {
+                            let rule = self.judge(destination, reply);
+                            Refused { place: 0, reply: Box::new(last_reply(reply, now.wall, &host)), rule }
+                        }
+                    };
+                    match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
+                        Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
+                        Fate::Again(after) => put_off(&mut again, rest.as_slice(), refused, after),
+                    }
+                }
+                // It was lost since the host ended the connection, with words that a rule is for.
+                Outcome::Lost { after_final_dot: false } if let Some(refused) = parting => {
+                    match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
+                        Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
+                        Fate::Again(after) => put_off(&mut again, rest.as_slice(), refused, after),
                     }
                 }
                 // A connection that had worked before was closed under us: that is no attempt.
@@ -246,19 +298,42 @@ impl Deliverer {
                     } else {
                         b"the connection was lost"
                     };
-                    again.extend_from_slice(rest.as_slice());
-                    reason = Some(Box::new(LastReply::new(now.wall, &host, 0, Some(Status::new(4, 4, 2)), text)));
+                    let reply = Box::new(LastReply::new(now.wall, &host, 0, Some(Status::new(4, 4, 2)), text));
+                    put_off(&mut again, rest.as_slice(), Refused { place: 0, reply, rule: None }, None);
                 }
             }
         }
-        if again.is_empty() {
+        let attempt = Attempt { reply_lost, ..attempt };
+        let mut again = again.into_iter();
+        let Some(first) = again.next() else {
             self.queue.finished(key);
             return;
+        };
+        for group in again {
+            let other = self.queue.split_off(key);
+            self.put_off(other, group, attempt, turn);
         }
-        again.sort_unstable();
-        let reply = *reason.expect("whoever is to be tried again has a reason");
-        let attempt = Attempt { reply_lost, ..attempt };
-        self.defer(key, RecipientSet::from_slice(&again), reply, attempt, turn);
+        self.put_off(key, first, attempt, turn);
+    }
+
+    fn put_off(&mut self, key: JobKey, mut group: Again, attempt: Attempt<'_>, turn: &mut Turn<'_>) {
+        group.recipients.sort_unstable();
+        let attempt = Attempt { rule: group.rule.as_ref().map(|rule| &*rule.name), ..attempt };
+        let recipients = RecipientSet::from_slice(&group.recipients);
+        self.defer_for(key, recipients, *group.reply, group.after, attempt, turn);
+    }
+
+    /// These recipients have failed, by a rule or the reply's code.
+    fn fail_by(
+        &mut self,
+        key: JobKey,
+        recipients: RecipientSet,
+        refused: Refused,
+        attempt: Attempt<'_>,
+        turn: &mut Turn<'_>,
+    ) {
+        let attempt = Attempt { rule: refused.rule.as_ref().map(|rule| &*rule.name), ..attempt };
+        self.fail(key, recipients, refused.reply, attempt, turn);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the facts of one delivery")]
@@ -306,7 +381,7 @@ impl Deliverer {
         if turn.report.events.wants_mail_events() {
             let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
             let text = reply.text.as_bytes();
-            let facts = Facts { host, remote, code, text, stages, tls, next: None, reply_lost: false };
+            let facts = Facts { host, remote, code, text, stages, tls, next: None, reply_lost: false, rule: "" };
             self.tell(key, recipients, record, &facts, Event::Delivered, turn);
         }
     }
@@ -354,7 +429,7 @@ impl Deliverer {
             self.tell(key, &recipients, attempt.record, &facts, kind, turn);
             None
         } else {
-            self.untold(key, turn)
+            self.untold(key, attempt.rule, turn)
         };
         let Some(job) = self.queue.job(key) else { return };
         let outcome = FinalOutcome::Failed { expired, reply, untold };
@@ -362,11 +437,12 @@ impl Deliverer {
     }
 
     /// What the home is to tell of a job that ends without its record here.
-    fn untold(&self, key: JobKey, turn: &Turn<'_>) -> Option<Box<Untold>> {
+    fn untold(&self, key: JobKey, rule: Option<&str>, turn: &Turn<'_>) -> Option<Box<Untold>> {
         let job = self.queue.job(key).filter(|_| turn.report.events.wants_mail_events())?;
         let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d)).unwrap_or_default();
         let (attempts, total_us) = (u32::from(job.attempts) + 1, total_us(job, turn));
-        Some(Box::new(Untold { at: turn.now.wall, attempts, total_us, site: site.into() }))
+        let rule = rule.unwrap_or_default().into();
+        Some(Box::new(Untold { at: turn.now.wall, attempts, total_us, site: site.into(), rule }))
     }
 
     /// A held job that was not attempted is tried again later.
@@ -384,8 +460,21 @@ impl Deliverer {
         attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
+        self.defer_for(key, recipients, reply, None, attempt, turn);
+    }
+
+    /// The same, not before so long, if a rule says it.
+    fn defer_for(
+        &mut self,
+        key: JobKey,
+        recipients: RecipientSet,
+        reply: LastReply,
+        after: Option<Duration>,
+        attempt: Attempt<'_>,
+        turn: &mut Turn<'_>,
+    ) {
         let (now, random) = (turn.now, turn.io.random());
-        match self.queue.deferred(key, recipients.clone(), reply.clone(), age::steady(now), random) {
+        match self.queue.deferred_for(key, recipients.clone(), reply.clone(), after, age::steady(now), random) {
             Deferral::Until(moment) => {
                 turn.report.stats.deferred.add(recipients.as_slice().len() as u64);
                 let facts = Facts::of(&reply, attempt, Some(wall(now, moment)));
@@ -425,7 +514,13 @@ impl Deliverer {
     }
 
     /// The destination will never take mail: all of it that is ready fails.
-    pub(super) fn fail_all(&mut self, destination: DestinationId, reply: &LastReply, turn: &mut Turn<'_>) {
+    pub(super) fn fail_all(
+        &mut self,
+        destination: DestinationId,
+        reply: &LastReply,
+        attempt: Attempt<'_>,
+        turn: &mut Turn<'_>,
+    ) {
         for _ in 0..limits::FAILURES_PER_TURN {
             let loaded = self.pop_loaded(destination);
             let Some(key) = loaded.or_else(|| self.queue.take(destination)) else { return };
@@ -435,7 +530,7 @@ impl Deliverer {
             }
             let Some(job) = self.queue.job_mut(key) else { continue };
             let (recipients, record) = (job.recipients.clone(), job.body.take());
-            let attempt = Attempt { record: record.as_deref(), ..Attempt::default() };
+            let attempt = Attempt { record: record.as_deref(), ..attempt };
             self.fail(key, recipients, Box::new(reply.clone()), attempt, turn);
             self.queue.finished(key);
         }
@@ -450,6 +545,9 @@ impl Deliverer {
         let answered = self.pools.get(&connection.destination).is_some_and(|p| p.last_answer >= connection.began);
         let again = end.is_tls && self.tls_came_to_nothing(conn, turn);
         // A login is not tried again and again beside a connection that works.
+        if self.judged(conn, &end, turn) {
+            return;
+        }
         if end.is_failure && (again || !answered || end.is_login) {
             // Nobody took or refused a message since it was opened: as good as no connection.
             self.connect_failed(conn, &end.text, turn);
@@ -503,7 +601,12 @@ impl Deliverer {
                 connect_us: facts.stages.connect,
                 deliver_us: facts.stages.deliver,
                 total_us,
-                text: event::Outcome::texts(sender, recipient, site.as_bytes(), facts.host.as_bytes(), facts.text),
+                text: event::Outcome::texts(
+                    sender,
+                    recipient,
+                    [site, facts.host, facts.rule].map(str::as_bytes),
+                    facts.text,
+                ),
             }));
         };
         let indices = recipients.as_slice();
@@ -544,12 +647,14 @@ struct Facts<'a> {
     tls: Option<TlsNote>,
     next: Option<Wall>,
     reply_lost: bool,
+    rule: &'a str,
 }
 
 impl<'a> Facts<'a> {
-    fn of(reply: &'a LastReply, attempt: Attempt<'_>, next: Option<Wall>) -> Self {
-        let Attempt { remote, stages, reply_lost, tls, .. } = attempt;
-        Facts { host: &reply.host, remote, code: Code::of(reply), text: &reply.text, stages, tls, next, reply_lost }
+    fn of(reply: &'a LastReply, attempt: Attempt<'a>, next: Option<Wall>) -> Self {
+        let Attempt { remote, stages, reply_lost, tls, rule, .. } = attempt;
+        let (rule, code) = (rule.unwrap_or_default(), Code::of(reply));
+        Facts { host: &reply.host, remote, code, text: &reply.text, stages, tls, next, reply_lost, rule }
     }
 }
 

@@ -463,9 +463,7 @@ impl Deliverer {
         let (destination, route) = (connection.destination, Rc::clone(&connection.route));
         let plans = Rc::clone(&connection.secure.plans);
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
-        if let Some(resized) = self.queue.refused(destination) {
-            self.tell_resized(destination, resized, &why, turn);
-        }
+        self.refused_connection(destination, &why, turn);
         self.forget(conn, turn);
         if !others.is_empty() && self.starts_are_paced(destination) {
             // The next one counts as well.
@@ -504,7 +502,7 @@ impl Deliverer {
         }
     }
 
-    fn put_back_loaded(&mut self, destination: DestinationId) {
+    pub(super) fn put_back_loaded(&mut self, destination: DestinationId) {
         let Some(pool) = self.pools.get_mut(&destination) else { return };
         let loaded: Vec<_> = pool.loaded.drain(..).collect();
         // The first in line goes back last, so that it is first again.

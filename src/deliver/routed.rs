@@ -53,7 +53,7 @@ impl Deliverer {
             Route::Reject(why) => {
                 let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(5, 7, 1)), why.as_bytes());
                 if let Some(own) = self.own(domain) {
-                    self.fail_all(own, &reply, turn);
+                    self.fail_all(own, &reply, Attempt::default(), turn);
                 }
                 Way::Nowhere
             }

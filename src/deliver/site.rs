@@ -4,6 +4,7 @@
 //! The binding of a domain holds as long as what DNS said. When that is over it is asked again: mail goes on over the
 //! connections that stand until there is an answer, and follows it to another site if that is what it says.
 
+use super::outcome::Attempt;
 use super::{Deliverer, Plans};
 use crate::dns::{Answer, MailHost, Resolution, Verdict};
 use crate::local::LmtpServer;
@@ -293,7 +294,7 @@ impl Deliverer {
             self.moved(before, own, turn);
         }
         if for_good {
-            self.fail_all(own, &reply, turn);
+            self.fail_all(own, &reply, Attempt::default(), turn);
         } else {
             self.unreachable(own, reply, turn);
         }

@@ -335,6 +335,23 @@ impl<B> Queue<B> {
         now: Now,
         random: u64,
     ) -> Deferral {
+        self.deferred_for(key, remaining, reply, None, now, random)
+    }
+
+    /// The same, with the next attempt so long `after` this one, and perhaps a little later, if whoever refused it has said so;
+    /// be the job older than its give-up age by then.
+    ///
+    /// # Panics
+    /// If the driver does not hold the job.
+    pub fn deferred_for(
+        &mut self,
+        key: JobKey,
+        remaining: RecipientSet,
+        reply: LastReply,
+        after: Option<Duration>,
+        now: Now,
+        random: u64,
+    ) -> Deferral {
         self.now = now;
         let index = self.held(key);
         let used = self.slots.get_mut(index);
@@ -348,7 +365,7 @@ impl<B> Queue<B> {
         let Some(delay) = self.policy.next_attempt(job.attempts, job.accepted, now, random) else {
             return Deferral::Expired;
         };
-        let mut due = now.mono + delay;
+        let mut due = now.mono + after.map_or(delay, |after| self.policy.spread(after, random));
         if let Some(terms) = &job.terms {
             if terms.is_overdue(now.mono) {
                 return Deferral::Expired;
@@ -429,6 +446,29 @@ impl<B> Queue<B> {
         if has_body {
             self.watch_body(key);
         }
+    }
+
+    /// Another job like a held one, held too, for those of its recipients that have an outcome of their own.
+    ///
+    /// # Panics
+    /// If the driver does not hold the job.
+    pub fn split_off(&mut self, key: JobKey) -> JobKey {
+        let index = self.held(key);
+        let used = self.slots.get(index);
+        let (domain, destination, old) = (used.domain, used.destination, &used.job);
+        let mut job = Job::new(old.id, old.home, old.recipients.clone(), old.accepted, old.size, None);
+        (job.enqueued, job.attempts, job.terms) = (old.enqueued, old.attempts, old.terms.clone());
+        (job.tenant, job.campaign) = (old.tenant, old.campaign);
+        self.tenants.add(job.flow());
+        let has_terms = job.terms.is_some();
+        self.destinations.domain_at_mut(domain).jobs += 1;
+        let key = self.slots.insert(job, domain, destination, State::InFlight);
+        if has_terms {
+            self.begin_terms(key);
+        }
+        self.destinations.at_mut(destination).in_flight += 1;
+        self.in_flight += 1;
+        key
     }
 
     /// No host of the destination could be reached, or its DNS failed for the time being: suspends the destination as

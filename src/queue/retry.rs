@@ -50,6 +50,11 @@ impl RetryPolicy {
         Duration::try_from_secs_f64(low + (high - low) * share).unwrap_or(self.max)
     }
 
+    /// A delay that somebody else has asked for, spread as all are, and never shorter.
+    pub(super) fn spread(&self, delay: Duration, random: u64) -> Duration {
+        RetryPolicy { first: delay, max: Duration::MAX, factor: 1.0, ..*self }.delay(1, random)
+    }
+
     /// Whether a message accepted then is old enough to be given up, should it fail now.
     pub fn is_expired(&self, accepted: Wall, now: Wall) -> bool {
         now.since(accepted) >= self.give_up

@@ -19,16 +19,19 @@ mod schedule;
 mod site;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub use limits::Limits;
 pub use rate::{Pace, Rate};
 pub use reply::{Action, Limit, Lowering, ReplyRule, Rests};
 pub use schedule::Schedule;
 pub use site::Site;
+pub use verdict::Fate;
 
 use crate::limits::TENANT_WEIGHT_DEFAULT;
 use foldhash::quality::FixedState;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// All rules. Immutable; shared by `Arc` between all shards, and replaced as a whole. [`Shaping::default`] has none: then
 /// each set of mail exchangers is a site without limits, and replies mean what their codes say.
@@ -41,7 +44,7 @@ pub struct Shaping {
     exchangers: site::Names,
     default: Defaults,
     /// For every site, after a provider's own.
-    rules: Vec<ReplyRule>,
+    rules: Vec<Arc<ReplyRule>>,
     tenants: HashMap<Box<str>, Tenant, FixedState>,
     campaigns: HashMap<Box<str>, Campaign, FixedState>,
     files: Vec<Box<str>>,
@@ -62,7 +65,7 @@ struct Provider {
     /// With what `[default]` says of limits that it does not name.
     limits: Limits,
     per_source: Limits,
-    rules: Vec<ReplyRule>,
+    rules: Vec<Arc<ReplyRule>>,
     schedule: Schedule,
     tls: Option<TlsLevel>,
     ip: Option<IpFamilies>,
@@ -221,12 +224,18 @@ impl Shaping {
 
     /// The first rule that matches a reply of a site: of its provider's, then of those for every site. `text` is the reply's
     /// behind the code, its lines joined by a line feed, the enhanced code in it or not. Only 4yz and 5yz match any.
-    pub fn judge(&self, site: &Site, code: u16, enhanced: Option<(u8, u16, u16)>, text: &str) -> Option<&ReplyRule> {
+    pub fn judge(
+        &self,
+        site: &Site,
+        code: u16,
+        enhanced: Option<(u8, u16, u16)>,
+        text: &str,
+    ) -> Option<&Arc<ReplyRule>> {
         self.rules_of(site).find(|rule| rule.pattern.matches(code, enhanced, text))
     }
 
     /// The rules for a site's replies, in the order in which they are tried.
-    pub fn rules_of(&self, site: &Site) -> impl Iterator<Item = &ReplyRule> {
+    pub fn rules_of(&self, site: &Site) -> impl Iterator<Item = &Arc<ReplyRule>> {
         let own = self.provider(site).map_or(&[][..], |provider| &provider.rules);
         own.iter().chain(&self.rules)
     }

@@ -19,6 +19,7 @@ use crate::limits::{
 };
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 use toml::de::DeValue;
 
@@ -407,7 +408,7 @@ fn or(first: Limits, other: Limits) -> Limits {
 // --- reply rules ----------------------------------------------------------------------------------------------------
 
 /// Puts the rules of `table`'s `[[reply]]` before those of earlier files, `all`, and in place of those of the same name.
-fn reply_rules(reader: &mut Reader<'_>, table: &Table<'_>, all: &mut Vec<ReplyRule>) {
+fn reply_rules(reader: &mut Reader<'_>, table: &Table<'_>, all: &mut Vec<Arc<ReplyRule>>) {
     let (mut names, mut new) = (BTreeSet::new(), Vec::new());
     for table in reader.tables(table, "reply") {
         let Some(name) = named(reader, &table, any_name, &mut names) else { continue };
@@ -421,7 +422,7 @@ fn reply_rules(reader: &mut Reader<'_>, table: &Table<'_>, all: &mut Vec<ReplyRu
                 reader.wrong(table.place_of("name"), &table.key("name"), why);
             }
         } else if let Some(rule) = reply_rule(reader, &table, name) {
-            new.push(rule);
+            new.push(Arc::new(rule));
         }
     }
     new.append(all);

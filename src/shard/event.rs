@@ -247,13 +247,14 @@ pub struct Outcome {
     /// From acceptance to now, µs.
     pub total_us: u64,
     /// Texts in the order of [`Outcome::texts`].
-    pub text: Text<5>,
+    pub text: Text<6>,
 }
 
 impl Outcome {
-    /// Packs reverse-path, forward-path, site (destination domain), the mail exchanger's name, the reply's text.
-    pub fn texts(sender: &[u8], recipient: &[u8], site: &[u8], mx: &[u8], reply: &[u8]) -> Text<5> {
-        Text::new([sender, recipient, site, mx, reply])
+    /// Packs reverse-path, forward-path, site (destination domain), the mail exchanger's name, the reply's text, and the reply
+    /// rule that decided, which is empty where none did.
+    pub fn texts(sender: &[u8], recipient: &[u8], [site, mx, rule]: [&[u8]; 3], reply: &[u8]) -> Text<6> {
+        Text::new([sender, recipient, site, mx, reply, rule])
     }
 }
 
@@ -486,7 +487,7 @@ mod tests {
     #[test]
     fn texts_are_cut_and_kept_apart() {
         let long = vec![b'x'; 10 * EVENT_TEXT_BYTES];
-        let text = Outcome::texts(b"", b"a@b.example", b"b.example", &long, b"ok");
+        let text = Outcome::texts(b"", b"a@b.example", [b"b.example", &long, b""], b"ok");
         assert_eq!(text.get(0), b"");
         assert_eq!(text.get(1), b"a@b.example");
         assert_eq!(text.get(2), b"b.example");

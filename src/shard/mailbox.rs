@@ -278,6 +278,8 @@ pub struct Untold {
     pub total_us: u64,
     /// The destination.
     pub site: Box<str>,
+    /// The reply rule that decided; empty: none.
+    pub rule: Box<str>,
 }
 
 /// A batch as it lies in a mailbox.

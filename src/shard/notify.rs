@@ -67,7 +67,8 @@ impl Notice {
         let Some(untold) = self.untold.take() else { return };
         let view = record.as_ref().ok().and_then(|record| RecordView::parse(record));
         let mut tell = |sender: &[u8], recipient: &[u8], size_bytes| {
-            let (reply, site) = (&self.reply, untold.site.as_bytes());
+            let reply = &self.reply;
+            let names = [&untold.site, &reply.host, &untold.rule].map(|name| name.as_bytes());
             let outcome = event::Outcome {
                 at: untold.at,
                 id: self.id,
@@ -82,7 +83,7 @@ impl Notice {
                 connect_us: 0,
                 deliver_us: 0,
                 total_us: untold.total_us,
-                text: event::Outcome::texts(sender, recipient, site, reply.host.as_bytes(), &reply.text),
+                text: event::Outcome::texts(sender, recipient, names, &reply.text),
             };
             let expired = self.what == What::Expired;
             turn.report.events.push(if expired { Event::Expired(outcome) } else { Event::Bounced(outcome) });

@@ -195,6 +195,11 @@ impl Client {
         !self.events.is_empty()
     }
 
+    /// The 421 by which the peer has ended the connection, while its event waits: what was under way is lost for its sake.
+    pub fn parting(&self) -> Option<Reply<'_>> {
+        self.events.parting()
+    }
+
     /// Bytes of commands, bytes of a reply that is not complete, events not taken, bytes of their texts.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn sizes(&self) -> [usize; 4] {

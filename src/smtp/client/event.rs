@@ -208,6 +208,19 @@ impl Events {
         [self.queue.len(), self.texts.len()]
     }
 
+    /// The 421 that ends the connection, once it has come: the last of the events.
+    pub(super) fn parting(&self) -> Option<Reply<'_>> {
+        match self.queue.back()? {
+            Stored::Closed(StoredReason::Shutdown(r)) => Some(self.reply(*r)),
+            _ => None,
+        }
+    }
+
+    fn reply(&self, r: StoredReply) -> Reply<'_> {
+        let text = std::str::from_utf8(&self.texts[r.start..r.end]).expect("the parser lets only ASCII through");
+        Reply { code: r.code, enhanced: r.enhanced, text }
+    }
+
     pub(super) fn push(&mut self, event: Stored) {
         self.queue.push_back(event);
     }
@@ -225,11 +238,7 @@ impl Events {
             self.texts.shrink_to(limits::REPLY_TEXT_BYTES);
             return None;
         };
-        let reply = |r: StoredReply| Reply {
-            code: r.code,
-            enhanced: r.enhanced,
-            text: std::str::from_utf8(&self.texts[r.start..r.end]).expect("the parser lets only ASCII through"),
-        };
+        let reply = |r: StoredReply| self.reply(r);
         Some(match event {
             Stored::Ready => ClientEvent::Ready,
             Stored::StartTls => ClientEvent::StartTls,
