@@ -360,6 +360,14 @@ pub const QUEUE_IDLE_DESTINATIONS: usize = 20_000;
 pub const PACED_IDLE: Duration = Duration::from_secs(1);
 /// Text of a job's last reply that is kept for its report, in bytes: a million deferred jobs may hold one each.
 pub const LAST_REPLY_TEXT_BYTES: usize = 256;
+/// Tenants that rest at one site at a time, each told to all shards; if there are more the site rests. A receiver that blocks a
+/// thousand tenants one by one means all.
+pub const RESTING_TENANTS: usize = 1024;
+/// Different lowerings of one site's limits at a time: as many as the rules of one provider have, and more.
+pub const LOWERINGS_PER_SITE: usize = 64;
+/// What a reply has brought about is not made longer by less than this: a hundred replies to what was under way say the same,
+/// and each change is told to all shards.
+pub const MEASURE_STEP: Duration = Duration::from_secs(1);
 /// The body of a ready job is let go after this: jobs refer into large shared receive buffers, which a few slow jobs
 /// would keep alive; the spool has the bytes.
 pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);

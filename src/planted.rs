@@ -212,6 +212,14 @@ mod switches {
         PermitUsedAtItsEnd,
         /// a rule that says when a recipient is tried again is not heard
         RetryAfterIgnored,
+        /// a rule that has a site rest is not acted upon
+        SuspensionForgotten,
+        /// that a site rests only the shard knows that read the reply
+        SuspensionNotTold,
+        /// a rule that has a tenant rest is not acted upon
+        TenantRestIgnored,
+        /// lower limits are not told to the shards that keep to them
+        LoweredNotTold,
     }
 
     thread_local! {

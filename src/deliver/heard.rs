@@ -103,9 +103,10 @@ impl Deliverer {
     /// A host would not have a connection, or ended it, and a rule is for what it said. True: nothing is left to be done about the
     /// connection.
     pub(super) fn judged(&mut self, conn: ConnId, end: &End, turn: &mut Turn<'_>) -> bool {
-        let Some(Refused { reply, rule: Some(rule), .. }) = &end.judged else { return false };
+        let Some(refused @ Refused { reply, rule: Some(rule), .. }) = &end.judged else { return false };
         let Some(connection) = self.connections.get(conn) else { return false };
         let (destination, ready) = (connection.destination, connection.ready);
+        self.act(destination, (None, None), refused, turn);
         if ready {
             // What was under way has heard it by itself.
             return false;

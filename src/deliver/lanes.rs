@@ -8,7 +8,7 @@
 use super::{Deliverer, Map};
 use crate::lease::{self, Ledgers, Paced, Scope, Share, ToLane, ToLedger};
 use crate::limits;
-use crate::queue::DestinationId;
+use crate::queue::{DestinationId, FlowId};
 use crate::rt::ConnId;
 use crate::shaping::{Limits, Rate, Shaping, Site};
 use crate::shard::Turn;
@@ -26,6 +26,8 @@ pub(super) struct Lanes {
     news: Vec<Scope>,
     /// When batches of permits end, and when connections for what has waited are to be opened, earliest first.
     timers: BinaryHeap<Reverse<(Moment, Scope)>>,
+    /// A tenant rests at some site.
+    pub(super) tenants_rest: bool,
 }
 
 /// The lanes, each in a place that pools remember: they ask several times for each message.
@@ -50,22 +52,24 @@ impl Shares {
 }
 
 /// What is known of a site here.
-struct Lane {
-    share: Share,
+pub(super) struct Lane {
+    pub(super) share: Share,
     site: Site,
     /// Where its mail waits: a destination for each set of hosts, and of what TLS with them must be.
-    members: Vec<Member>,
+    pub(super) members: Vec<Member>,
     /// Who is woken first; the next one next time.
     first: usize,
     /// No connection is taken from one destination for another before.
     changes_from: Moment,
     /// It stands in `Lanes::news`.
     listed: bool,
+    /// Flows that were set aside since their tenants rest.
+    pub(super) aside: Vec<(DestinationId, FlowId)>,
 }
 
 /// A destination of a site, and what it would have beside what it has.
-struct Member {
-    destination: DestinationId,
+pub(super) struct Member {
+    pub(super) destination: DestinationId,
     connections: u32,
     permits: [u32; 2],
 }
@@ -103,7 +107,13 @@ pub(super) struct Bounds {
 
 impl Lanes {
     pub(super) fn new(shards: u16) -> Self {
-        Lanes { shares: Shares::default(), ledgers: Ledgers::new(shards), news: Vec::new(), timers: BinaryHeap::new() }
+        Lanes {
+            shares: Shares::default(),
+            ledgers: Ledgers::new(shards),
+            news: Vec::new(),
+            timers: BinaryHeap::new(),
+            tenants_rest: false,
+        }
     }
 
     /// Shares and ledgers.
@@ -122,7 +132,25 @@ impl Lanes {
         self.list(scope);
     }
 
-    fn list(&mut self, scope: &Scope) {
+    pub(super) fn get(&self, scope: &Scope) -> Option<&Lane> {
+        self.shares.get(scope)
+    }
+
+    pub(super) fn get_mut(&mut self, scope: &Scope) -> Option<&mut Lane> {
+        self.shares.get_mut(scope)
+    }
+
+    /// The destinations of a site are to be woken then.
+    pub(super) fn wake_at(&mut self, at: Moment, scope: &Scope) {
+        self.timers.push(Reverse((at, scope.clone())));
+    }
+
+    /// Whether any tenant rests may be other than before.
+    pub(super) fn note_tenants(&mut self) {
+        self.tenants_rest = self.shares.places.iter().any(|(_, lane)| lane.share.tenants_rest());
+    }
+
+    pub(super) fn list(&mut self, scope: &Scope) {
         if let Some(lane) = self.shares.get_mut(scope)
             && !std::mem::replace(&mut lane.listed, true)
         {
@@ -145,11 +173,13 @@ impl Deliverer {
         let Shares { names, places } = &mut self.lanes.shares;
         let place = *names.entry(scope).or_insert_with_key(|scope| {
             let share = Share::new(scope.clone(), limits);
-            places.insert(Lane { share, site, members: Vec::new(), first: 0, changes_from: Moment(0), listed: false })
+            let (members, aside) = (Vec::new(), Vec::new());
+            places.insert(Lane { share, site, members, first: 0, changes_from: Moment(0), listed: false, aside })
         });
         let lane = &mut places[place];
         lane.member(destination);
         (pool.lane, pool.paced) = (place, lane.share.is_paced(Paced::Message));
+        pool.rests_until = lane.share.rests().map_or(Moment(0), |rest| rest.until);
     }
 
     /// The site of a destination, if its limits count there.
@@ -157,7 +187,7 @@ impl Deliverer {
         self.lanes.shares.get(self.scope(destination)?).map(|lane| &lane.site)
     }
 
-    fn scope(&self, destination: DestinationId) -> Option<&Scope> {
+    pub(super) fn scope(&self, destination: DestinationId) -> Option<&Scope> {
         self.pools.get(&destination)?.scope.as_ref()
     }
 
@@ -292,6 +322,9 @@ impl Deliverer {
         while let Some((lane, mail)) = self.lanes.ledgers.poll_send() {
             turn.post.send(usize::from(lane), Mail::ToLane(Box::new(mail)));
         }
+        while let Some((scope, change)) = self.lanes.ledgers.poll_change() {
+            self.tell_change(&scope, &change, turn);
+        }
     }
 
     /// Mail of a ledger.
@@ -301,12 +334,19 @@ impl Deliverer {
             return;
         }
         let Some(lane) = self.lanes.shares.get_mut(&scope) else {
+            if !mail.is_lease() {
+                return;
+            }
             let owner = lease::owner(&scope, self.shards);
             return turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail.give_back(self.me))));
         };
+        let renewed = mail.in_force.is_some();
         lane.share.handle(mail, turn.now.mono);
         if let Some(until) = lane.share.poll_timeout() {
             self.lanes.timers.push(Reverse((until, scope.clone())));
+        }
+        if renewed {
+            self.in_force_changed(&scope, turn);
         }
         self.retire(&scope, turn);
         self.lanes.list(&scope);
@@ -403,6 +443,7 @@ impl Deliverer {
         {
             let Some(Reverse((_, scope))) = self.lanes.timers.pop() else { break };
             self.lanes.list(&scope);
+            self.let_tenants_go(&scope, turn);
             self.wake_members(&scope);
         }
         for (scope, destination) in std::mem::take(&mut self.change_over) {

@@ -24,6 +24,7 @@ mod pools;
 mod pump;
 mod questions;
 mod reports;
+mod rests;
 mod routed;
 mod scopes;
 mod site;
@@ -145,6 +146,8 @@ struct Pool {
     lane: usize,
     /// Messages have a rate there. Here, as the lane is seldom in the caches where nothing is asked of it.
     paced: bool,
+    /// Its site rests until then.
+    rests_until: Moment,
     /// The lane was asked for a connection.
     asks: bool,
     connections: Vec<ConnId>,
@@ -350,7 +353,8 @@ impl Deliverer {
                     // Without a connection it would keep its memory for nobody knows how long.
                     let connected = !pool.connections.is_empty();
                     let homeless = !connected && !self.ahead.has_room() && !self.is_maildir(destination);
-                    if self.queue.is_suspended(destination) || (homeless && record.is_some()) {
+                    let rests = self.rests(destination, turn.now.mono) || self.queue.is_suspended(destination);
+                    if rests || (homeless && record.is_some()) {
                         self.queue.put_back(key);
                         self.wake(destination);
                         continue;

@@ -229,6 +229,7 @@ impl Deliverer {
             let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else {
                 continue;
             };
+            self.act(destination, (Some(key), None), &refused, turn);
             let failed = if planted!(PlaceIsIndex) { place as u16 } else { index };
             match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                 Fate::Failed => self.fail_by(key, RecipientSet::One(failed), refused, attempt, turn),
@@ -267,6 +268,7 @@ impl Deliverer {
                             Refused { place: 0, reply: Box::new(last_reply(reply, now.wall, &host)), rule }
                         }
                     };
+                    self.act(destination, (Some(key), None), &refused, turn);
                     match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                         Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
                         Fate::Again(after) => put_off(&mut again, rest.as_slice(), refused, after),
@@ -274,6 +276,7 @@ impl Deliverer {
                 }
                 // It was lost since the host ended the connection, with words that a rule is for.
                 Outcome::Lost { after_final_dot: false } if let Some(refused) = parting => {
+                    self.act(destination, (Some(key), None), &refused, turn);
                     match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                         Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
                         Fate::Again(after) => put_off(&mut again, rest.as_slice(), refused, after),
@@ -498,7 +501,9 @@ impl Deliverer {
 
     /// A job whose sender wants to know that it is late.
     pub(super) fn late(&mut self, key: JobKey, turn: &mut Turn<'_>) {
-        let why = self.why_aside(key, turn.now.mono).unwrap_or_else(|| "it waits for its turn".to_owned());
+        let now = turn.now.mono;
+        let why = self.why_resting(key, now).or_else(|| self.why_aside(key, now));
+        let why = why.unwrap_or_else(|| "it waits for its turn".to_owned());
         let Some(job) = self.queue.job(key) else { return };
         let trouble = self.queue.destination_of(key).and_then(|d| self.queue.trouble(d));
         let reply = job

@@ -45,6 +45,9 @@ impl Deliverer {
     }
 
     fn pump_connections(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        if self.rests(destination, turn.now.mono) {
+            return;
+        }
         let paced = self.is_paced(destination);
         loop {
             while let Some(conn) = self.free_connection(destination, paced) {
@@ -274,7 +277,7 @@ impl Deliverer {
                 return;
             }
             let Some((route, plans)) = self.route(destination, turn) else { return };
-            if self.is_preceded(destination, &route) {
+            if self.is_preceded(destination, &route) || self.rests(destination, turn.now.mono) {
                 return;
             }
             if !self.may_prepare(destination, turn.now.mono) {

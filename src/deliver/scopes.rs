@@ -96,6 +96,9 @@ impl Deliverer {
 
     /// Whether a job that was taken has room in all its scopes; else it is put back, and its flow set aside.
     pub(super) fn fits(&mut self, key: JobKey, destination: DestinationId, now: Moment) -> bool {
+        if self.tenant_rests_aside(key, destination, now) {
+            return false;
+        }
         if !self.scopes.active {
             return true;
         }
@@ -115,8 +118,14 @@ impl Deliverer {
     /// Whether the next mail of a destination may have a connection opened for it: a flow that would wait for room with it
     /// is set aside before.
     pub(super) fn may_prepare(&mut self, destination: DestinationId, now: Moment) -> bool {
-        if !self.scopes.active || !self.pools.get(&destination).is_some_and(|pool| pool.loaded.is_empty()) {
+        if !self.pools.get(&destination).is_some_and(|pool| pool.loaded.is_empty()) {
             return true;
+        }
+        if !self.next_may_go(destination, now) {
+            return false;
+        }
+        if !self.scopes.active {
+            return !self.lanes.tenants_rest || self.waiting(destination) > 0;
         }
         for _ in 0..limits::SCOPE_TRIES {
             let Some((flow, size)) = self.queue.next_flow(destination) else {

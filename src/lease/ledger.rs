@@ -1,5 +1,6 @@
 //! PURE. The ledgers of one shard: who has how much of each limit.
 
+use super::measures::{Change, Measures};
 use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
@@ -7,6 +8,7 @@ use crate::time::Moment;
 use std::cmp::Reverse;
 use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// See the module. Lives on its shard.
@@ -17,11 +19,17 @@ pub struct Ledgers {
     /// When a ledger is to be looked at, earliest first. It counts only while the ledger says the same.
     timers: BinaryHeap<Reverse<(Moment, Scope)>>,
     out: VecDeque<(u16, ToLane)>,
+    /// What began or ended by replies.
+    changes: VecDeque<(Scope, Change)>,
 }
 
 #[derive(Debug)]
 struct Ledger {
+    /// By the rules.
+    usual: Limits,
+    /// In force.
     limits: Limits,
+    measures: Measures,
     lanes: Vec<Lane>,
     turns: [Turn; 2],
     paces: [Pacing; 2],
@@ -124,7 +132,9 @@ impl Made {
 impl Ledger {
     fn new(limits: Limits, shards: u16) -> Self {
         Ledger {
+            usual: limits,
             limits,
+            measures: Measures::default(),
             lanes: vec![Lane::default(); usize::from(shards)],
             turns: [Turn { first: 0, ends: None, used: false, ends_at_last: Moment(0) }; 2],
             paces: [Pacing::default(), Pacing::default()],
@@ -146,7 +156,22 @@ impl Ledger {
         }
     }
 
+    /// Other measures, or other usual limits: all lanes are told what is in force.
+    fn renew(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        self.set_limits(self.measures.limits(self.usual), now);
+        let force = Arc::new(self.measures.in_force(self.usual));
+        if planted!(LoweredNotTold) && force.lowered {
+            return;
+        }
+        for lane in (0..).take(self.lanes.len()) {
+            out.push_back((lane, ToLane { in_force: Some(Arc::clone(&force)), ..ToLane::empty(scope) }));
+        }
+    }
+
     fn limit(&self, what: Counted) -> u32 {
+        if self.measures.rests().is_some() {
+            return 0;
+        }
         let limit = self.limits.counted(what).unwrap_or(u32::MAX);
         if planted!(LimitCheckedLate) { limit.saturating_add(1) } else { limit }
     }
@@ -201,7 +226,7 @@ impl Ledger {
         // What messages need changes with each: of octets there may be enough now and too little in a moment.
         let needs = |has: &Holding| if what == Counted::Octets { has.wanted } else { has.least };
         let needed: u64 = wanting.clone().map(|has| u64::from(needs(has))).sum();
-        if needed <= u64::from(self.limit(what)) || wanting.count() < 2 {
+        if needed <= u64::from(self.limit(what)) || wanting.count() < 2 || self.measures.rests().is_some() {
             self.turns[k].ends = None;
             return;
         }
@@ -262,7 +287,7 @@ impl Ledger {
 
     /// Makes permits for those that wait for them, in turn.
     fn share_permits(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
-        for kind in KINDS {
+        for kind in KINDS.into_iter().filter(|_| self.measures.rests().is_none()) {
             let (k, lanes) = (kind as usize, self.lanes.len());
             let Some(rate) = self.rate(kind) else { continue };
             loop {
@@ -288,9 +313,10 @@ impl Ledger {
     fn due(&self) -> Option<Moment> {
         let permits = KINDS.into_iter().filter_map(|kind| {
             let waits = self.lanes.iter().any(|lane| lane.permits_wanted[kind as usize] > 0);
+            let waits = waits && self.measures.rests().is_none();
             self.rate(kind).filter(|_| waits).map(|rate| self.paces[kind as usize].next(rate))
         });
-        permits.chain(self.turns.iter().filter_map(|turn| turn.ends)).min()
+        permits.chain(self.turns.iter().filter_map(|turn| turn.ends)).chain(self.measures.next()).min()
     }
 
     /// Whether nothing of it must be remembered.
@@ -300,7 +326,7 @@ impl Ledger {
             let pacing = &self.paces[kind as usize];
             pacing.batches.is_empty() && pacing.due <= now
         };
-        self.lanes.iter().all(at_rest) && KINDS.into_iter().all(past)
+        self.measures.is_empty() && self.lanes.iter().all(at_rest) && KINDS.into_iter().all(past)
     }
 }
 
@@ -313,14 +339,22 @@ impl Lane {
 
 impl ToLane {
     fn empty(scope: &Scope) -> ToLane {
-        ToLane { scope: scope.clone(), granted: [0; 2], recalled_to: [None; 2], permits: [None; 2], not_before: None }
+        ToLane {
+            scope: scope.clone(),
+            granted: [0; 2],
+            recalled_to: [None; 2],
+            permits: [None; 2],
+            not_before: None,
+            in_force: None,
+        }
     }
 }
 
 impl Ledgers {
     /// Of so many shards.
     pub fn new(shards: u16) -> Self {
-        Ledgers { shards, ledgers: HashMap::default(), timers: BinaryHeap::new(), out: VecDeque::new() }
+        let (ledgers, timers) = (HashMap::default(), BinaryHeap::new());
+        Ledgers { shards, ledgers, timers, out: VecDeque::new(), changes: VecDeque::new() }
     }
 
     /// How many there are.
@@ -335,14 +369,27 @@ impl Ledgers {
 
     /// Mail of a lane.
     pub fn handle(&mut self, mail: ToLedger, now: Moment) {
-        let ToLedger { scope, lane, limits, wanted, least, returned, permits_wanted, used, inquires } = mail;
+        let ToLedger { scope, lane, limits, wanted, least, returned, permits_wanted, used, inquires, .. } = mail;
+        let (is_new, told) = (mail.is_new, mail.measures);
         let ledger = match (self.ledgers.entry(scope.clone()), limits) {
             (Entry::Occupied(entry), _) => entry.into_mut(),
             (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
             (Entry::Vacant(_), None) => return,
         };
-        if let Some(limits) = limits {
-            ledger.set_limits(limits, now);
+        let others = limits.is_some_and(|limits| std::mem::replace(&mut ledger.usual, limits) != limits);
+        let mut changes = Vec::new();
+        let mut renewed = others;
+        for measure in told {
+            renewed |= !planted!(SuspensionNotTold) && ledger.measures.take(measure, &mut changes);
+        }
+        self.changes.extend(changes.into_iter().map(|change| (scope.clone(), change)));
+        if renewed && !ledger.measures.is_empty() {
+            ledger.renew(now, &scope, &mut self.out);
+        } else if renewed {
+            ledger.set_limits(ledger.measures.limits(ledger.usual), now);
+        } else if is_new && !ledger.measures.is_empty() {
+            let in_force = Some(Arc::new(ledger.measures.in_force(ledger.usual)));
+            self.out.push_back((lane, ToLane { in_force, ..ToLane::empty(&scope) }));
         }
         for kind in KINDS {
             if let Some(used) = used[kind as usize] {
@@ -366,6 +413,7 @@ impl Ledgers {
         }
         if inquires {
             let not_before = ledger.rate(Paced::Message).map(|rate| ledger.paces[Paced::Message as usize].next(rate));
+            let not_before = not_before.max(ledger.measures.rests());
             self.out.push_back((lane, ToLane { not_before: not_before.or(Some(now)), ..ToLane::empty(&scope) }));
         }
         self.look(&scope, now);
@@ -396,8 +444,18 @@ impl Ledgers {
         self.out.pop_front()
     }
 
+    /// What replies have brought about, or what is over of it.
+    pub fn poll_change(&mut self) -> Option<(Scope, Change)> {
+        self.changes.pop_front()
+    }
+
     fn look(&mut self, scope: &Scope, now: Moment) {
         let Some(ledger) = self.ledgers.get_mut(scope) else { return };
+        let mut changes = Vec::new();
+        if ledger.measures.expire(now, &mut changes) {
+            self.changes.extend(changes.into_iter().map(|change| (scope.clone(), change)));
+            ledger.renew(now, scope, &mut self.out);
+        }
         for what in COUNTED {
             ledger.share_counted(what, now, scope, &mut self.out);
         }

@@ -24,15 +24,24 @@
 //! round too. Octets are as connections, but that a message needs all of its own at once: each lane, in turn, gets what its
 //! next message needs before any gets more, and a turn lasts until it has that.
 //!
+//! # What replies bring about
+//!
+//! A rule may have a site rest for a time, a tenant at it, or its limits lowered ([`Measure`]). The shard that read the reply keeps to
+//! a rest at once, and tells the ledger; that gives nothing out that is against it, and tells all shards; who comes
+//! later is told before it is given anything. So a rest holds everywhere as soon as word has gone from shard to shard twice,
+//! and a lower limit is kept to as exactly as any.
+//!
 //! The mail between two shards keeps its order, and is never lost: both end together. The same would do between machines,
 //! with terms on connections as well.
 
 mod ledger;
+mod measures;
 mod share;
 #[cfg(test)]
 mod tests;
 
 pub use ledger::Ledgers;
+pub use measures::{Change, InForce, Measure, Rest, Taken};
 pub use share::{Closing, Share};
 
 use crate::route;
@@ -97,7 +106,11 @@ pub struct ToLedger {
     pub scope: Scope,
     /// Who.
     pub lane: u16,
-    /// What the lane takes for the limits of the scope; `None`: it knows nothing of it any more.
+    /// It is the first that this lane says: what is in force it does not know.
+    pub is_new: bool,
+    /// What replies have brought about.
+    pub measures: Vec<Measure>,
+    /// What the lane takes for the usual limits of the scope; `None`: it knows nothing of it any more.
     pub limits: Option<Limits>,
     /// Units it would have in all, of what is counted.
     pub wanted: [u32; 2],
@@ -114,12 +127,19 @@ pub struct ToLedger {
 }
 
 impl ToLane {
+    /// Whether there is something in it that is to be given back.
+    pub fn is_lease(&self) -> bool {
+        self.granted != [0; 2] || self.permits != [None; 2]
+    }
+
     /// The answer of a lane that has no use for it and no share any more.
     pub fn give_back(&self, lane: u16) -> ToLedger {
         let unused = Used { count: 0, last: Moment(0) };
         ToLedger {
             scope: self.scope.clone(),
             lane,
+            is_new: false,
+            measures: Vec::new(),
             limits: None,
             wanted: [0; 2],
             least: [0; 2],
@@ -153,6 +173,8 @@ pub struct ToLane {
     pub permits: [Option<Batch>; 2],
     /// No message can begin before, by the rate and what others have.
     pub not_before: Option<Moment>,
+    /// What replies have brought about is other than before.
+    pub in_force: Option<Arc<InForce>>,
 }
 
 /// Permits.

@@ -1,19 +1,29 @@
 //! PURE. One lane's share of a scope's limits.
 
-use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
+use super::{Batch, COUNTED, Counted, InForce, KINDS, Measure, Paced, Rest, Scope, Taken, ToLane, ToLedger, Used};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
+use std::sync::Arc;
 
 /// What a shard has of a scope, and what it has asked for. The methods are: getters; `wants`, `could_use`, `open`, `closed`, `take`
 /// (commands); `handle`; `poll_send`. Lives on its shard.
 #[derive(Debug)]
 pub struct Share {
     scope: Scope,
+    /// By the rules.
+    usual: Limits,
+    /// In force, as far as this shard knows.
     limits: Limits,
+    /// What replies have brought about.
+    force: Arc<InForce>,
+    /// The ledger has not heard of this lane.
+    is_new: bool,
+    /// What it is to be told of replies.
+    measures: Vec<Measure>,
     counted: [Units; 2],
     permits: [Permits; 2],
-    /// It does not know the limits yet.
+    /// The ledger does not know the usual limits yet.
     new_limits: bool,
     /// Whether it is to be asked, or was, when a message could begin; and what it said, and when.
     inquiry: Inquiry,
@@ -70,7 +80,11 @@ impl Share {
     pub fn new(scope: Scope, limits: Limits) -> Self {
         Share {
             scope,
+            usual: limits,
             limits,
+            force: Arc::default(),
+            is_new: true,
+            measures: Vec::new(),
             counted: [Units::default(); 2],
             permits: [Permits::default(); 2],
             new_limits: false,
@@ -129,7 +143,52 @@ impl Share {
     pub fn is_idle(&self) -> bool {
         let rests = |p: &Permits| p.batch.is_none() && p.asked == 0;
         let nothing = |u: &Units| u.granted == 0 && u.open == 0 && u.told == (0, 0) && u.wanted == 0;
-        self.counted.iter().all(nothing) && !self.inquiry.wanted && self.permits.iter().all(rests)
+        self.counted.iter().all(nothing)
+            && !self.inquiry.wanted
+            && self.measures.is_empty()
+            && self.permits.iter().all(rests)
+    }
+
+    /// Until when nothing is sent, and why.
+    pub fn rests(&self) -> Option<&Rest> {
+        self.force.rests.as_ref()
+    }
+
+    /// Whether any tenant rests.
+    pub fn tenants_rest(&self) -> bool {
+        !self.force.tenants.is_empty()
+    }
+
+    /// Until when nothing of a tenant is sent, and why.
+    pub fn resting_tenant(&self, tenant: &str) -> Option<&Rest> {
+        self.force.tenants.iter().find(|(name, _)| **name == *tenant).map(|(_, rest)| rest)
+    }
+
+    /// When something of what rests is over next.
+    pub fn over(&self, now: Moment) -> Option<Moment> {
+        let tenants = self.force.tenants.iter().map(|(_, rest)| rest.until);
+        self.force.rests.iter().map(|rest| rest.until).chain(tenants).filter(|until| *until > now).min()
+    }
+
+    /// What the ledger says, and what rests that it has not heard of: nothing rests for less long than was said.
+    fn with_own(&self, mut told: Arc<InForce>, now: Moment) -> Arc<InForce> {
+        let own = self
+            .force
+            .rests
+            .as_ref()
+            .filter(|own| own.until > now && told.rests.as_ref().is_none_or(|rest| rest.until < own.until));
+        if let Some(own) = own {
+            Arc::make_mut(&mut told).rests = Some(own.clone());
+        }
+        for (name, own) in self.force.tenants.iter().filter(|(_, own)| own.until > now) {
+            if told.tenants.iter().any(|(other, rest)| other == name && rest.until >= own.until) {
+                continue;
+            }
+            let force = Arc::make_mut(&mut told);
+            force.tenants.retain(|(other, _)| other != name);
+            force.tenants.push((Arc::clone(name), own.clone()));
+        }
+        told
     }
 
     fn rate(&self, kind: Paced) -> Option<Rate> {
@@ -143,11 +202,30 @@ impl Share {
 
     /// New rules.
     pub fn set_limits(&mut self, limits: Limits) {
-        if self.limits != limits {
-            (self.limits, self.new_limits) = (limits, true);
+        if self.usual != limits {
+            (self.usual, self.new_limits) = (limits, true);
+            if !self.force.lowered {
+                self.limits = limits;
+            }
             // When a message could begin was said by the old ones.
             self.inquiry = Inquiry::default();
         }
+    }
+
+    /// A reply has brought this about. A rest holds here at once; what else it is the ledger says.
+    pub fn impose(&mut self, measure: Measure) {
+        let rest = || Rest { until: measure.until, why: Arc::clone(&measure.why) };
+        let longer = |known: Option<&Rest>| known.is_none_or(|known| known.until < measure.until);
+        match &measure.what {
+            Taken::Rest if longer(self.force.rests.as_ref()) => Arc::make_mut(&mut self.force).rests = Some(rest()),
+            Taken::RestOf(tenant) if longer(self.resting_tenant(tenant)) => {
+                let force = Arc::make_mut(&mut self.force);
+                force.tenants.retain(|(name, _)| name != tenant);
+                force.tenants.push((Arc::clone(tenant), rest()));
+            }
+            _ => {}
+        }
+        self.measures.push(measure);
     }
 
     /// It would have so many connections in all.
@@ -238,6 +316,13 @@ impl Share {
             let good_until = now + limits::LEASE_TERM;
             self.inquiry = Inquiry { wanted: false, sent: false, not_before, good_until };
         }
+        if let Some(force) = mail.in_force {
+            if self.limits != force.limits {
+                self.inquiry = Inquiry::default();
+            }
+            self.limits = force.limits;
+            self.force = self.with_own(force, now);
+        }
         for what in COUNTED {
             let (granted, recalled_to) = (mail.granted[what as usize], mail.recalled_to[what as usize]);
             let units = self.units_mut(what);
@@ -287,7 +372,8 @@ impl Share {
             *returned = units.granted.saturating_sub(units.open.max(units.wanted).min(most));
             told &= units.told == (units.wanted, units.least);
         }
-        let nothing_new = used == [None; 2] && returned == [0; 2] && told && !self.new_limits;
+        let nothing_new =
+            used == [None; 2] && returned == [0; 2] && told && !self.new_limits && self.measures.is_empty();
         let inquires = self.inquiry.wanted && !self.inquiry.sent;
         let nothing_new = nothing_new && !inquires;
         if nothing_new && !asks {
@@ -313,7 +399,9 @@ impl Share {
         Some(ToLedger {
             scope: self.scope.clone(),
             lane,
-            limits: Some(self.limits),
+            is_new: std::mem::take(&mut self.is_new),
+            measures: std::mem::take(&mut self.measures),
+            limits: Some(self.usual),
             wanted: self.counted.map(|units| units.wanted),
             least: self.counted.map(|units| units.least),
             returned,

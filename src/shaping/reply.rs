@@ -294,12 +294,18 @@ impl fmt::Display for Action {
             Action::Retry { after: None } => f.write_str("try again as scheduled"),
             Action::Retry { after: Some(after) } => write!(f, "try again after {}", Span(*after)),
             Action::Suspend { what, for_ } => write!(f, "suspend {what} for {}", Span(*for_)),
-            Action::Lower { by: Lowering::Times(limit, factor), for_ } => {
-                write!(f, "lower {} to {factor} of it for {}", limit.key(), Span(*for_))
-            }
-            Action::Lower { by: Lowering::To(limits), for_ } => write!(f, "lower to {limits} for {}", Span(*for_)),
+            Action::Lower { by, for_ } => write!(f, "{by} for {}", Span(*for_)),
             Action::Bounce => f.write_str("bounce"),
             Action::OtherSource { rest } => write!(f, "use another source address, this one rests for {}", Span(*rest)),
+        }
+    }
+}
+
+impl fmt::Display for Lowering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lowering::Times(limit, factor) => write!(f, "lower {} to {factor} of it", limit.key()),
+            Lowering::To(limits) => write!(f, "lower to {limits}"),
         }
     }
 }

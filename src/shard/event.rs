@@ -293,6 +293,12 @@ pub enum NoticeKind {
     Resized,
     /// Mail of a tenant, a campaign or a site waits for one of their limits, and has for a while.
     Throttled,
+    /// A reply rule has a site, or a tenant at one, rest for a time.
+    RuleSuspended,
+    /// A reply rule has lowered limits of a site for a time.
+    RuleLowered,
+    /// What a reply rule has brought about is over.
+    RuleOver,
     /// No new mail; what is in progress is being finished.
     Draining,
     /// The shard has ended its work.
@@ -301,13 +307,16 @@ pub enum NoticeKind {
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [NoticeKind; 8] = [
+    pub const ALL: [NoticeKind; 11] = [
         NoticeKind::StorageFull,
         NoticeKind::StorageError,
         NoticeKind::StorageRestored,
         NoticeKind::Suspended,
         NoticeKind::Resized,
         NoticeKind::Throttled,
+        NoticeKind::RuleSuspended,
+        NoticeKind::RuleLowered,
+        NoticeKind::RuleOver,
         NoticeKind::Draining,
         NoticeKind::Stopped,
     ];
@@ -321,6 +330,9 @@ impl NoticeKind {
             NoticeKind::Suspended => "suspended",
             NoticeKind::Resized => "resized",
             NoticeKind::Throttled => "throttled",
+            NoticeKind::RuleSuspended => "rule_suspended",
+            NoticeKind::RuleLowered => "rule_lowered",
+            NoticeKind::RuleOver => "rule_over",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
         }
