@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_rule_decides_whatever_the_code_says() {
-        let minutes = |n| Duration::from_secs(60 * n);
+        let minutes = |n: u64| Duration::from_secs(60 * n);
         let fates = |action: &str| [false, true].map(|permanent| Fate::of(Some(&rule(action)), permanent));
         assert_eq!(fates("action = \"retry\"\nafter = \"10m\""), [Fate::Again(Some(minutes(10))); 2]);
         assert_eq!(fates("action = \"retry\""), [Fate::Again(None); 2]);
