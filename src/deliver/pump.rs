@@ -50,7 +50,9 @@ impl Deliverer {
         }
         let paced = self.is_paced(destination);
         loop {
-            while let Some(conn) = self.free_connection(destination, paced) {
+            while let Some(conn) = self.free_connection(destination, paced)
+                && !self.rests(destination, turn.now.mono)
+            {
                 if paced && !self.may_begin_next(destination, turn) {
                     break;
                 }
@@ -468,8 +470,9 @@ impl Deliverer {
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.refused_connection(destination, &why, turn);
         self.forget(conn, turn);
-        if !others.is_empty() && self.starts_are_paced(destination) {
-            // The next one counts as well.
+        let rests = self.rests(destination, turn.now.mono);
+        if !others.is_empty() && (rests || self.starts_are_paced(destination)) {
+            // The next one counts as well, or has to wait.
             let pool = self.pools.make(destination);
             pool.left = Some(Box::new(Left { route, plans, addresses: others, why, began }));
             self.wake(destination);

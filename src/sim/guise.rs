@@ -291,6 +291,7 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
     if scenario.provider {
         text += "[[provider]]\nname = \"both\"\nmx = [\"*.d0.test\", \"*.d1.test\"]\n";
     }
+    scenario.rules.iter().for_each(|rule| text += &rule.toml());
     Arc::new(Shaping::parse(&[("shaping.toml", &text)]).expect("a good file"))
 }
 

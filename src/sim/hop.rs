@@ -42,6 +42,8 @@ pub struct Received {
     pub said: Vec<String>,
     /// When MAIL came.
     pub mail_at: Moment,
+    /// Which MAIL of the connection it was, from 1.
+    pub number: u32,
     /// What was announced to it.
     pub announced: Announced,
     /// In wire form, with the final dot; or as it came by BDAT.
@@ -79,6 +81,12 @@ pub struct Refusal {
     pub transient: bool,
     /// The connection.
     pub link: LinkId,
+    /// At which command.
+    pub stage: At,
+    /// The reply.
+    pub text: Box<str>,
+    /// In TLS.
+    pub secure: bool,
     /// Octets written on it, the refusal included: the relay knows once it was handed so many.
     pub told: u64,
 }
@@ -293,6 +301,7 @@ impl Hop {
             recipients: Vec::new(),
             said: std::mem::take(&mut call.said),
             mail_at: call.mail_at,
+            number: call.mails,
             announced: call.announced.clone(),
             data,
             chunked,
@@ -340,7 +349,7 @@ impl Hop {
             }
         } else if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
             for to in received.recipients {
-                self.refuse(link, call, Some(to), text, side);
+                self.refuse(link, call, (At::Final, Some(to)), text, side);
             }
         }
         self.perform(act, link, call, "250 2.0.0 taken\r\n", side).1
@@ -405,7 +414,7 @@ impl Hop {
             if self.guard.as_ref().is_some_and(|guard| !guard.borrow_mut().begin(side.now().mono)) {
                 side.mark("next hop: 450, more messages than its site takes");
                 let text = "450 4.7.1 too many messages\r\n";
-                self.refuse(link, call, None, text, side);
+                self.refuse(link, call, (At::Mail, None), text, side);
                 return self.say(link, call, text.as_bytes().to_vec(), side);
             }
             let set = |at: At| self.mood.acts.iter().any(|(of, _, _)| *of == at);
@@ -430,7 +439,7 @@ impl Hop {
             let act = self.choose(At::Data, side);
             if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
                 for to in call.recipients.clone() {
-                    self.refuse(link, call, Some(to), text, side);
+                    self.refuse(link, call, (At::Data, Some(to)), text, side);
                 }
             }
             let in_data = act.is_none();
@@ -495,13 +504,13 @@ impl Hop {
         let first = *self.first_seen.entry(to.clone()).or_insert(now);
         if unknown || self.mood.greylist.is_some_and(|time| now < first + time) {
             let reply = if unknown { "550 5.1.1 no such user\r\n" } else { "451 4.7.1 greylisted\r\n" };
-            self.refuse(link, call, Some(to), reply, side);
+            self.refuse(link, call, (At::Rcpt, Some(to)), reply, side);
             return self.say(link, call, reply.as_bytes().to_vec(), side);
         }
         let next = self.mood.rcpt.get_mut(&to).and_then(VecDeque::pop_front);
         let act = next.map(Act::Say).or_else(|| self.choose(At::Rcpt, side));
         if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-            self.refuse(link, call, Some(to.clone()), text, side);
+            self.refuse(link, call, (At::Rcpt, Some(to.clone())), text, side);
         }
         let (positive, open) = self.perform(act, link, call, "250 2.1.5 ok\r\n", side);
         if positive {
@@ -514,7 +523,7 @@ impl Hop {
         &mut self,
         link: LinkId,
         call: &mut Call,
-        recipient: Option<String>,
+        (stage, recipient): (At, Option<String>),
         text: &str,
         side: &mut HostSide<'_>,
     ) {
@@ -530,6 +539,9 @@ impl Hop {
                 permanent: text.starts_with('5'),
                 transient: text.starts_with('4') && !text.starts_with("421"),
                 link,
+                stage,
+                text: text.into(),
+                secure: call.is_secure(),
                 told: if heard { call.behind(text.len()) } else { u64::MAX },
             });
         }
@@ -550,7 +562,7 @@ impl Hop {
     fn act(&mut self, at: At, link: LinkId, call: &mut Call, usual: &str, side: &mut HostSide<'_>) -> (bool, bool) {
         let act = self.choose(at, side);
         if let Some(Act::Say(text) | Act::SayAndClose(text)) = &act {
-            self.refuse(link, call, None, text, side);
+            self.refuse(link, call, (at, None), text, side);
         }
         self.perform(act, link, call, usual, side)
     }

@@ -8,6 +8,7 @@ mod asked;
 mod attempts;
 mod edge;
 mod flows;
+mod judged;
 mod shaped;
 
 use super::client::Sent;
@@ -349,7 +350,7 @@ impl<'a> Oracle<'a> {
             refusals.into_iter().any(|(ip, refusal)| {
                 // A second of patience: the message travels while its acknowledgement does.
                 let late = refusal.at + Duration::from_secs(1) >= *since;
-                refusal.permanent && hosts.contains(ip) && late
+                hosts.contains(ip) && late && self.is_final(*ip, refusal)
             })
         };
         if refused(to) || refused("") {
@@ -380,6 +381,7 @@ impl<'a> Oracle<'a> {
         self.check_rates(world);
         self.check_flows(world);
         self.check_guards(world);
+        self.check_rules(world);
         let account = Account::of(world);
         let mut letters: BTreeMap<u32, &Sent> = BTreeMap::new();
         for client in world.clients() {

@@ -4,6 +4,7 @@
 //! Input: a seed. Output: a [`Scenario`]. It refuses to look at a run: what is done does not depend on how it goes.
 
 mod deeds;
+pub mod rules;
 mod show;
 
 use super::client::{Letter, Style};
@@ -197,6 +198,8 @@ pub struct Scenario {
     pub local: Option<usize>,
     /// The number of a destination with a route, and which.
     pub route: Option<(usize, Way)>,
+    /// What the relay is to make of replies.
+    pub rules: Vec<rules::Rule>,
 }
 
 /// What a route does with a destination's mail. None refuses any: clients here go on behind a refused recipient as if there had
@@ -295,6 +298,7 @@ impl Scenario {
             enforced: None,
             local: None,
             route: None,
+            rules: Vec::new(),
         };
         if edge && edge_rng.one_in(2) {
             let chosen = edge_rng.below(scenario.destinations.len() as u64) as usize;
@@ -372,6 +376,7 @@ impl Scenario {
                 letters.iter_mut().for_each(|letter| letter.header = style.guise.header(letter.mark));
             }
         }
+        scenario.add_rules(&mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x52_55_4c_45)));
         scenario.add_flows(&mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x46_4c_4f_57)));
         scenario
     }

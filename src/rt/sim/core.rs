@@ -164,6 +164,12 @@ pub struct Begun {
     pub group: usize,
     /// A message; else a connection.
     pub message: bool,
+    /// On which connection, of a message.
+    pub link: Option<LinkId>,
+    /// A message behind other octets of one write.
+    pub behind: bool,
+    /// Connections that the group has then, of a connection.
+    pub open: usize,
     /// Of a message from `<s0@…>` and so on, the character behind the s.
     pub sender: Option<u8>,
 }
@@ -192,7 +198,7 @@ pub struct Core {
     /// What is of use to those who judge single connections and messages is kept: it grows with each.
     pub remembers: bool,
     /// Octets of each connection that the relay has taken in.
-    pub(super) handed: BTreeMap<LinkId, u64>,
+    pub(super) handed: BTreeMap<LinkId, Vec<(u64, Moment)>>,
     pub(super) disk_faults: Vec<Moment>,
     pub(super) caps: Caps,
     pub(super) kill_at: Option<u64>,
@@ -247,7 +253,12 @@ impl Core {
 
     /// Octets that hosts sent on `link` and a shard has taken in.
     pub fn handed(&self, link: LinkId) -> u64 {
-        self.handed.get(&link).copied().unwrap_or(0)
+        self.handed.get(&link).and_then(|handed| handed.last()).map_or(0, |(octets, _)| *octets)
+    }
+
+    /// When it had been handed so many.
+    pub fn read_at(&self, link: LinkId, octets: u64) -> Option<Moment> {
+        self.handed.get(&link)?.iter().find(|(handed, _)| *handed >= octets).map(|(_, at)| *at)
     }
 
     /// When an operation of the disk went wrong for a shard, seen by it or not.
@@ -278,18 +289,19 @@ impl Core {
     }
 
     /// The relay writes to `host`.
-    pub(super) fn count_message(&mut self, host: IpAddr, first: Option<&[u8]>) {
+    pub(super) fn count_message(&mut self, (link, host): (LinkId, IpAddr), part: &[u8], behind: bool) {
         if !self.remembers {
             return;
         }
-        let first = first.map(|bytes| bytes.strip_prefix(b"RSET\r\n").unwrap_or(bytes));
-        let begins = first.is_some_and(|bytes| bytes.starts_with(b"MAIL FROM:"));
-        let sender = first.and_then(|bytes| match bytes.strip_prefix(b"MAIL FROM:<s") {
+        let part = part.strip_prefix(b"RSET\r\n").unwrap_or(part);
+        let begins = part.starts_with(b"MAIL FROM:");
+        let sender = match part.strip_prefix(b"MAIL FROM:<s") {
             Some([number, b'@', ..]) => Some(*number),
             _ => None,
-        });
+        };
+        let (link, open) = (Some(link), 0);
         if let Some(&group) = self.caps.of.get(&host).filter(|_| begins && !self.dead) {
-            self.caps.begun.push(Begun { at: self.now.mono, group, message: true, sender });
+            self.caps.begun.push(Begun { at: self.now.mono, group, message: true, link, behind, open, sender });
         }
     }
 
@@ -304,7 +316,9 @@ impl Core {
         }
         *open += 1;
         if !dead && self.remembers {
-            self.caps.begun.push(Begun { at: self.now.mono, group, message: false, sender: None });
+            let open = *open;
+            let (at, link) = (self.now.mono, None);
+            self.caps.begun.push(Begun { at, group, message: false, link, behind: false, open, sender: None });
         }
         if open > most && !dead {
             let over = (self.now.mono, host, *open, *most);
@@ -438,7 +452,9 @@ impl Core {
                 };
                 let more = !sock.received.is_empty() || sock.ended;
                 if self.remembers {
-                    *self.handed.entry(sock.link).or_default() += bytes.len() as u64;
+                    let handed = self.handed.entry(sock.link).or_default();
+                    let before = handed.last().map_or(0, |(octets, _)| *octets);
+                    handed.push((before + bytes.len() as u64, now.mono));
                 }
                 self.trace.record(now.mono, &me, "received", u64::from(conn.slot), &bytes);
                 shard.handle(Event::Received { conn, bytes: &bytes }, now, &mut Side { me, core: self });

@@ -124,7 +124,15 @@ impl Io for Side<'_> {
                 link.to.ip()
             });
             if let Some(to) = to {
-                core.count_message(to, parts.first().map(|part| &**part));
+                let mut offset = 0;
+                for part in parts {
+                    // What was not taken comes again.
+                    if offset >= taken {
+                        break;
+                    }
+                    core.count_message((id, to), part, offset > 0);
+                    offset += part.len();
+                }
             }
             core.send_to_host(id, What::ToHost(id, bytes));
         }

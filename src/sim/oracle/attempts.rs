@@ -3,6 +3,7 @@
 use super::{Account, Oracle, domain_of};
 use crate::sim::client::Sent;
 use crate::sim::hop::Refusal;
+use crate::sim::scenario::rules::Does;
 use crate::sim::world::World;
 use crate::time::Moment;
 use std::collections::BTreeMap;
@@ -13,7 +14,8 @@ impl Oracle<'_> {
     /// What was put off is tried again when its time has come and not before; what was refused for good is not.
     pub(super) fn check_attempts(&mut self, world: &World, account: &Account<'_>, letters: &BTreeMap<u32, &Sent>) {
         for ((mark, to), copies) in &account.copies {
-            let Some(refusal) = account.known(world, to).into_iter().find(|refusal| refusal.permanent) else {
+            let known = account.known(world, to);
+            let Some((_, refusal)) = known.into_iter().find(|(ip, refusal)| self.is_final(*ip, refusal)) else {
                 continue;
             };
             let Some((_, copy)) = copies.iter().find(|(_, copy)| copy.at > refusal.at) else { continue };
@@ -27,13 +29,18 @@ impl Oracle<'_> {
             for to in &sent.taken {
                 let refusals = account.known(world, &to.to_ascii_lowercase());
                 for pair in refusals.windows(2) {
-                    let (earlier, later) = (pair[0].at, pair[1].at);
+                    let ((ip, refusal), later) = (pair[0], pair[1].1.at);
+                    let earlier = refusal.at;
                     // The last attempt comes at the age of giving up.
                     let held = sent.door.asks.hold.unwrap_or_default();
                     let last = later + Duration::from_secs(60) >= *since + held + give_up;
                     let restarted = self.ended_between(*since, later);
-                    let early = later + Duration::from_millis(10) < earlier + first;
-                    if pair[0].transient && early && !last && !restarted {
+                    let after = match self.rule(ip, refusal) {
+                        Some(Does::After(time)) => Some(time),
+                        _ => refusal.transient.then_some(first),
+                    };
+                    let early = after.is_some_and(|after| later + Duration::from_millis(10) < earlier + after);
+                    if early && !last && !restarted {
                         let mark = sent.letter.mark;
                         let gap = later.since(earlier);
                         self.violate("retry", format!("#{mark} to {to} was tried again after {gap:?}"));
@@ -96,11 +103,13 @@ impl Oracle<'_> {
 
 impl<'a> Account<'a> {
     /// The refusals of a recipient that the relay has read, in the order of time.
-    fn known(&self, world: &World, to: &str) -> Vec<&'a Refusal> {
-        let refusals = self.refusals.get(to).into_iter().flatten().map(|(_, refusal)| *refusal);
-        let mut known: Vec<_> = refusals.filter(|r| world.sim.core.handed(r.link) >= r.told).collect();
-        known.sort_by_key(|refusal| refusal.at);
-        debug_assert!(known.iter().all(|refusal| refusal.recipient.as_ref().is_some_and(|r| !domain_of(r).is_empty())));
+    fn known(&self, world: &World, to: &str) -> Vec<(IpAddr, &'a Refusal)> {
+        let refusals = self.refusals.get(to).into_iter().flatten().copied();
+        let mut known: Vec<_> = refusals.filter(|(_, r)| world.sim.core.handed(r.link) >= r.told).collect();
+        known.sort_by_key(|(_, refusal)| refusal.at);
+        debug_assert!(
+            known.iter().all(|(_, refusal)| refusal.recipient.as_ref().is_some_and(|r| !domain_of(r).is_empty()))
+        );
         known
     }
 }

@@ -64,7 +64,7 @@ impl Oracle<'_> {
         // What a process that is over had begun its successor does not know.
         let mut life = 0;
         let mut paces: BTreeMap<(usize, bool), Pace> = BTreeMap::new();
-        for Begun { at, group, message, .. } in world.sim.core.begun() {
+        for Begun { at, group, message, .. } in world.sim.core.begun().iter().filter(|begun| !begun.behind) {
             let lives = self.ends.iter().filter(|end| **end < *at).count();
             if std::mem::replace(&mut life, lives) != lives {
                 paces.clear();

@@ -1,6 +1,6 @@
 //! A scenario in words, for those who look for what went wrong in it.
 
-use super::{Deed, Scenario};
+use super::{Deed, Scenario, rules};
 use crate::sim::client::Letter;
 use std::fmt;
 use std::time::Duration;
@@ -55,6 +55,9 @@ impl fmt::Display for Scenario {
         }
         if let Some((n, way)) = self.route {
             writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
+        }
+        for rules::Rule { says, does } in &self.rules {
+            writeln!(f, "  whoever says {says:?}: {does:?}")?;
         }
         for d in &self.destinations {
             let implicit = if d.implicit { " (no MX)" } else { "" };

@@ -1,0 +1,154 @@
+//! Whether the relay does what the rules say about replies: who rests is sent nothing, lower limits are kept to, whoever is to be
+//! tried again later is not tried before, whoever is to fail fails.
+//!
+//! A shard knows a reply when it has been handed its last octet. It keeps to it from then on. All others do when word of it has
+//! gone to the ledger's shard and from there to them: each of the two looks when it is through with the turn that it is in. So the
+//! bound is two turns, if nobody stands still. What begins in that turn itself may come before the word is read.
+
+use super::Oracle;
+use crate::limits;
+use crate::rt::sim::Begun;
+use crate::shaping::Pace;
+use crate::sim::guise::Login;
+use crate::sim::hop::{At, Refusal};
+use crate::sim::scenario::rules::Does;
+use crate::sim::world::World;
+use crate::time::Moment;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// A reply with a rule that the relay has read: of whose site, when, and what it does.
+struct Word<'a> {
+    group: usize,
+    at: Moment,
+    does: Does,
+    refusal: &'a Refusal,
+}
+
+impl Oracle<'_> {
+    /// Whether a refusal is one for good.
+    pub(super) fn is_final(&self, ip: IpAddr, refusal: &Refusal) -> bool {
+        match self.rule(ip, refusal) {
+            Some(Does::Bounce) => true,
+            None | Some(Does::OneConnection(_) | Does::HalfConnections(_) | Does::OneMessage(_)) => refusal.permanent,
+            Some(_) => false,
+        }
+    }
+
+    /// What the rule for a refusal does. Mailboxes are no site.
+    pub(super) fn rule(&self, ip: IpAddr, refusal: &Refusal) -> Option<Does> {
+        if self.scenario.mailboxes() == Some(ip) {
+            return None;
+        }
+        self.scenario.rule_for(&refusal.text).map(|rule| rule.does)
+    }
+
+    /// To be called at the end.
+    pub(super) fn check_rules(&mut self, world: &World) {
+        if self.scenario.rules.is_empty() || self.scenario.window.0 < 1000 || self.scenario.invents_exchangers() {
+            return;
+        }
+        let mut words = Vec::new();
+        for (ip, hop) in world.hops() {
+            let Some(group) = world.sim.core.group_of(ip).filter(|group| self.scenario.local != Some(*group)) else {
+                continue;
+            };
+            // What answers EHLO is followed by HELO.
+            for refusal in hop.refusals.iter().filter(|refusal| refusal.stage != At::Ehlo && !refusal.secure) {
+                let read = world.sim.core.read_at(refusal.link, refusal.told);
+                if let (Some(does), Some(at)) = (self.rule(ip, refusal), read) {
+                    words.push(Word { group, at, does, refusal });
+                }
+            }
+        }
+        for word in &words {
+            let found = match word.does {
+                Does::Rest(time) | Does::RestOfSource(time) => self.sent_to_resting(world, word, time),
+                Does::RestOfTenant(time) => self.sent_of_resting(world, word, time),
+                Does::OneConnection(time) => self.too_many_open(world, word, time, 1),
+                Does::HalfConnections(time) => {
+                    let half = (self.scenario.connections / 2).max(1);
+                    self.too_many_open(world, word, time, half as usize)
+                }
+                Does::OneMessage(time) => self.too_fast(world, word, time),
+                Does::After(_) | Does::Bounce => None,
+            };
+            if let Some(text) = found {
+                let (at, says) = (word.at.0 as f64 / 1e9, word.refusal.text.trim_end());
+                return self.violate("reply rule", format!("site {} said {says:?} at {at:.6} s: {text}", word.group));
+            }
+        }
+    }
+
+    /// From when until when all shards have to keep to what was read then.
+    fn holds(&self, read: Moment, time: Duration) -> (Moment, Moment) {
+        let mut from = read + Duration::from_micros(2 * (self.scenario.turn_us + 1));
+        for (begin, end) in &self.stalls {
+            if *begin <= from && *end >= read {
+                // Whoever stood still has all that came meanwhile to read.
+                from = from.max(*end + Duration::from_secs(1));
+            }
+        }
+        let until = read + time;
+        let ends = self.ends.iter().filter(|end| **end >= read).min();
+        (from, ends.map_or(until, |end| until.min(*end)))
+    }
+
+    fn begun<'w>(&self, world: &'w World, word: &Word<'_>, time: Duration) -> impl Iterator<Item = &'w Begun> {
+        let (from, until) = self.holds(word.at, time);
+        let group = word.group;
+        world.sim.core.begun().iter().filter(move |b| b.group == group && b.at > from && b.at < until)
+    }
+
+    fn sent_to_resting(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
+        let begun = self.begun(world, word, time).next()?;
+        let what = if begun.message { "message" } else { "connection" };
+        Some(format!("a {what} was begun at {:.6} s", begun.at.0 as f64 / 1e9))
+    }
+
+    fn too_many_open(&self, world: &World, word: &Word<'_>, time: Duration, most: usize) -> Option<String> {
+        let begun = self.begun(world, word, time).find(|begun| !begun.message && begun.open > most)?;
+        Some(format!("{} connections of {most} at {:.6} s", begun.open, begun.at.0 as f64 / 1e9))
+    }
+
+    fn too_fast(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
+        let rate = "1/s".parse().expect("a rate");
+        let mut pace = Pace::default();
+        // Permits of the usual rate that were given out count, and are void soon.
+        let from = self.holds(word.at, time).0 + limits::LEASE_TERM;
+        let mut begun = self.begun(world, word, time).filter(|begun| begun.message && begun.at > from);
+        let begun = begun.find(|begun| !pace.take(rate, begun.at))?;
+        Some(format!("more than {rate} at {:.6} s", begun.at.0 as f64 / 1e9))
+    }
+
+    /// Only of mail whose account is known, and whose beginning was seen.
+    fn sent_of_resting(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
+        let to = word.refusal.recipient.as_ref()?;
+        let mut of: BTreeMap<u32, Option<Login>> = BTreeMap::new();
+        let mut whose: Vec<Option<Login>> = Vec::new();
+        for sent in world.clients().flat_map(|client| &client.sent) {
+            of.insert(sent.letter.mark, sent.door.account);
+            if sent.taken.iter().any(|taken| taken.eq_ignore_ascii_case(to)) {
+                whose.push(sent.door.account);
+            }
+        }
+        let tenant = whose.first().copied().flatten().filter(|first| whose.iter().all(|w| *w == Some(*first)))?;
+        let (from, until) = self.holds(word.at, time);
+        for (ip, hop) in world.hops().filter(|(ip, _)| world.sim.core.group_of(*ip) == Some(word.group)) {
+            for received in hop.received.iter().filter(|r| !r.is_dsn() && !r.secure) {
+                let is_its = received.mark.is_some_and(|mark| of.get(&mark).copied().flatten() == Some(tenant));
+                if !is_its {
+                    continue;
+                }
+                let mut begun = world.sim.core.begun().iter().filter(|b| b.message && b.link == Some(received.link));
+                let Some(begun) = begun.nth(received.number as usize - 1) else { continue };
+                if begun.at > from && begun.at < until {
+                    let at = begun.at.0 as f64 / 1e9;
+                    return Some(format!("#{:?} of {tenant:?} was begun at {at:.6} s to {ip}", received.mark));
+                }
+            }
+        }
+        None
+    }
+}
