@@ -90,7 +90,8 @@ impl Oracle<'_> {
                 from = from.max(*end + Duration::from_secs(1));
             }
         }
-        let until = read + time;
+        // What is in force already is not made longer by less.
+        let until = read + time - limits::MEASURE_STEP;
         let ends = self.ends.iter().filter(|end| **end >= read).min();
         (from, ends.map_or(until, |end| until.min(*end)))
     }
