@@ -169,6 +169,7 @@ impl Deliverer {
         let scope: Scope = (&*site.name).into();
         pool.scope = Some(scope.clone());
         pool.flows.clear();
+        self.queue.set_schedule(destination, self.tables.shaping.site_schedule(&site));
         let limits = limits_of(&self.tables.shaping, &site, self.config.delivery.connections_per_destination);
         let Shares { names, places } = &mut self.lanes.shares;
         let place = *names.entry(scope).or_insert_with_key(|scope| {
@@ -482,6 +483,7 @@ impl Deliverer {
             if let Some(lane) = self.lanes.shares.get_mut(&scope) {
                 lane.share.set_limits(limits_of(&self.tables.shaping, &lane.site, most));
                 for member in &lane.members {
+                    self.queue.set_schedule(member.destination, self.tables.shaping.site_schedule(&lane.site));
                     if let Some(pool) = self.pools.get_mut(&member.destination) {
                         pool.paced = lane.share.is_paced(Paced::Message);
                     }
@@ -491,6 +493,8 @@ impl Deliverer {
             // What waited for a moment by the old ones has no other reason to be looked at.
             self.wake_members(&scope);
         }
+        let shaping = &self.tables.shaping;
+        self.queue.set_tenant_schedules(|name| shaping.tenant_schedule(name));
         self.new_scopes();
     }
 }

@@ -331,11 +331,11 @@ impl Deliverer {
             }
         }
         let Handoff { id, home, age, handed, size, domain, recipients, record, terms, flow } = handoff;
-        let mut accepted = age::accepted_on_steady(age, handed, now, self.queue.policy());
+        let FlowId { tenant, campaign } = self.flow_of(flow);
+        let mut accepted = age::accepted_on_steady(age, handed, now, &self.queue.tenant_policy(tenant));
         if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {
             accepted = age::later(accepted, held, now);
         }
-        let FlowId { tenant, campaign } = self.flow_of(flow);
         let domain = self.domain_for(domain, terms.as_deref());
         let job = Job { terms, tenant, campaign, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);

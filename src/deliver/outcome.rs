@@ -512,7 +512,7 @@ impl Deliverer {
             .or(trouble)
             .cloned()
             .unwrap_or_else(|| LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 7)), why.as_bytes()));
-        let end = job.accepted.0.saturating_add(millis(self.queue.policy().give_up));
+        let end = job.accepted.0.saturating_add(millis(self.queue.policy_of(key).give_up));
         let retry_until = Wall(turn.now.wall.0.saturating_add(end.saturating_sub(age::steady(turn.now).wall.0)));
         let (id, recipients, reply) = (job.id, job.recipients.clone(), Box::new(reply));
         turn.post.send(usize::from(job.home), Mail::Late(Late { id, recipients, reply, retry_until }));

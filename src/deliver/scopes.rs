@@ -36,7 +36,11 @@ impl Deliverer {
         let shaping = &self.tables.shaping;
         let tenant = names.tenant.map_or(TenantId::NONE, |name| {
             let weight = shaping.tenant_weight(&name);
-            self.queue.tenant(&name, weight)
+            let tenant = self.queue.tenant(&name, weight);
+            if shaping.has_tenant_schedules() {
+                self.queue.set_tenant_schedule(tenant, shaping.tenant_schedule(&name));
+            }
+            tenant
         });
         let campaign = names.campaign.filter(|name| shaping.campaign_limits(name) != Limits::default());
         FlowId { tenant, campaign: campaign.map_or(CampaignId::NONE, |name| self.queue.campaign(&name)) }

@@ -10,6 +10,7 @@ use super::slots::{List, NONE, State};
 use super::terms::{HIGH_RANKS, RANKS};
 use super::window::Window;
 use crate::limits;
+use crate::shaping::Schedule;
 use crate::time::{Moment, Wall};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -78,6 +79,8 @@ pub(super) struct Destination {
     /// Consecutive times it was unreachable.
     pub strikes: u16,
     pub trouble: Option<Box<LastReply>>,
+    /// When its mail is tried again, as far as rules say.
+    pub schedule: Option<Box<Schedule>>,
     /// Since when no host of it could be reached.
     pub unreachable_since: Option<Moment>,
     /// No ready job was accepted earlier.
@@ -254,6 +257,7 @@ impl Destinations {
             window: Window::new(),
             strikes: 0,
             trouble: None,
+            schedule: None,
             unreachable_since: None,
             oldest: Wall(u64::MAX),
             sweep: None,

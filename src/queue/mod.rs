@@ -93,6 +93,10 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Queue<B> {
     policy: RetryPolicy,
+    /// Rules say something else of some mail.
+    scheduled: bool,
+    /// The least of all ages at which mail is given up.
+    least_give_up: Duration,
     slots: Slots<B>,
     destinations: Destinations,
     tenants: Tenants,
@@ -120,6 +124,8 @@ impl<B> Queue<B> {
     pub fn new(policy: RetryPolicy, seed: u64) -> Self {
         Queue {
             policy,
+            scheduled: false,
+            least_give_up: policy.give_up,
             slots: Slots::new(),
             destinations: Destinations::new(seed),
             tenants: Tenants::default(),
@@ -354,6 +360,7 @@ impl<B> Queue<B> {
     ) -> Deferral {
         self.now = now;
         let index = self.held(key);
+        let policy = self.policy_of(key);
         let used = self.slots.get_mut(index);
         let job = &mut used.job;
         job.attempts = job.attempts.saturating_add(1);
@@ -362,10 +369,10 @@ impl<B> Queue<B> {
         }
         job.last = Some(Box::new(reply));
         job.body = None;
-        let Some(delay) = self.policy.next_attempt(job.attempts, job.accepted, now, random) else {
+        let Some(delay) = policy.next_attempt(job.attempts, job.accepted, now, random) else {
             return Deferral::Expired;
         };
-        let mut due = now.mono + after.map_or(delay, |after| self.policy.spread(after, random));
+        let mut due = now.mono + after.map_or(delay, |after| policy.spread(after, random));
         if let Some(terms) = &job.terms {
             if terms.is_overdue(now.mono) {
                 return Deferral::Expired;
@@ -485,7 +492,8 @@ impl<B> Queue<B> {
         }
         d.strikes = d.strikes.saturating_add(1);
         d.unreachable_since.get_or_insert(now.mono);
-        let until = now.mono + self.policy.delay(d.strikes, random);
+        let strikes = d.strikes;
+        let until = now.mono + self.policy_at(dest.index, TenantId::NONE).delay(strikes, random);
         self.pause(dest, reason, until, now);
         until
     }
@@ -509,7 +517,7 @@ impl<B> Queue<B> {
             }
         }
         let d = self.destinations.at_mut(dest.index);
-        if self.policy.is_expired(d.oldest, now.wall) {
+        if now.wall.since(d.oldest) >= self.least_give_up {
             d.oldest = Wall(u64::MAX);
             self.begin_sweep(dest.index);
             self.sweep(limits::QUEUE_SWEEP_PER_TURN);

@@ -170,10 +170,11 @@ impl<B> Queue<B> {
                 return;
             }
             budget -= 1;
-            let (accepted, suspended) = (self.slots.get(cursor).job.accepted, matches!(d.access, Access::Suspended(_)));
+            let suspended = matches!(d.access, Access::Suspended(_));
+            let (accepted, tenant) = (self.slots.get(cursor).job.accepted, self.slots.get(cursor).job.tenant);
             if self.place_of(cursor) != dest.index {
                 self.bring_home(cursor, End::Front);
-            } else if suspended && self.policy.is_expired(accepted, self.now.wall) {
+            } else if suspended && self.policy_at(dest.index, tenant).is_expired(accepted, self.now.wall) {
                 // Moves the cursor on.
                 self.unlink_ready(cursor, State::Expired);
                 self.set_aside(cursor);

@@ -1,6 +1,7 @@
 //! PURE. When to try again: exponential back-off with jitter, and when to give up.
 
 use crate::limits;
+use crate::shaping::Schedule;
 use crate::time::{Now, Wall};
 use std::time::Duration;
 
@@ -50,6 +51,21 @@ impl RetryPolicy {
         Duration::try_from_secs_f64(low + (high - low) * share).unwrap_or(self.max)
     }
 
+    /// What holds where rules say something else of some of it. Keys of different places may contradict each other: then no
+    /// interval is longer than `give_up`, and `max` is at least `first`.
+    #[must_use]
+    pub fn by(&self, rules: Schedule) -> RetryPolicy {
+        let give_up = rules.give_up.unwrap_or(self.give_up);
+        let first = rules.first.unwrap_or(self.first).min(give_up);
+        RetryPolicy {
+            first,
+            factor: rules.factor.unwrap_or(self.factor),
+            max: rules.max.unwrap_or(self.max).max(first).min(give_up),
+            give_up,
+            jitter: self.jitter,
+        }
+    }
+
     /// A delay that somebody else has asked for, spread as all are, and never shorter.
     pub(super) fn spread(&self, delay: Duration, random: u64) -> Duration {
         RetryPolicy { first: delay, max: Duration::MAX, factor: 1.0, ..*self }.delay(1, random)
@@ -87,6 +103,27 @@ mod tests {
             let latest = policy.delay(failures, u64::MAX);
             assert!(latest <= policy.max && latest > policy.max - Duration::from_secs(1));
         }
+    }
+
+    #[test]
+    fn what_a_rule_does_not_say_is_as_usual_and_never_in_contradiction() {
+        let minutes = |n: u64| Duration::from_secs(60 * n);
+        let usual = RetryPolicy::default();
+        assert_eq!(usual.by(Schedule::default()), usual);
+        let short = Schedule { give_up: Some(minutes(60)), ..Schedule::default() };
+        assert_eq!(usual.by(short), RetryPolicy { max: minutes(60), give_up: minutes(60), ..usual });
+        let slow = Schedule { first: Some(minutes(300)), ..Schedule::default() };
+        assert_eq!(usual.by(slow), RetryPolicy { first: minutes(300), max: minutes(300), ..usual });
+        let both = usual.by(slow.with_tenant(short));
+        assert_eq!((both.first, both.max, both.give_up), (minutes(60), minutes(60), minutes(60)));
+    }
+
+    #[test]
+    fn a_delay_that_was_asked_for_is_never_shorter() {
+        let policy = RetryPolicy::default();
+        let day = Duration::from_secs(86_400);
+        assert_eq!(policy.spread(day, 0), day);
+        assert!(policy.spread(day, u64::MAX) <= day.mul_f64(1.2) && policy.spread(day, u64::MAX / 2) > day);
     }
 
     #[test]

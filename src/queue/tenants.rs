@@ -1,7 +1,9 @@
 //! PURE. The tenants and campaigns with jobs in a queue: numbers for their names, and tenants' weights.
 
 use super::Queue;
-use super::job::{CampaignId, FlowId, TenantId};
+use super::job::{CampaignId, DestinationId, FlowId, JobKey, TenantId};
+use super::retry::RetryPolicy;
+use crate::shaping::Schedule;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -18,6 +20,8 @@ pub(super) struct Names {
 struct Named {
     name: Rc<str>,
     weight: u32,
+    /// When its mail is tried again, as far as rules say.
+    schedule: Option<Box<Schedule>>,
     jobs: usize,
 }
 
@@ -42,7 +46,7 @@ impl Names {
             self.all.push(None);
             u32::try_from(self.all.len()).expect("memory ends before 4 billion names")
         });
-        self.all[number as usize - 1] = Some(Named { name: Rc::clone(&name), weight, jobs: 0 });
+        self.all[number as usize - 1] = Some(Named { name: Rc::clone(&name), weight, schedule: None, jobs: 0 });
         self.by_name.insert(name, number);
         number
     }
@@ -79,6 +83,11 @@ impl Tenants {
         self.tenants.get(tenant.0).map_or(1, |tenant| tenant.weight)
     }
 
+    /// When its mail is tried again, as far as rules say.
+    pub fn schedule(&self, tenant: TenantId) -> Schedule {
+        self.tenants.get(tenant.0).and_then(|tenant| tenant.schedule.as_deref()).copied().unwrap_or_default()
+    }
+
     /// A job of it came.
     pub fn add(&mut self, flow: FlowId) {
         self.tenants.add(flow.tenant.0);
@@ -109,6 +118,57 @@ impl<B> Queue<B> {
     /// wait for a limit of their own need one: each is a flow beside the others of its tenant.
     pub fn campaign(&mut self, name: &str) -> CampaignId {
         CampaignId(self.tenants.campaigns.number(name, 1))
+    }
+
+    /// When a tenant's mail is tried again and given up, as far as rules say. To be called before [`enqueue`](Self::enqueue).
+    pub fn set_tenant_schedule(&mut self, tenant: TenantId, schedule: Schedule) {
+        self.note_schedule(schedule);
+        if let Some(named) = self.tenants.tenants.get_mut(tenant.0) {
+            named.schedule = (schedule != Schedule::default()).then(|| Box::new(schedule));
+        }
+    }
+
+    /// When mail to a destination is, as far as rules say. Of the intervals this comes first, of the age the tenant's.
+    pub fn set_schedule(&mut self, dest: DestinationId, schedule: Schedule) {
+        self.note_schedule(schedule);
+        if let Some(d) = self.destinations.get_mut(dest) {
+            d.schedule = (schedule != Schedule::default()).then(|| Box::new(schedule));
+        }
+    }
+
+    /// Other rules: the schedule of each tenant with jobs, by its name.
+    pub fn set_tenant_schedules(&mut self, schedule: impl Fn(&str) -> Schedule) {
+        let numbers = 1..=u32::try_from(self.tenants.tenants.all.len()).unwrap_or(u32::MAX);
+        for tenant in numbers.map(TenantId) {
+            let known = self.tenants.tenants.get(tenant.0).map(|named| schedule(&named.name));
+            known.into_iter().for_each(|schedule| self.set_tenant_schedule(tenant, schedule));
+        }
+    }
+
+    fn note_schedule(&mut self, schedule: Schedule) {
+        self.scheduled |= schedule != Schedule::default();
+        self.least_give_up = self.least_give_up.min(schedule.give_up.unwrap_or(self.policy.give_up));
+    }
+
+    /// When mail of a tenant to a destination is tried again and given up.
+    pub(super) fn policy_at(&self, destination: u32, tenant: TenantId) -> RetryPolicy {
+        if !self.scheduled {
+            return self.policy;
+        }
+        let provider = self.destinations.at(destination).schedule.as_deref().copied().unwrap_or_default();
+        self.policy.by(provider.with_tenant(self.tenants.schedule(tenant)))
+    }
+
+    /// When a tenant's mail is tried again and given up, wherever it goes.
+    pub fn tenant_policy(&self, tenant: TenantId) -> RetryPolicy {
+        if self.scheduled { self.policy.by(self.tenants.schedule(tenant)) } else { self.policy }
+    }
+
+    /// When a job is tried again and given up.
+    pub fn policy_of(&self, key: JobKey) -> RetryPolicy {
+        let Some(index) = self.slots.resolve(key) else { return self.policy };
+        let used = self.slots.get(index);
+        self.policy_at(used.destination, used.job.tenant)
     }
 
     /// The name of a tenant with jobs; empty for none.

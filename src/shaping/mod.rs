@@ -46,6 +46,8 @@ pub struct Shaping {
     /// For every site, after a provider's own.
     rules: Vec<Arc<ReplyRule>>,
     tenants: HashMap<Box<str>, Tenant, FixedState>,
+    /// Some of them have schedules.
+    tenants_scheduled: bool,
     campaigns: HashMap<Box<str>, Campaign, FixedState>,
     files: Vec<Box<str>>,
 }
@@ -203,13 +205,19 @@ impl Shaping {
         own.map_or(Limits::default(), |campaign| campaign.limits)
     }
 
-    /// When mail to a site is tried again, as far as rules say. How often is the receiver's matter, and its provider's rule
-    /// comes before the tenant's; how long it is worth while is the sender's, and there the tenant's comes first.
-    pub fn schedule(&self, site: &Site, tenant: &str) -> Schedule {
-        let provider = self.provider(site).map_or(Schedule::default(), |provider| provider.schedule);
-        let tenant = self.tenant(tenant).map_or(Schedule::default(), |tenant| tenant.schedule);
-        let give_up = tenant.give_up.or(provider.give_up);
-        Schedule { give_up, ..provider.or(tenant) }
+    /// When mail to a site is tried again, as far as rules say it of the site.
+    pub fn site_schedule(&self, site: &Site) -> Schedule {
+        self.provider(site).map_or(Schedule::default(), |provider| provider.schedule)
+    }
+
+    /// Whether they say it of any tenant.
+    pub fn has_tenant_schedules(&self) -> bool {
+        self.tenants_scheduled
+    }
+
+    /// The same of a tenant.
+    pub fn tenant_schedule(&self, tenant: &str) -> Schedule {
+        self.tenant(tenant).map_or(Schedule::default(), |tenant| tenant.schedule)
     }
 
     /// How mail to a site is encrypted, if a rule says it.

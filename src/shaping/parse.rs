@@ -231,6 +231,8 @@ impl Builder {
             provider.limits = or(own, shaping.default.limits);
             provider.per_source = or(per_source, shaping.default.per_source);
         }
+        let schedules = |tenant: &super::Tenant| tenant.schedule != Schedule::default();
+        shaping.tenants_scheduled = shaping.tenants.values().any(schedules);
         self.problems.truncate(TABLE_PROBLEMS);
         if self.problems.is_empty() { Ok(self.shaping) } else { Err(self.problems) }
     }

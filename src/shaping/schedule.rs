@@ -1,6 +1,5 @@
 //! PURE. When mail is tried again, as far as rules say: some of the keys of `[delivery.retry]`.
 
-use crate::config::Retry;
 use std::time::Duration;
 
 /// What a rule says of retries; what it does not say is as `[delivery.retry]` has it.
@@ -28,36 +27,10 @@ impl Schedule {
         }
     }
 
-    /// What holds where `usual` holds otherwise. Keys of different places may contradict each other: then no interval is
-    /// longer than `give_up`, and `max` is at least `first`.
+    /// What holds for a tenant's mail where this is the provider's. How often is the receiver's matter, and its provider's rule
+    /// comes before the tenant's; how long it is worth while is the sender's, and there the tenant's comes first.
     #[must_use]
-    pub fn over(self, usual: Retry) -> Retry {
-        let give_up = self.give_up.unwrap_or(usual.give_up);
-        let first = self.first.unwrap_or(usual.first).min(give_up);
-        Retry {
-            first,
-            factor: self.factor.unwrap_or(usual.factor),
-            max: self.max.unwrap_or(usual.max).max(first).min(give_up),
-            give_up,
-            jitter: usual.jitter,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_rule_does_not_say_is_as_usual_and_never_in_contradiction() {
-        let minutes = |n: u64| Duration::from_secs(60 * n);
-        let usual = Retry { first: minutes(5), factor: 2.0, max: minutes(240), give_up: minutes(7200), jitter: 0.2 };
-        assert_eq!(Schedule::default().over(usual), usual);
-        let short = Schedule { give_up: Some(minutes(60)), ..Schedule::default() };
-        assert_eq!(short.over(usual), Retry { max: minutes(60), give_up: minutes(60), ..usual });
-        let slow = Schedule { first: Some(minutes(300)), ..Schedule::default() };
-        assert_eq!(slow.over(usual), Retry { first: minutes(300), max: minutes(300), ..usual });
-        let both = slow.or(short).over(usual);
-        assert_eq!((both.first, both.max, both.give_up), (minutes(60), minutes(60), minutes(60)));
+    pub fn with_tenant(self, tenant: Schedule) -> Schedule {
+        Schedule { give_up: tenant.give_up.or(self.give_up), ..self.or(tenant) }
     }
 }

@@ -137,13 +137,13 @@ fn tenants_and_campaigns_have_limits_of_their_own_and_so_has_a_tenant_at_a_site(
     assert_eq!(rules.campaign_limits("spring").message_rate, rate("10/s"));
     assert_eq!(rules.campaign_limits("autumn"), Limits::default());
     let minutes = |n: u64| Some(Duration::from_secs(60 * n));
-    let both = rules.schedule(&big, "acme");
+    let both = rules.site_schedule(&big).with_tenant(rules.tenant_schedule("acme"));
     assert_eq!(
         (both.first, both.factor, both.max, both.give_up),
         (minutes(15), Some(1.5), minutes(120), minutes(1440))
     );
-    assert_eq!(rules.schedule(&other, "acme").first, minutes(1));
-    assert_eq!(rules.schedule(&other, "other"), Schedule::default());
+    assert_eq!(rules.site_schedule(&other).with_tenant(rules.tenant_schedule("acme")).first, minutes(1));
+    assert_eq!(rules.site_schedule(&other).with_tenant(rules.tenant_schedule("other")), Schedule::default());
 }
 
 #[test]
