@@ -435,6 +435,13 @@ impl<'a> Resolver<'a> {
                 1,
                 10_000,
             ),
+            bounces_per_hour: self.count(
+                "delivery.bounces_per_hour",
+                raw.bounces_per_hour,
+                limits::BOUNCES_PER_HOUR_DEFAULT,
+                0,
+                10_000_000,
+            ),
             lane_rate: self.count("delivery.lane_rate", raw.lane_rate, limits::LANE_RATE_DEFAULT, 10, 1_000_000),
             messages_in_flight: self.count(
                 "delivery.messages_in_flight",

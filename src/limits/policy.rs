@@ -85,6 +85,13 @@ pub const MAILDIR_NAME_BYTES: usize = 255;
 pub const QUEUE_RANK_SHARE: u8 = 8;
 /// A sender who asked for it (RFC 3461 §4.1, DELAY) is told of mail that is not delivered after this.
 pub const DELAY_NOTICE: Duration = Duration::from_secs(4 * 3600);
+/// Notifications of failure that one sender (an account, else a domain) gets in an hour from one shard, if the configuration says
+/// nothing else: a large sender with clean lists has fewer, and nobody reads a thousand.
+pub const BOUNCES_PER_HOUR_DEFAULT: u32 = 1000;
+/// Senders whose notifications are counted, some 100 octets each; all others together are one.
+pub const BOUNCE_SENDERS: usize = 10_000;
+/// How many notifications were withheld is told after this.
+pub const BOUNCE_SUMMARY: Duration = Duration::from_secs(600);
 /// The largest message that is returned whole (RFC 3461 §6.2 allows a limit): one record of the spool, read at once.
 pub const DSN_FULL_BYTES: usize = SPOOL_CHUNK_BYTES as usize;
 

@@ -299,6 +299,8 @@ pub enum NoticeKind {
     RuleLowered,
     /// What a reply rule has brought about is over.
     RuleOver,
+    /// A sender has more failures than it is told of by mail.
+    BouncesWithheld,
     /// No new mail; what is in progress is being finished.
     Draining,
     /// The shard has ended its work.
@@ -307,7 +309,7 @@ pub enum NoticeKind {
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [NoticeKind; 11] = [
+    pub const ALL: [NoticeKind; 12] = [
         NoticeKind::StorageFull,
         NoticeKind::StorageError,
         NoticeKind::StorageRestored,
@@ -317,6 +319,7 @@ impl NoticeKind {
         NoticeKind::RuleSuspended,
         NoticeKind::RuleLowered,
         NoticeKind::RuleOver,
+        NoticeKind::BouncesWithheld,
         NoticeKind::Draining,
         NoticeKind::Stopped,
     ];
@@ -333,6 +336,7 @@ impl NoticeKind {
             NoticeKind::RuleSuspended => "rule_suspended",
             NoticeKind::RuleLowered => "rule_lowered",
             NoticeKind::RuleOver => "rule_over",
+            NoticeKind::BouncesWithheld => "bounces_withheld",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
         }

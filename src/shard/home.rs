@@ -128,6 +128,7 @@ impl Home {
             shards,
             folder: config.spool.path.clone(),
             gate: Gate::new(me, shards, Arc::clone(&config), tables, quotas, now),
+            notifier: Notifier::new(me, config.delivery.bounces_per_hour),
             config,
             routes,
             lanes: Lanes::default(),
@@ -143,7 +144,6 @@ impl Home {
             reads: Slab::new(),
             reads_wanted: VecDeque::new(),
             reading: 0,
-            notifier: Notifier::new(me),
             paused: Vec::new(),
             due: Vec::new(),
             storage_full: false,
@@ -541,7 +541,7 @@ impl Home {
             ReadFor::Notice(mut notice) => {
                 notice.tell(&result, turn);
                 let here = Here { hostname: &self.config.hostname, local: self.gate.local() };
-                self.notifier.write(notice, &result, &here, &mut self.log, turn.now);
+                self.notifier.write(notice, &result, &here, &mut self.log, turn.now, &turn.report.stats);
             }
         }
     }
@@ -563,6 +563,10 @@ impl Home {
         self.quota_answers(turn);
         while let Some(notice) = self.notifier.poll_read(turn.now) {
             self.reads_wanted.push_back(ReadFor::Notice(notice));
+        }
+        while let Some(text) = self.notifier.poll_news(turn.now) {
+            let kind = NoticeKind::BouncesWithheld;
+            turn.report.events.push(event::Notice::event(turn.now.wall, self.me, kind, text.as_bytes()));
         }
         self.start_reads();
         self.log_events(turn);

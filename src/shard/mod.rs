@@ -5,6 +5,7 @@
 
 #[cfg(any(test, feature = "sim"))]
 mod audit;
+mod budget;
 pub mod event;
 mod gate;
 mod guard;

@@ -7,8 +7,10 @@
 
 use super::Turn;
 use super::event::{self, Event};
+use super::budget::Budget;
 use super::mailbox::Untold;
 use super::names::{self, Named};
+use super::stats::ShardStats;
 use crate::limits;
 use crate::local::LocalTable;
 use crate::message::dsn::{self, Cause, DsnFacts, Form, RecipientReport, Reply};
@@ -133,17 +135,20 @@ pub(super) struct Notifier {
     written: Slab<Notice>,
     /// A refused notification is tried again then.
     after: Moment,
+    /// Of each sender's notifications of failure.
+    budget: Budget,
 }
 
 impl Notifier {
-    pub(super) fn new(me: u16) -> Self {
-        Notifier { me, waiting: VecDeque::new(), reading: 0, written: Slab::new(), after: Moment(0) }
+    pub(super) fn new(me: u16, an_hour: u32) -> Self {
+        let budget = Budget::new(an_hour);
+        Notifier { me, budget, waiting: VecDeque::new(), reading: 0, written: Slab::new(), after: Moment(0) }
     }
 
-    /// Facts that wait, those whose record is being read, and notifications that wait for their commit.
+    /// Facts that wait, those whose record is being read, notifications that wait for their commit, senders with a budget.
     #[cfg(any(test, feature = "sim"))]
-    pub(super) fn sizes(&self) -> [usize; 3] {
-        [self.waiting.len(), self.reading, self.written.len()]
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [self.waiting.len(), self.reading, self.written.len(), self.budget.len()]
     }
 
     /// Whether nothing waits. What is being read is with the reader.
@@ -153,12 +158,18 @@ impl Notifier {
 
     /// The next moment at which something is due.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
-        (!self.waiting.is_empty() && self.reading < limits::BOUNCES_READING).then_some(self.after)
+        let next = (!self.waiting.is_empty() && self.reading < limits::BOUNCES_READING).then_some(self.after);
+        next.into_iter().chain(self.budget.poll_timeout()).min()
     }
 
     /// Has the sender told.
     pub(super) fn push(&mut self, notice: Notice) {
         self.waiting.push_back(notice);
+    }
+
+    /// What the operator is to be told.
+    pub(super) fn poll_news(&mut self, now: Now) -> Option<String> {
+        self.budget.poll_news(now.mono)
     }
 
     /// The next whose record is to be read, for [`write`](Self::write); a few at a time.
@@ -179,6 +190,7 @@ impl Notifier {
         here: &Here<'_>,
         log: &mut Log,
         now: Now,
+        stats: &ShardStats,
     ) {
         self.reading -= 1;
         let view = match record {
@@ -200,6 +212,11 @@ impl Notifier {
         }
         let told = told(&notice, &view, log);
         if told.is_empty() {
+            return settle(&notice, log);
+        }
+        let failed = matches!(notice.what, What::Refused | What::Expired);
+        if failed && !self.budget.take(&whose(&notice, &view), now.mono) {
+            stats.bounces_withheld.add(told.len() as u64);
             return settle(&notice, log);
         }
         let key = self.written.vacant_key();
@@ -245,6 +262,17 @@ fn settle(notice: &Notice, log: &mut Log) {
     for &index in notice.recipients.as_slice() {
         log.settle(notice.id, index, outcome);
     }
+}
+
+/// Whose budget a notification counts for: the account's that submitted the message, else the domain's of who is told.
+fn whose(notice: &Notice, view: &RecordView<'_>) -> String {
+    let account = view.params().account();
+    if !account.is_empty() {
+        return format!("tenant {}", String::from_utf8_lossy(account));
+    }
+    let sender = sender(notice, view);
+    let at = memchr::memrchr(b'@', sender).map_or(0, |at| at + 1);
+    String::from_utf8_lossy(&sender[at..]).to_ascii_lowercase()
 }
 
 /// Who is told: the sender, or who keeps the list that the recipients have the message by. They are of one job, and so of one

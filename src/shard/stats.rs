@@ -117,6 +117,7 @@ shard_stats! {
     Counter deferred: "Attempts that failed for now, per recipient",
     Counter reply_lost: "Messages sent to their end without a reply, per recipient: they may arrive twice",
     Counter bounced: "Recipients refused for good",
+    Counter bounces_withheld: "Notifications of failure that were not sent, since their sender had too many, per recipient",
     Counter expired: "Recipients given up because of the message's age",
     Counter inbound_connections: "Connections taken from clients",
     Counter outbound_connections: "Connections opened to next hops",

@@ -41,7 +41,8 @@ impl Home {
         report("home.gate.guarded", guarded, limits::AUTHS_WAITING);
         report("home.gate.guesses", guesses, limits::GUARD_KEYS);
         report("home.out", self.out.len(), 0);
-        let [waiting, read, written] = self.notifier.sizes();
+        let [waiting, read, written, senders] = self.notifier.sizes();
+        report("home.senders of bounces", senders, limits::BOUNCE_SENDERS + 1);
         report("home.bounces being read", read, limits::BOUNCES_READING);
         report("home.octets being read", self.reading, limits::SPOOL_READING_BYTES);
         // One each for recipients of a live message.
