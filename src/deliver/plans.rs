@@ -9,6 +9,7 @@ use crate::dns::{MailHost, Resolution, TlsaAnswer};
 use crate::queue::Terms;
 use crate::route::{Hop, NextHop};
 use crate::rt::tls::client::Association;
+use crate::shaping::{self, Site};
 use crate::shard::Turn;
 use crate::starttls::report::Applied;
 use crate::starttls::sts::{Mode, Stored};
@@ -170,6 +171,25 @@ impl Deliverer {
         })
     }
 
+    /// The same, where a level of its own may be asked for.
+    fn unasked_at(&self, level: TlsLevel, name_is_secure: bool) -> Rc<Plans> {
+        if level == self.config.delivery.tls || self.connector.is_none() {
+            return self.unasked(true, name_is_secure);
+        }
+        Rc::new(Plans::of(level, name_is_secure || level == TlsLevel::None))
+    }
+
+    /// The TLS that the hosts of a site must have at the least: as its provider's rule says, else as configured.
+    pub(super) fn site_level(&self, site: Option<&Site>) -> TlsLevel {
+        match site.and_then(|site| self.tables.shaping.tls(site)) {
+            None => self.config.delivery.tls,
+            Some(shaping::TlsLevel::Off) => TlsLevel::None,
+            Some(shaping::TlsLevel::Opportunistic) => TlsLevel::Opportunistic,
+            Some(shaping::TlsLevel::Require) => TlsLevel::Require,
+            Some(shaping::TlsLevel::Verify) => TlsLevel::Verify,
+        }
+    }
+
     /// At hosts that the operator has named.
     pub(super) fn named(&self, hop: &Arc<Hop>) -> Rc<Plans> {
         let level = match self.connector {
@@ -198,15 +218,15 @@ impl Deliverer {
     pub(super) fn plans(
         &mut self,
         domain: &str,
-        next_hop: &NextHop<'_>,
+        (next_hop, level): (&NextHop<'_>, TlsLevel),
         route: &Rc<Resolution>,
         turn: &mut Turn<'_>,
     ) -> Result<Rc<Plans>, Vec<Rc<str>>> {
         let named = matches!(next_hop, NextHop::Host(..)).then(|| self.named(self.tables.routes.smart_hop()));
         let sts = self.config.delivery.mta_sts && matches!(next_hop, NextHop::Mx(_));
-        let level = named.as_ref().map_or(self.config.delivery.tls, |plans| plans.level);
+        let level = named.as_ref().map_or(level, |plans| plans.level);
         if self.connector.is_none() || level == TlsLevel::None || (!self.config.dns.validating && !sts) {
-            return Ok(named.unwrap_or_else(|| self.unasked(true, route.secure)));
+            return Ok(named.unwrap_or_else(|| self.unasked_at(level, route.secure)));
         }
         let mut missing = Vec::new();
         let mut policy = None;
@@ -231,7 +251,7 @@ impl Deliverer {
             return Err(missing);
         }
         if hosts.iter().all(|host| *host == HostFacts::default()) {
-            return Ok(named.unwrap_or_else(|| self.unasked(true, route.secure)));
+            return Ok(named.unwrap_or_else(|| self.unasked_at(level, route.secure)));
         }
         let hop = named.and_then(|plans| plans.hop.clone());
         Ok(Rc::new(Plans { hosts, hop, policy, ..Plans::of(level, route.secure) }))

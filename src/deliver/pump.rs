@@ -363,6 +363,10 @@ impl Deliverer {
     ) -> bool {
         let mut order = std::mem::take(&mut self.order);
         route.attempt_order(turn.io.random(), &mut order);
+        let families = self.site_of(destination).and_then(|site| self.tables.shaping.ip_families(site));
+        if let Some(families) = families {
+            families.arrange(&mut order, |attempt| attempt.host, |attempt| attempt.address.is_ipv4());
+        }
         order.reverse();
         let others = order.clone();
         self.order = order;

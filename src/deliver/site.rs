@@ -13,6 +13,7 @@ use crate::queue::{DestinationId, DomainId, JobKey, LastReply};
 use crate::route::NextHop;
 use crate::shaping::Shaping;
 use crate::shard::Turn;
+use crate::starttls::TlsLevel;
 use crate::time::Moment;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -203,10 +204,15 @@ impl Deliverer {
                 Route::Asked
             }
             Answer::Ready(route) if matches!(route.verdict, Verdict::Hosts(_)) => {
-                let plans = if not_required {
+                let site = matches!(next_hop, NextHop::Mx(_)).then(|| {
+                    let mut exchangers = route.exchangers.iter().map(|name| &**name);
+                    self.tables.shaping.site(&name, &mut exchangers)
+                });
+                let level = self.site_level(site.as_ref());
+                let plans = if not_required && level != TlsLevel::None {
                     Ok(self.not_required(route.secure))
                 } else {
-                    self.plans(&name, &next_hop, &route, turn)
+                    self.plans(&name, (&next_hop, level), &route, turn)
                 };
                 let plans = match plans {
                     Ok(plans) => plans,
@@ -216,10 +222,8 @@ impl Deliverer {
                         return Route::Asked;
                     }
                 };
-                if matches!(next_hop, NextHop::Mx(_)) {
+                if let Some(site) = site {
                     let before = self.queue.destination(domain);
-                    let mut exchangers = route.exchangers.iter().map(|name| &**name);
-                    let site = self.tables.shaping.site(&name, &mut exchangers);
                     // One receiver, but not all of its hosts take mail for all its domains, nor is the same asked of them.
                     let mut destination = site.name.to_string();
                     if site.provider.is_some() {

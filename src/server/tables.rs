@@ -46,7 +46,7 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let local = found.local(config);
     let shaping = Arc::new(found.shaping(config));
     let routes = found.routes(config);
-    let authorities = found.authorities(config, routes.wants_tls());
+    let authorities = found.authorities(config, routes.wants_tls() || shaping.wants_tls());
     if found.errors.is_empty() {
         Ok(Loaded { tables: Tables { accounts, tls, authorities, local, shaping, routes }, warnings: found.warnings })
     } else {
@@ -143,8 +143,8 @@ impl Found {
         read().map(Arc::new).map_err(|why| self.errors.push(format!("{file}: {why}"))).ok()
     }
 
-    fn authorities(&mut self, config: &Config, of_routes: bool) -> Option<Authorities> {
-        if config.delivery.tls == TlsLevel::None && !of_routes {
+    fn authorities(&mut self, config: &Config, of_others: bool) -> Option<Authorities> {
+        if config.delivery.tls == TlsLevel::None && !of_others {
             return None;
         }
         let loaded = Authorities::load(config.tls.trust.as_deref());

@@ -111,7 +111,7 @@ pub struct Place {
     line: u32,
 }
 
-/// How much a connection's encryption matters (`tls`). For now it is read and checked only.
+/// How much a connection's encryption matters (`tls`), where DANE and MTA-STS ask for no more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsLevel {
     /// "off": STARTTLS is not used.
@@ -124,7 +124,7 @@ pub enum TlsLevel {
     Verify,
 }
 
-/// Which addresses are connected to (`ip`). For now it is read and checked only.
+/// Which addresses are connected to (`ip`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IpFamilies {
     /// "prefer-ipv4"
@@ -135,6 +135,22 @@ pub enum IpFamilies {
     V4Only,
     /// "ipv6"
     V6Only,
+}
+
+impl IpFamilies {
+    /// Puts addresses in the order in which they are tried, and leaves out those that are not. `host`: whose one is, since
+    /// hosts keep their order; `is_v4`: of which family.
+    pub fn arrange<T, H: PartialEq>(self, order: &mut Vec<T>, host: impl Fn(&T) -> H, is_v4: impl Fn(&T) -> bool) {
+        let v4_first = match self {
+            IpFamilies::V4Only => return order.retain(is_v4),
+            IpFamilies::V6Only => return order.retain(|address| !is_v4(address)),
+            IpFamilies::PreferV4 => true,
+            IpFamilies::PreferV6 => false,
+        };
+        for addresses in order.chunk_by_mut(|a, b| host(a) == host(b)) {
+            addresses.sort_by_key(|address| is_v4(address) != v4_first);
+        }
+    }
 }
 
 /// The name of the block that stands for all that have none of their own.
@@ -218,6 +234,11 @@ impl Shaping {
     /// The same of a tenant.
     pub fn tenant_schedule(&self, tenant: &str) -> Schedule {
         self.tenant(tenant).map_or(Schedule::default(), |tenant| tenant.schedule)
+    }
+
+    /// Whether any provider's mail is to be encrypted by a rule.
+    pub fn wants_tls(&self) -> bool {
+        self.providers.iter().any(|provider| provider.tls.is_some_and(|level| level != TlsLevel::Off))
     }
 
     /// How mail to a site is encrypted, if a rule says it.

@@ -175,6 +175,20 @@ fn the_first_rule_that_matches_judges_a_reply_and_the_providers_come_first() {
 }
 
 #[test]
+fn addresses_are_tried_in_the_order_that_a_rule_says_host_by_host() {
+    let route = [(0, "6"), (0, "4"), (1, "4"), (1, "6"), (1, "4")];
+    let arranged = |families: IpFamilies| {
+        let mut order = route.to_vec();
+        families.arrange(&mut order, |(host, _)| *host, |(_, family)| *family == "4");
+        order
+    };
+    assert_eq!(arranged(IpFamilies::PreferV4), [(0, "4"), (0, "6"), (1, "4"), (1, "4"), (1, "6")]);
+    assert_eq!(arranged(IpFamilies::PreferV6), [(0, "6"), (0, "4"), (1, "6"), (1, "4"), (1, "4")]);
+    assert_eq!(arranged(IpFamilies::V4Only), [(0, "4"), (1, "4"), (1, "4")]);
+    assert_eq!(arranged(IpFamilies::V6Only), [(0, "6"), (1, "6")]);
+}
+
+#[test]
 fn without_rules_nothing_is_limited_or_judged() {
     let none = Shaping::default();
     let site = site(&none, "mx.example.net");

@@ -6,8 +6,8 @@
 //! home shard of the messages. It refuses to notify the null sender, and to hold a record longer than it is needed.
 
 use super::Turn;
-use super::event::{self, Event};
 use super::budget::Budget;
+use super::event::{self, Event};
 use super::mailbox::Untold;
 use super::names::{self, Named};
 use super::stats::ShardStats;
