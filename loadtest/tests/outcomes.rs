@@ -4,8 +4,10 @@
 
 mod common;
 
-use std::net::TcpStream;
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::{Bench, HANG, Setup, wait_until};
 use loadtest::send::Source;
@@ -114,6 +116,88 @@ fn what_cannot_be_delivered_in_time_bounces() {
     let text = String::from_utf8_lossy(&bounce.text()).to_ascii_lowercase();
     let status = if text.contains("status: 5.") { "5." } else { "4." };
     assert_bounce(&bounce, "late@d0002.test", status);
+}
+
+/// When MAIL came, and when the end of a message was answered so.
+type Heard = Arc<Mutex<Vec<(Instant, String)>>>;
+
+/// A receiver that answers the first message with 421 and takes all others.
+fn slow_down_once(listener: &TcpListener, heard: &Heard) {
+    for stream in listener.incoming().map_while(Result::ok) {
+        let heard = Arc::clone(heard);
+        std::thread::spawn(move || {
+            let (mut out, mut data) = (&stream, false);
+            let mut say = |text: &str| out.write_all(text.as_bytes()).is_ok();
+            if !say("220 receiver\r\n") {
+                return;
+            }
+            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                let note = |what: &str| heard.lock().unwrap().push((Instant::now(), what.to_owned()));
+                let went = match line.get(..4).unwrap_or(&line) {
+                    "." if data => {
+                        data = false;
+                        let first = heard.lock().unwrap().iter().all(|(_, what)| what == "MAIL");
+                        let reply = if first { "421 4.7.0 slow down, come back in a while" } else { "250 2.0.0 ok" };
+                        note(reply);
+                        say(&format!("{reply}\r\n")) && !first
+                    }
+                    _ if data => true,
+                    "MAIL" => {
+                        note("MAIL");
+                        say("250 2.1.0 ok\r\n")
+                    }
+                    "DATA" => {
+                        data = true;
+                        say("354 go on\r\n")
+                    }
+                    "QUIT" => false,
+                    _ => say("250 ok\r\n"),
+                };
+                if !went {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_site_rests_for_as_long_as_a_rule_says() {
+    const REST: Duration = Duration::from_secs(4);
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    let rule = "[[reply]]\nname = \"slow-down\"\ncode = \"421\"\ntext = \"slow down\"\naction = \"suspend\"\nwhat = \"site\"\n";
+    std::fs::write(&rules, format!("{rule}for = \"4s\"\n")).unwrap();
+    let line = format!("\n[shaping]\nfiles = [{:?}]\n", rules.path().display().to_string());
+    let heard = Heard::default();
+    let config = {
+        let heard = Arc::clone(&heard);
+        Box::new(move |config: &mut loadtest::relay::RelayConfig| {
+            config.extra.push_str(&line);
+            let listener = TcpListener::bind(("0.0.0.0", config.delivery_port)).unwrap();
+            std::thread::spawn(move || slow_down_once(&listener, &heard));
+        })
+    };
+    let Some(bench) = Bench::start(Setup { hop_down: true, shards: 2, config, ..Setup::default() }) else { return };
+    let heard = || heard.lock().unwrap().clone();
+    let submit = |to: &str| {
+        let mut c = bench.client();
+        c.expect("EHLO client.test", "250");
+        c.send("a@d0001.test", &[to], MESSAGE);
+    };
+    submit("first@d0002.test");
+    let said = |what: &str| heard().iter().filter(|(_, heard)| heard.starts_with(what)).count();
+    wait_until("the receiver has had enough", || said("421") == 1);
+    (0..6).for_each(|n| submit(&format!("u{n}@d0002.test")));
+    wait_until("all of it has come", || said("250") == 7);
+    let all = heard();
+    let (enough, _) = all.iter().find(|(_, what)| what.starts_with("421")).unwrap();
+    let next = all.iter().find(|(at, what)| what == "MAIL" && at > enough).map(|(at, _)| at.duration_since(*enough));
+    assert!(next.is_some_and(|rest| rest >= REST), "{next:?}");
+    let events = std::fs::read_to_string(&bench.relay.config().events).unwrap();
+    wait_until("it is told that this is over", || {
+        std::fs::read_to_string(&bench.relay.config().events).unwrap().contains("\"rule_over\"")
+    });
+    assert!(events.contains("\"rule\":\"slow-down\"") && events.contains("\"rule_suspended\""), "{events}");
 }
 
 #[test]

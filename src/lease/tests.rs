@@ -358,3 +358,94 @@ proptest! {
         assert!(bench.lanes.iter().all(|lane| lane.share.is_idle()));
     }
 }
+
+/// Carries all mail between lanes and the ledger, at once.
+fn settle(ledgers: &mut Ledgers, shares: &mut [Share], now: Moment) {
+    ledgers.handle_timeout(now);
+    loop {
+        let mut moved = false;
+        for (lane, share) in (0..).zip(shares.iter_mut()) {
+            while let Some(mail) = share.poll_send(lane, now) {
+                ledgers.handle(mail, now);
+                moved = true;
+            }
+        }
+        while let Some((lane, mail)) = ledgers.poll_send() {
+            shares[usize::from(lane)].handle(mail, now);
+            moved = true;
+        }
+        if !moved {
+            return;
+        }
+    }
+}
+
+fn connections(most: u32) -> Limits {
+    Limits { connections: Some(most), ..Limits::default() }
+}
+
+fn measure(what: Taken, until: Moment) -> Measure {
+    Measure { what, until, why: "a reply".into() }
+}
+
+#[test]
+fn a_rest_holds_for_all_lanes_and_for_those_that_come_later() {
+    let share = || Share::new("mx.example".into(), connections(6));
+    let (mut ledgers, mut shares) = (Ledgers::new(3), [share(), share(), share()]);
+    let now = Moment(1_000_000_000);
+    for share in &mut shares[..2] {
+        share.wants(2);
+    }
+    settle(&mut ledgers, &mut shares, now);
+    for share in &mut shares[..2] {
+        share.open();
+    }
+    let until = now + Duration::from_secs(10);
+    shares[0].impose(measure(Taken::Rest, until));
+    shares[0].impose(measure(Taken::RestOf("acme".into()), until + Duration::from_secs(10)));
+    assert!(shares[0].rests().is_some(), "it holds at once for who read the reply");
+    settle(&mut ledgers, &mut shares, now);
+    assert_eq!(shares[1].rests().map(|rest| rest.until), Some(until));
+    assert!(shares[1].resting_tenant("acme").is_some() && shares[1].resting_tenant("other").is_none());
+    assert!(shares.iter().all(|share| !share.has_room()) && shares[1].closing().is_some());
+    assert!(ledgers.poll_change().is_some_and(|(_, change)| change.begins));
+    // One that is forgotten and comes again has to ask, and is told.
+    shares[2] = share();
+    shares[2].wants(1);
+    settle(&mut ledgers, &mut shares, now + Duration::from_secs(1));
+    assert!(shares[2].rests().is_some() && !shares[2].has_room());
+    for share in &mut shares[..2] {
+        share.closed();
+        share.wants(1);
+    }
+    assert_eq!(ledgers.poll_timeout(), Some(until), "nothing is looked at before");
+    settle(&mut ledgers, &mut shares, until);
+    assert!(shares.iter().all(|share| share.rests().is_none_or(|rest| rest.until <= until) && share.has_room()));
+    assert!(shares[1].resting_tenant("acme").is_some());
+    settle(&mut ledgers, &mut shares, until + Duration::from_secs(10));
+    assert!(!shares[1].tenants_rest());
+    let over = std::iter::from_fn(|| ledgers.poll_change()).filter(|(_, change)| !change.begins).count();
+    assert_eq!(over, 2);
+}
+
+#[test]
+fn lower_limits_hold_for_all_lanes_until_they_are_over_whatever_the_rules_say_meanwhile() {
+    let share = || Share::new("mx.example".into(), connections(6));
+    let (mut ledgers, mut shares) = (Ledgers::new(2), [share(), share()]);
+    let now = Moment(1_000_000_000);
+    shares.iter_mut().for_each(|share| share.wants(3));
+    settle(&mut ledgers, &mut shares, now);
+    let paced = Limits { message_rate: "1/s".parse().ok(), ..connections(2) };
+    let until = now + Duration::from_secs(10);
+    shares[0].impose(measure(Taken::Lower(crate::shaping::Lowering::To(paced)), until));
+    settle(&mut ledgers, &mut shares, now);
+    assert!(shares.iter().all(|share| *share.limits() == paced && share.is_paced(Paced::Message)));
+    assert_eq!(shares.iter().filter(|share| share.has_room()).count(), 2, "of six they have two");
+    for share in &mut shares {
+        share.set_limits(connections(8));
+    }
+    settle(&mut ledgers, &mut shares, now);
+    assert!(shares.iter().all(|share| *share.limits() == paced));
+    settle(&mut ledgers, &mut shares, until);
+    assert!(shares.iter().all(|share| *share.limits() == connections(8) && !share.is_paced(Paced::Message)));
+}
