@@ -290,6 +290,9 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
     }
     if scenario.provider {
         text += "[[provider]]\nname = \"both\"\nmx = [\"*.d0.test\", \"*.d1.test\"]\n";
+        if let Some(first) = scenario.first_of_provider {
+            text += &format!("retry = {{ first = \"{}s\" }}\n", first.as_secs());
+        }
     }
     scenario.rules.iter().for_each(|rule| text += &rule.toml());
     Arc::new(Shaping::parse(&[("shaping.toml", &text)]).expect("a good file"))

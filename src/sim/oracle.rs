@@ -368,6 +368,7 @@ impl<'a> Oracle<'a> {
     /// Whether mail accepted at `since` may be given up at `at`. Within one life the wall clock means nothing to its age.
     fn may_expire(&self, since: Moment, wall: Wall, at: Now) -> bool {
         let (_, max, give_up) = self.scenario.retry;
+        let max = max.max(self.scenario.first_of_provider.unwrap_or_default());
         let restarted = self.ends.iter().any(|end| *end >= since && *end <= at.mono);
         let age = if restarted { at.wall.since(wall) } else { at.mono.since(since) };
         // An attempt is not begun for mail that would be too old at the next.

@@ -200,6 +200,8 @@ pub struct Scenario {
     pub route: Option<(usize, Way)>,
     /// What the relay is to make of replies.
     pub rules: Vec<rules::Rule>,
+    /// The first interval of the provider's schedule, if it has one.
+    pub first_of_provider: Option<Duration>,
 }
 
 /// What a route does with a destination's mail. None refuses any: clients here go on behind a refused recipient as if there had
@@ -299,6 +301,7 @@ impl Scenario {
             local: None,
             route: None,
             rules: Vec::new(),
+            first_of_provider: None,
         };
         if edge && edge_rng.one_in(2) {
             let chosen = edge_rng.below(scenario.destinations.len() as u64) as usize;

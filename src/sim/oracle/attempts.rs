@@ -23,11 +23,12 @@ impl Oracle<'_> {
                 self.violate("refusal", format!("#{mark} was refused for good by {to}, and delivered later"));
             }
         }
-        let (first, _, give_up) = self.scenario.retry;
+        let give_up = self.scenario.retry.2;
         for sent in letters.values() {
             let Some((_, since, _)) = &sent.verdict else { continue };
             for to in &sent.taken {
                 let refusals = account.known(world, &to.to_ascii_lowercase());
+                let (first, _) = self.scenario.intervals(&domain_of(to));
                 for pair in refusals.windows(2) {
                     let ((ip, refusal), later) = (pair[0], pair[1].1.at);
                     let earlier = refusal.at;

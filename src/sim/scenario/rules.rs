@@ -74,10 +74,24 @@ impl Scenario {
         if self.smart_host || !rng.one_in(3) {
             return;
         }
+        if self.provider && rng.one_in(2) {
+            self.first_of_provider = Some(secs(rng.within(60..200)));
+        }
         for says in ["not now", "full", "never", "going down", "go away", "no such user", "greylisted"] {
             if rng.one_in(2) {
                 self.rules.push(Rule::draw(says, rng));
             }
+        }
+    }
+
+    /// The least and, at first, the longest interval between two attempts for a domain.
+    pub fn intervals(&self, domain: &str) -> (Duration, Duration) {
+        let (first, max, _) = self.retry;
+        let is_first_two = |n: usize| n < 2 || self.destinations[n].twin_of.is_some_and(|of| of < 2);
+        let at = self.destinations.iter().position(|d| d.name == domain).filter(|n| is_first_two(*n));
+        match self.first_of_provider.filter(|_| at.is_some() && self.way(domain).is_none()) {
+            Some(first) => (first, max.max(first)),
+            None => (first, max),
         }
     }
 

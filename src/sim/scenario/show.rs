@@ -37,7 +37,8 @@ impl fmt::Display for Scenario {
             writeln!(f, "  all listeners{said}, LMTP to {:?}", self.mailboxes())?;
         }
         if self.provider {
-            writeln!(f, "  d0.test and d1.test are one provider's")?;
+            let first = self.first_of_provider.map_or(String::new(), |first| format!(", tried again after {first:?}"));
+            writeln!(f, "  d0.test and d1.test are one provider's{first}")?;
         }
         for (what, rate) in ["messages", "connections"].iter().zip(self.rates) {
             if let Some(rate) = rate {
