@@ -468,7 +468,7 @@ impl Deliverer {
                 let owner = lease::owner(&scope, self.shards);
                 turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail)));
             }
-            if lane.members.is_empty() && lane.share.is_idle() {
+            if lane.members.is_empty() && lane.share.is_idle() && lane.aside.is_empty() {
                 self.lanes.shares.remove(&scope);
             }
         }

@@ -175,12 +175,17 @@ impl Deliverer {
     pub(super) fn let_tenants_go(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
         let now = turn.now.mono;
         let Some(lane) = self.lanes.get_mut(scope) else { return };
-        for (destination, flow) in std::mem::take(&mut lane.aside) {
-            if self.tenant_rests(destination, flow, now).is_some() {
-                self.remember_aside(destination, flow);
-            } else {
-                self.queue.let_go(destination, flow);
+        let mut over = Vec::new();
+        lane.aside.retain(|(destination, flow)| {
+            let name = self.queue.flow_names(*flow)[0];
+            let rests = name.and_then(|name| lane.share.resting_tenant(name)).is_some_and(|rest| rest.until > now);
+            if !rests {
+                over.push((*destination, *flow));
             }
+            rests
+        });
+        for (destination, flow) in over {
+            self.queue.let_go(destination, flow);
         }
         let Some(lane) = self.lanes.get_mut(scope) else { return };
         if let Some(over) = lane.share.over(now) {

@@ -484,19 +484,26 @@ impl Home {
                     }
                 }
                 FinalOutcome::Relayed { reply } => {
-                    self.notifier.push(Notice { id, recipients, what: What::Relayed, reply, untold: None });
+                    self.notifier.push(Notice {
+                        id,
+                        recipients,
+                        what: What::Relayed,
+                        reply,
+                        untold: None,
+                        paid: false,
+                    });
                 }
                 FinalOutcome::Stored { reply } => {
-                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply, untold: None });
+                    self.notifier.push(Notice { id, recipients, what: What::Stored, reply, untold: None, paid: false });
                 }
                 FinalOutcome::Failed { expired, reply, untold } => {
                     let what = if expired { What::Expired } else { What::Refused };
-                    self.notifier.push(Notice { id, recipients, what, reply, untold });
+                    self.notifier.push(Notice { id, recipients, what, reply, untold, paid: false });
                 }
             },
             Mail::Late(Late { id, recipients, reply, retry_until }) => {
                 let what = What::Late { retry_until };
-                self.notifier.push(Notice { id, recipients, what, reply, untold: None });
+                self.notifier.push(Notice { id, recipients, what, reply, untold: None, paid: false });
             }
             Mail::Fetch { id, part, owner } => self.reads_wanted.push_back(ReadFor::Owner { id, part, owner }),
             Mail::Handoff(_)

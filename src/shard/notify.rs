@@ -43,6 +43,8 @@ pub(super) struct Notice {
     pub(super) reply: Box<LastReply>,
     /// Of a failure whose event is still to be told.
     pub(super) untold: Option<Box<Untold>>,
+    /// It has counted for its sender's budget.
+    pub(super) paid: bool,
 }
 
 /// Their fate.
@@ -185,7 +187,7 @@ impl Notifier {
     /// Writes the notification; the recipients are settled once it is on stable storage.
     pub(super) fn write(
         &mut self,
-        notice: Notice,
+        mut notice: Notice,
         record: &Result<Slice, ReadError>,
         here: &Here<'_>,
         log: &mut Log,
@@ -215,10 +217,11 @@ impl Notifier {
             return settle(&notice, log);
         }
         let failed = matches!(notice.what, What::Refused | What::Expired);
-        if failed && !self.budget.take(&whose(&notice, &view), now.mono) {
+        if failed && !notice.paid && !self.budget.take(&whose(&notice, &view), now.mono) {
             stats.bounces_withheld.add(told.len() as u64);
             return settle(&notice, log);
         }
+        notice.paid = true;
         let key = self.written.vacant_key();
         match accept(&notice, &view, &told, here, NOTICE | key as u64, log, now) {
             Ok(()) => {
