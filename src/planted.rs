@@ -84,6 +84,12 @@ mod switches {
         LimitCheckedLate,
         /// a permit that is used stays
         PermitNotCounted,
+        /// a source that rests for a site goes on sending to it
+        RestForgotten,
+        /// mail goes from any source, not only those of its pool
+        PoolIgnored,
+        /// messages that a warm-up counts are begun without being counted
+        WarmupUncounted,
         /// a message begins without a permit of its tenant, or campaign
         TenantPermitNotAsked,
         /// what others wait for is not given up

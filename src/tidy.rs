@@ -84,7 +84,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lease", &["limits", "time", "route", "shaping"]),
     ("dns", &["limits", "time"]),
     ("starttls", &["limits", "time", "dns", "rt"]),
-    ("config", &["limits", "dns", "local", "starttls"]),
+    ("config", &["limits", "time", "dns", "local", "starttls"]),
     ("accounts", &["limits", "smtp", "config"]),
     ("spool", &["limits", "time", "message", "rt"]),
     (

@@ -12,12 +12,14 @@ mod reports;
 mod resolve;
 mod smart;
 mod source;
+pub mod sources;
 mod value;
 
 pub use edge::{Clients, Demand, Listener, ListenerKind, Local, Networks, Tls};
 pub use reports::TlsReports;
 pub use smart::SmartTerms;
 pub use source::{Problem, place};
+pub use sources::Sources;
 pub use value::{Size, Span};
 
 use crate::starttls::TlsLevel;
@@ -64,6 +66,8 @@ pub struct Config {
     pub dns: Dns,
     /// The client side.
     pub delivery: Delivery,
+    /// The addresses that mail is sent from.
+    pub sources: Sources,
     /// Reports of TLS to those who ask for them, if there are any.
     pub tls_reports: Option<TlsReports>,
     /// The admin HTTP address, if there is one.

@@ -27,6 +27,9 @@ pub struct Raw {
     pub smtp: RawSmtp,
     pub dns: RawDns,
     pub delivery: RawDelivery,
+    pub source: Vec<RawSource>,
+    pub pool: Vec<RawPool>,
+    pub pools: RawPools,
     pub tls_reports: RawTlsReports,
     pub admin: RawAdmin,
     pub log: RawLog,
@@ -201,6 +204,43 @@ section! {
 }
 
 section! {
+    /// `[[source]]`
+    RawSource {
+        address: Option<String>,
+        ehlo_name: Option<String>,
+        pools: Option<Vec<String>>,
+        weight: Option<i64>,
+        warmup: RawWarmup,
+    }
+}
+
+section! {
+    /// `[[source]] warmup = { … }`
+    RawWarmup {
+        started: Option<String>,
+        schedule: Option<Vec<i64>>,
+    }
+}
+
+section! {
+    /// `[[pool]]`
+    RawPool {
+        name: Option<String>,
+        tenants: Option<Vec<String>>,
+        campaigns: Option<Vec<String>>,
+        sender_domains: Option<Vec<String>>,
+    }
+}
+
+section! {
+    /// `[pools]`
+    RawPools {
+        default: Option<String>,
+        header: Option<String>,
+    }
+}
+
+section! {
     /// `[tls_reports]`
     RawTlsReports {
         organization: Option<String>,
@@ -257,7 +297,13 @@ mod keys {
                 _ => into.push(path.to_owned()),
             }
         }
-        let raw = Raw { listener: vec![RawListener::default()], local: vec![RawLocal::default()], ..Raw::default() };
+        let raw = Raw {
+            listener: vec![RawListener::default()],
+            local: vec![RawLocal::default()],
+            source: vec![RawSource::default()],
+            pool: vec![RawPool::default()],
+            ..Raw::default()
+        };
         let value = serde_json::to_value(raw).expect("plain data");
         let mut into = Vec::new();
         walk(&value, "", &mut into);

@@ -53,12 +53,16 @@ impl<'a> Resolver<'a> {
             relay: self.relay(raw.relay.from_networks),
             smtp: self.smtp(&raw.smtp),
             dns: self.dns(raw.dns),
+            sources: self.sources(raw.source, raw.pool, raw.pools, raw.delivery.ipv6.unwrap_or(true)),
             delivery: self.delivery(raw.delivery, &hostname),
             tls_reports: self.tls_reports(raw.tls_reports),
             admin: self.admin(raw.admin.address),
             log: self.log(raw.log),
             hostname,
         };
+        if !config.sources.list.is_empty() && !config.delivery.source_addresses.is_empty() {
+            self.error("delivery.source_addresses", "with [[source]] there are no addresses beside: take it out");
+        }
         if let Some(admin) = config.admin
             && config.listeners.iter().any(|listener| listener.address == admin)
         {
@@ -547,7 +551,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// Whether `name` can stand in EHLO and in headers: labels of letters, digits and inner hyphens (RFC 5321 §2.3.5).
-fn domain(name: &str) -> Result<(), &'static str> {
+pub(super) fn domain(name: &str) -> Result<(), &'static str> {
     if name.is_empty() || name.len() > limits::DOMAIN_BYTES {
         return Err("it must have 1 to 255 characters");
     }

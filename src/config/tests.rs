@@ -64,6 +64,7 @@ fn every_documented_default_is_the_codes_default() {
     assert!(documented.accounts.take().is_some() && std::mem::take(&mut documented.tls) != Tls::default());
     assert_eq!(std::mem::take(&mut documented.local).len(), 1);
     assert_eq!(std::mem::take(&mut documented.shaping), [Path::new("/etc/ringpost/shaping.toml")]);
+    assert_eq!(std::mem::take(&mut documented.sources).list.len(), 1);
     assert_eq!(documented, code);
     for key in [
         "#hostname",

@@ -71,6 +71,9 @@ impl Encoder {
             Some(address) => socket(address, out),
             None => out.extend_from_slice(b"null"),
         }
+        if !outcome.text.get(6).is_empty() {
+            field("source", outcome.text.get(6), out);
+        }
         if let Some(note) = &outcome.tls {
             tls(note, out);
         }
@@ -318,7 +321,7 @@ pub(super) mod tests {
             connect_us: 0,
             deliver_us: 1234,
             total_us: u64::MAX,
-            text: Outcome::texts(sender, recipient, [site, mx, b""], reply),
+            text: Outcome::texts(sender, recipient, [site, mx, b"", b""], reply),
         }
     }
 

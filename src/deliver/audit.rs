@@ -22,6 +22,11 @@ impl Deliverer {
         let jobs = self.queue.counts().ready + self.queue.counts().in_flight;
         report("deliver.scopes waited in", waiting, jobs + limits::SCOPE_FLOWS);
         report("deliver.scopes", scopes, limits::SCOPE_FLOWS + 4 * jobs);
+        let [rests, ends, shares] = self.sources.sizes();
+        let sources = self.config.sources.list.len();
+        report("deliver.sources at sites", shares, sources * (pools + limits::QUEUE_IDLE_DESTINATIONS));
+        report("deliver.sources that rest", rests, limits::SOURCE_RESTS);
+        report("deliver.ends of rests", ends, 4 * limits::SOURCE_RESTS);
         report("deliver.writers", self.writers.len(), limits::MAILDIR_WRITERS);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.

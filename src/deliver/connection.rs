@@ -64,6 +64,10 @@ pub(super) struct Connection {
     pub(super) leaves: bool,
     /// It ends behind the message that it carries, or behind its first: others wait for its place.
     pub(super) retires: bool,
+    /// The number of the source that it is from, if that was chosen.
+    pub(super) source: Option<u16>,
+    /// What counts it for its source.
+    pub(super) source_scope: Option<Scope>,
     /// What counts it.
     pub(super) scope: Option<Scope>,
     pub(super) bounds: Bounds,
@@ -210,6 +214,8 @@ impl Connection {
             listed: false,
             leaves: false,
             retires: false,
+            source: None,
+            source_scope: None,
             scope: None,
             bounds,
             unsent: VecDeque::new(),

@@ -6,9 +6,10 @@
 use super::connection::Refused;
 use super::outcome::{Attempt, End, end_of_connection, last_reply, rcpt_reply};
 use super::{Deliverer, age};
-use crate::queue::DestinationId;
+use crate::queue::{DestinationId, Resized};
 use crate::rt::ConnId;
 use crate::shaping::{Action, ReplyRule};
+use crate::shard::event::{Notice, NoticeKind};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
 use crate::smtp::client::{Client, ClientEvent, CloseReason};
@@ -106,7 +107,8 @@ impl Deliverer {
         let Some(refused @ Refused { reply, rule: Some(rule), .. }) = &end.judged else { return false };
         let Some(connection) = self.connections.get(conn) else { return false };
         let (destination, ready) = (connection.destination, connection.ready);
-        self.act(destination, (None, None), refused, turn);
+        let source = connection.source;
+        self.act(destination, (None, source), refused, turn);
         if ready {
             // What was under way has heard it by itself.
             return false;
@@ -144,5 +146,12 @@ impl Deliverer {
         if let Some(resized) = self.queue.refused(destination) {
             self.tell_resized(destination, resized, why, turn);
         }
+    }
+
+    /// A destination bears more connections than was thought, or fewer.
+    pub(super) fn tell_resized(&self, destination: DestinationId, resized: Resized, why: &str, turn: &mut Turn<'_>) {
+        let site = self.queue.name(destination).unwrap_or_default();
+        let text = format!("{site}: {} connections at most, {} before: {why}", resized.to, resized.from);
+        turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::Resized, text.as_bytes()));
     }
 }

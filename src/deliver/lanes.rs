@@ -105,6 +105,17 @@ pub(super) struct Bounds {
     pub(super) paced: bool,
 }
 
+impl Bounds {
+    /// Within these limits as well.
+    pub(super) fn within(self, limits: &Limits) -> Bounds {
+        Bounds {
+            messages: limits.messages_per_connection.map_or(self.messages, |most| most.min(self.messages)),
+            recipients: limits.recipients.map_or(self.recipients, |most| most.min(self.recipients)),
+            paced: self.paced,
+        }
+    }
+}
+
 impl Lanes {
     pub(super) fn new(shards: u16) -> Self {
         Lanes {
@@ -161,8 +172,9 @@ impl Lanes {
 
 impl Deliverer {
     /// A destination is a site's: its connections count there from now on.
-    pub(super) fn join(&mut self, destination: DestinationId, site: Site) {
+    pub(super) fn join(&mut self, destination: DestinationId, site: Site, from: u16) {
         let pool = self.pools.make(destination);
+        pool.from = from;
         if pool.scope.as_deref() == Some(&*site.name) {
             return;
         }
@@ -181,6 +193,10 @@ impl Deliverer {
         lane.member(destination);
         (pool.lane, pool.paced) = (place, lane.share.is_paced(Paced::Message));
         pool.rests_until = lane.share.rests().map_or(Moment(0), |rest| rest.until);
+        let by_source = self.site_of(destination).is_some_and(|site| self.sources_are_paced(from, site));
+        if let Some(pool) = self.pools.get_mut(&destination) {
+            pool.paced |= by_source;
+        }
     }
 
     /// The site of a destination, if its limits count there.
@@ -202,10 +218,12 @@ impl Deliverer {
     pub(super) fn bounds(&mut self, destination: DestinationId) -> Bounds {
         let messages = self.config.delivery.messages_per_connection;
         let limits = self.lane(destination).map(|lane| *lane.share.limits()).unwrap_or_default();
+        let from = self.pools.get(&destination).map_or(0, |pool| pool.from);
+        let by_source = self.site_of(destination).is_some_and(|site| self.sources_are_paced(from, site));
         Bounds {
             messages: limits.messages_per_connection.map_or(messages, |most| most.min(messages)),
             recipients: limits.recipients.unwrap_or(u32::MAX),
-            paced: limits.message_rate.is_some(),
+            paced: limits.message_rate.is_some() || by_source,
         }
     }
 
@@ -239,6 +257,9 @@ impl Deliverer {
     /// Nothing waits at a destination for more connections than there are.
     pub(super) fn has_enough(&mut self, destination: DestinationId) {
         if self.pools.get_mut(&destination).is_some_and(|pool| std::mem::take(&mut pool.asks)) {
+            if !self.config.sources.list.is_empty() {
+                self.source_is_enough(destination);
+            }
             self.wants(destination, |member| {
                 member.connections = 0;
                 member.permits[Paced::Start as usize] = 0;
@@ -331,7 +352,7 @@ impl Deliverer {
     /// Mail of a ledger.
     pub fn to_lane(&mut self, mail: ToLane, turn: &mut Turn<'_>) {
         let scope = mail.scope.clone();
-        if self.scope_mail(&mail, turn.now.mono) {
+        if self.scope_mail(&mail, turn.now.mono) || self.source_mail(&mail, turn) {
             return;
         }
         let Some(lane) = self.lanes.shares.get_mut(&scope) else {
@@ -391,7 +412,7 @@ impl Deliverer {
     }
 
     /// Has the destinations of a site pumped before the turn ends, each time another one first.
-    fn wake_members(&mut self, scope: &Scope) {
+    pub(super) fn wake_members(&mut self, scope: &Scope) {
         let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
         lane.first = lane.first.wrapping_add(1);
         let count = lane.members.len();
@@ -479,13 +500,20 @@ impl Deliverer {
     pub(super) fn new_shaping(&mut self) {
         let most = self.config.delivery.connections_per_destination;
         let scopes: Vec<Scope> = self.lanes.shares.names.keys().cloned().collect();
+        let has_sources = !self.config.sources.list.is_empty();
+        let pools = u16::try_from(self.config.sources.pools.len()).unwrap_or(u16::MAX);
+        let new_sources: Vec<bool> = (0..pools).map(|pool| self.pool_warms_up(pool)).collect();
         for scope in scopes {
             if let Some(lane) = self.lanes.shares.get_mut(&scope) {
                 lane.share.set_limits(limits_of(&self.tables.shaping, &lane.site, most));
                 for member in &lane.members {
                     self.queue.set_schedule(member.destination, self.tables.shaping.site_schedule(&lane.site));
                     if let Some(pool) = self.pools.get_mut(&member.destination) {
-                        pool.paced = lane.share.is_paced(Paced::Message);
+                        let has_rate = has_sources
+                            && limits::SOURCE_LIMITS_COUNT
+                            && self.tables.shaping.source_limits(&lane.site).message_rate.is_some();
+                        let by_source = has_rate || new_sources.get(usize::from(pool.from)) == Some(&true);
+                        pool.paced = lane.share.is_paced(Paced::Message) || by_source;
                     }
                 }
             }
@@ -495,6 +523,7 @@ impl Deliverer {
         }
         let shaping = &self.tables.shaping;
         self.queue.set_tenant_schedules(|name| shaping.tenant_schedule(name));
+        self.new_source_limits();
         self.new_scopes();
     }
 }

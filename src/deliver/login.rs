@@ -17,8 +17,10 @@ use std::sync::Arc;
 impl Deliverer {
     /// TCP stands: the machine is told what this host is to be to us.
     pub(super) fn connected(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let ehlo_name = self.ehlo_name(connection.source);
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.established(Arc::clone(&self.ehlo_name), self.timeouts, turn.now.mono);
+        connection.established(ehlo_name, self.timeouts, turn.now.mono);
         let Some(mut client) = connection.client.take() else { return };
         client.wish_tls(connection.secure.wish());
         if connection.lmtp {

@@ -28,6 +28,7 @@ mod rests;
 mod routed;
 mod scopes;
 mod site;
+mod sources;
 mod sts;
 mod tls;
 mod verify;
@@ -96,6 +97,7 @@ pub struct Deliverer {
     scopes: Scopes,
     /// Destinations that wait for a connection of another one of their site.
     change_over: Vec<(Scope, DestinationId)>,
+    sources: sources::Sources,
     heat: Heat,
     questions: ConnTable<Question>,
     exchanges: Map<ExchangeId, ConnId>,
@@ -142,6 +144,8 @@ struct Pool {
     scope: Option<Scope>,
     /// What its flows keep to beside, as far as that was asked.
     flows: Map<FlowId, Bound>,
+    /// The number of the pool of sources that its mail goes from.
+    from: u16,
     /// The place of its lane, if it has a site: that stays for as long as this pool.
     lane: usize,
     /// Messages have a rate there. Here, as the lane is seldom in the caches where nothing is asked of it.
@@ -268,6 +272,7 @@ impl Deliverer {
             lanes: Lanes::new(shards),
             scopes: Scopes::new(&tables.shaping),
             change_over: Vec::new(),
+            sources: sources::Sources::new(&config.sources),
             heat: Heat::new(config.delivery.lane_rate),
             questions: ConnTable::default(),
             exchanges: Map::default(),
@@ -331,12 +336,13 @@ impl Deliverer {
             }
         }
         let Handoff { id, home, age, handed, size, domain, recipients, record, terms, flow } = handoff;
+        let pool = flow.as_ref().map_or(0, |flow| flow.pool);
         let FlowId { tenant, campaign } = self.flow_of(flow);
         let mut accepted = age::accepted_on_steady(age, handed, now, &self.queue.tenant_policy(tenant));
         if let Some(held) = terms.as_ref().and_then(|t| t.hold_until) {
             accepted = age::later(accepted, held, now);
         }
-        let domain = self.domain_for(domain, terms.as_deref());
+        let domain = self.domain_for(domain, terms.as_deref(), pool);
         let job = Job { terms, tenant, campaign, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
     }
@@ -582,6 +588,7 @@ impl Deliverer {
         }
         // A pump may have asked DNS.
         self.dns(turn);
+        self.sources_turn(turn);
         self.lease_turn(turn);
     }
 
@@ -597,7 +604,8 @@ impl Deliverer {
 
     /// The next moment at which something is due.
     pub fn poll_timeout(&self) -> Option<Moment> {
-        let limits = [self.lanes.poll_timeout(), self.scopes.poll_timeout()].into_iter().flatten();
+        let limits = [self.lanes.poll_timeout(), self.scopes.poll_timeout(), self.sources.poll_timeout()];
+        let limits = limits.into_iter().flatten();
         let others = [self.queue.poll_timeout(), self.resolver.poll_timeout(), self.sts.poll_timeout()];
         others.into_iter().flatten().chain(limits).min()
     }

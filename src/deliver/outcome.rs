@@ -5,12 +5,12 @@ use super::connection::{Refused, Transaction};
 use super::{Deliverer, age, login, params, tls};
 use crate::limits;
 use crate::message::Status;
-use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet, Resized};
+use crate::queue::{Deferral, DestinationId, Job, JobKey, LastReply, RecipientSet};
 use crate::route::RouteTable;
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
-use crate::shaping::{Fate, ReplyRule};
-use crate::shard::event::{self, Code, Event, Notice, NoticeKind, TlsNote};
+use crate::shaping::{Action, Fate, ReplyRule};
+use crate::shard::event::{self, Code, Event, TlsNote};
 use crate::shard::mailbox::{FinalOutcome, Late, Mail, Settled, Untold};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
@@ -122,6 +122,8 @@ pub(super) struct Attempt<'a> {
     pub(super) record: Option<&'a [u8]>,
     /// The connection's TLS.
     pub(super) tls: Option<TlsNote>,
+    /// The number of the source it was from.
+    pub(super) source: Option<u16>,
     /// The name of the rule that decided.
     pub(super) rule: Option<&'a str>,
 }
@@ -132,6 +134,12 @@ struct Again {
     reply: Box<LastReply>,
     rule: Option<Arc<ReplyRule>>,
     after: Option<Duration>,
+}
+
+/// A recipient that a rule has tried from another source is tried at once: if all of them rest, it waits for the first.
+fn from_another(refused: &Refused, source: Option<u16>) -> Option<Duration> {
+    let other = |rule: &Arc<ReplyRule>| matches!(rule.action, Action::OtherSource { .. });
+    (source.is_some() && refused.rule.as_ref().is_some_and(other)).then_some(Duration::ZERO)
 }
 
 /// Adds recipients to those that are tried again for the same reason.
@@ -166,7 +174,7 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let destination = connection.destination;
         let (host, remote, peer) = (std::rc::Rc::clone(&connection.host), connection.remote, connection.peer);
-        let tls = connection.secure.note();
+        let (tls, source) = (connection.secure.note(), connection.source);
         let connect = if reused { 0 } else { connection.connect_us };
         let key = transaction.job;
         let now = turn.now;
@@ -205,7 +213,7 @@ impl Deliverer {
         };
         let Transaction { refused, taken, record, answered, .. } = transaction;
         let reply_lost = matches!(outcome, Outcome::Lost { after_final_dot: true });
-        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record), tls, rule: None };
+        let attempt = Attempt { remote, stages, reply_lost: false, record: Some(&record), tls, source, rule: None };
         // Who shares the outcome of the transaction: all but those refused, or taken, by themselves.
         let all = job.recipients.as_slice();
         let rest: RecipientSet = if refused.is_empty() && taken.is_empty() {
@@ -229,11 +237,14 @@ impl Deliverer {
             let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else {
                 continue;
             };
-            self.act(destination, (Some(key), None), &refused, turn);
+            self.act(destination, (Some(key), source), &refused, turn);
             let failed = if planted!(PlaceIsIndex) { place as u16 } else { index };
             match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                 Fate::Failed => self.fail_by(key, RecipientSet::One(failed), refused, attempt, turn),
-                Fate::Again(after) => put_off(&mut again, &[index], refused, after),
+                Fate::Again(after) => {
+                    let after = from_another(&refused, source).or(after);
+                    put_off(&mut again, &[index], refused, after);
+                }
             }
         }
         if !rest.as_slice().is_empty() {
@@ -268,18 +279,24 @@ impl Deliverer {
                             Refused { place: 0, reply: Box::new(last_reply(reply, now.wall, &host)), rule }
                         }
                     };
-                    self.act(destination, (Some(key), None), &refused, turn);
+                    self.act(destination, (Some(key), source), &refused, turn);
                     match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                         Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
-                        Fate::Again(after) => put_off(&mut again, rest.as_slice(), refused, after),
+                        Fate::Again(after) => {
+                            let after = from_another(&refused, source).or(after);
+                            put_off(&mut again, rest.as_slice(), refused, after);
+                        }
                     }
                 }
                 // It was lost since the host ended the connection, with words that a rule is for.
                 Outcome::Lost { after_final_dot: false } if let Some(refused) = parting => {
-                    self.act(destination, (Some(key), None), &refused, turn);
+                    self.act(destination, (Some(key), source), &refused, turn);
                     match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                         Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
-                        Fate::Again(after) => put_off(&mut again, rest.as_slice(), refused, after),
+                        Fate::Again(after) => {
+                            let after = from_another(&refused, source).or(after);
+                            put_off(&mut again, rest.as_slice(), refused, after);
+                        }
                     }
                 }
                 // A connection that had worked before was closed under us: that is no attempt.
@@ -350,7 +367,7 @@ impl Deliverer {
         attempt: Attempt<'_>,
         turn: &mut Turn<'_>,
     ) {
-        let Attempt { remote, stages, record, tls, .. } = attempt;
+        let Attempt { remote, stages, record, tls, source, .. } = attempt;
         let Some(job) = self.queue.job(key) else { return };
         let count = recipients.as_slice().len() as u64;
         turn.report.stats.delivered.add(count);
@@ -384,7 +401,8 @@ impl Deliverer {
         if turn.report.events.wants_mail_events() {
             let code = Code { basic: reply.code, enhanced: reply.enhanced.map(|e| (e.0, e.1, e.2)) };
             let text = reply.text.as_bytes();
-            let facts = Facts { host, remote, code, text, stages, tls, next: None, reply_lost: false, rule: "" };
+            let facts =
+                Facts { host, remote, code, text, stages, tls, source, next: None, reply_lost: false, rule: "" };
             self.tell(key, recipients, record, &facts, Event::Delivered, turn);
         }
     }
@@ -591,6 +609,7 @@ impl Deliverer {
         let view = record.and_then(RecordView::parse);
         let site = self.queue.destination_of(key).and_then(|d| self.queue.name(d)).unwrap_or_default();
         let total_us = total_us(job, turn);
+        let source = self.source_address(facts.source).map(|ip| ip.to_string()).unwrap_or_default();
         let mut tell_one = |sender: &[u8], recipient: &[u8]| {
             turn.report.events.push(kind(event::Outcome {
                 at: turn.now.wall,
@@ -609,7 +628,7 @@ impl Deliverer {
                 text: event::Outcome::texts(
                     sender,
                     recipient,
-                    [site, facts.host, facts.rule].map(str::as_bytes),
+                    [site, facts.host, facts.rule, &source].map(str::as_bytes),
                     facts.text,
                 ),
             }));
@@ -626,21 +645,6 @@ impl Deliverer {
             None => indices.iter().for_each(|_| tell_one(b"", b"")),
         }
     }
-
-    /// A destination bears more connections than was thought, or fewer.
-    pub(super) fn tell_resized(&self, destination: DestinationId, resized: Resized, why: &str, turn: &mut Turn<'_>) {
-        let site = self.queue.name(destination).unwrap_or_default();
-        let text = format!("{site}: {} connections at most, {} before: {why}", resized.to, resized.from);
-        turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::Resized, text.as_bytes()));
-    }
-
-    /// A whole destination is left alone for a while.
-    pub(super) fn tell_suspended(&self, destination: DestinationId, why: &str, until: Moment, turn: &mut Turn<'_>) {
-        let site = self.queue.name(destination).unwrap_or_default();
-        let seconds = until.since(turn.now.mono).as_secs();
-        let text = format!("{site}: next attempt in {seconds} s: {why}");
-        turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::Suspended, text.as_bytes()));
-    }
 }
 
 struct Facts<'a> {
@@ -650,6 +654,7 @@ struct Facts<'a> {
     text: &'a [u8],
     stages: Stages,
     tls: Option<TlsNote>,
+    source: Option<u16>,
     next: Option<Wall>,
     reply_lost: bool,
     rule: &'a str,
@@ -657,9 +662,9 @@ struct Facts<'a> {
 
 impl<'a> Facts<'a> {
     fn of(reply: &'a LastReply, attempt: Attempt<'a>, next: Option<Wall>) -> Self {
-        let Attempt { remote, stages, reply_lost, tls, rule, .. } = attempt;
+        let Attempt { remote, stages, reply_lost, tls, source, rule, .. } = attempt;
         let (rule, code) = (rule.unwrap_or_default(), Code::of(reply));
-        Facts { host: &reply.host, remote, code, text: &reply.text, stages, tls, next, reply_lost, rule }
+        Facts { host: &reply.host, remote, code, text: &reply.text, stages, tls, source, next, reply_lost, rule }
     }
 }
 

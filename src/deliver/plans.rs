@@ -206,12 +206,17 @@ impl Deliverer {
 
     /// The name of the domain that mail waits for: a connection is of a site and not of a message, so mail that asks for no TLS
     /// has a domain of its own beside that of the other (RFC 8689 §4.1).
-    pub(super) fn domain_for(&self, domain: Box<str>, terms: Option<&Terms>) -> Box<str> {
-        let asks = terms.is_some_and(|terms| terms.tls_optional);
-        if asks && self.connector.is_some() && matches!(self.routes.next_hop(&domain), NextHop::Mx(_)) {
-            return format!("{domain}{}", Plans::NOT_REQUIRED).into();
+    /// The same holds of the pool of sources that it goes from.
+    pub(super) fn domain_for(&self, domain: Box<str>, terms: Option<&Terms>, pool: u16) -> Box<str> {
+        let asks = terms.is_some_and(|terms| terms.tls_optional) && self.connector.is_some();
+        if !asks && pool == 0 || !matches!(self.routes.next_hop(&domain), NextHop::Mx(_)) {
+            return domain;
         }
-        domain
+        let mut name = self.with_pool(domain.into(), pool);
+        if asks {
+            name += Plans::NOT_REQUIRED;
+        }
+        name.into()
     }
 
     /// What is known about the hosts of a domain's route; or the names that are being asked about.

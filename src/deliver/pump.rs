@@ -1,6 +1,7 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
+use super::sources::From;
 use super::tls::Secure;
 use super::{Deliverer, Fetch, Left, Plans, Pool, age, params};
 use crate::dns::{Attempt, Resolution};
@@ -39,8 +40,11 @@ impl Deliverer {
             pool.predecessor = None;
         }
         if self.pools.get(&destination).is_some_and(Pool::is_unused) {
-            let scope = self.pools.remove(&destination).and_then(|pool| pool.scope);
-            scope.inspect(|scope| self.lanes.left(scope));
+            let removed = self.pools.remove(&destination);
+            if let Some((scope, from)) = removed.and_then(|pool| Some((pool.scope?, pool.from))) {
+                self.lanes.left(&scope);
+                self.sources_left(&scope, from);
+            }
         }
     }
 
@@ -50,7 +54,7 @@ impl Deliverer {
         }
         let paced = self.is_paced(destination);
         loop {
-            while let Some(conn) = self.free_connection(destination, paced)
+            while let Some(conn) = self.free_connection(destination, paced, turn.now.mono)
                 && !self.rests(destination, turn.now.mono)
             {
                 if paced && !self.may_begin_next(destination, turn) {
@@ -70,10 +74,16 @@ impl Deliverer {
             let Some(conn) = self.touched.iter().find(refused).copied() else { break };
             let _ = self.client_events(conn, turn);
         }
-        if paced && (self.waiting(destination) == 0 || self.free_connection(destination, paced).is_none()) {
+        if paced
+            && (self.waiting(destination) == 0 || self.free_connection(destination, paced, turn.now.mono).is_none())
+        {
             self.begins_none(destination);
         }
-        self.open_more(destination, turn);
+        let blocked = match paced && !self.config.sources.list.is_empty() {
+            true => self.ask_sources(destination, self.waiting(destination), turn),
+            false => 0,
+        };
+        self.open_more(destination, blocked, turn);
         let mut touched = std::mem::take(&mut self.touched);
         for conn in touched.drain(..) {
             self.flush(conn, turn);
@@ -106,14 +116,14 @@ impl Deliverer {
     /// An idle connection, or else the one with the least under way that takes an envelope behind its final dot or in its
     /// flight; not that if messages have a rate: it counts when they are begun, not when they are written down. A flight
     /// takes no more than its connection's even share of the mail that there is: others may be about to open.
-    fn free_connection(&self, destination: DestinationId, paced: bool) -> Option<ConnId> {
+    fn free_connection(&self, destination: DestinationId, paced: bool, now: Moment) -> Option<ConnId> {
         let pool = self.pools.get(&destination)?;
         let (mut free, mut under_way) = (None, 0);
         for &conn in &pool.connections {
             let Some(connection) = self.connections.get(conn) else { continue };
             let count = connection.transactions.len();
             under_way += count;
-            if !connection.can_start() {
+            if !connection.can_start() || (paced && !self.source_may_begin(conn, now)) {
                 continue;
             }
             if connection.is_idle() {
@@ -239,6 +249,7 @@ impl Deliverer {
         let sender = params::sender(&view, job.recipients.as_slice());
         let flown = client.start(token, sender, recipients, &params, now);
         let counts = self.count_message(place, size, now);
+        self.source_begins(conn, now);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.began(Transaction {
             token,
@@ -258,7 +269,8 @@ impl Deliverer {
     // --- connections ----------------------------------------------------------------------------------------------
 
     /// Opens another connection if mail waits that those there will not take soon.
-    fn open_more(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+    /// `blocked`: connections that may not begin one for now, as their sources may not.
+    fn open_more(&mut self, destination: DestinationId, blocked: usize, turn: &mut Turn<'_>) {
         loop {
             if self.queue.is_suspended(destination) {
                 return;
@@ -267,9 +279,10 @@ impl Deliverer {
             let waiting = self.waiting(destination);
             let pool = self.pools.make(destination);
             let open = pool.connections.len();
-            let enough = open > 0
+            let able = open.saturating_sub(blocked);
+            let enough = able > 0
                 && (self.queue.is_probing(destination)
-                    || waiting <= open * limits::BACKLOG_PER_CONNECTION
+                    || waiting <= able * limits::BACKLOG_PER_CONNECTION
                     || turn.now.mono < pool.no_more_until);
             if waiting == 0 || enough || pool.awaits_record {
                 pool.left = None;
@@ -286,6 +299,9 @@ impl Deliverer {
                 if self.waiting(destination) == 0 {
                     self.has_enough(destination);
                 }
+                return;
+            }
+            if !self.config.sources.list.is_empty() && !self.awaits_no_source(destination, &route, turn) {
                 return;
             }
             // As many as would bring the backlog of each below the bound, and one more at least.
@@ -387,6 +403,8 @@ impl Deliverer {
     ) -> bool {
         let mut error = why.to_owned();
         let mut local = true;
+        let mut rests: Option<Moment> = None;
+        let mut skipped = Vec::new();
         let routes = Arc::clone(&self.routes);
         let next_hop = self.fixed_hop(destination).map(|name| routes.next_hop(name));
         let server = match next_hop {
@@ -410,12 +428,31 @@ impl Deliverer {
                     continue;
                 }
             };
-            let sources = &self.config.delivery.source_addresses;
-            let source = sources.iter().find(|s| s.is_ipv4() == attempt.address.is_ipv4()).copied();
-            let source = source.filter(|_| server.is_none());
+            let from = match server {
+                None => self.source_for(destination, attempt.address, turn),
+                Some(_) => From::Any(None),
+            };
+            let (source, local_address) = match from {
+                From::Any(address) => (None, address),
+                From::Source(number) => (Some(number), self.source_address(Some(number))),
+                From::Nothing => {
+                    let family = if attempt.address.is_ipv4() { "IPv4" } else { "IPv6" };
+                    local = false;
+                    error = format!("{}: no source of {family} in its pool", place(&host.name, remote));
+                    continue;
+                }
+                From::Waits => {
+                    skipped.push(attempt);
+                    continue;
+                }
+                From::Rests(until) => {
+                    rests = Some(rests.map_or(until, |other| other.min(until)));
+                    continue;
+                }
+            };
             let opened = match (&server, remote) {
                 (Some(LmtpServer::Unix(path)), _) => turn.io.connect_unix(FilePath::new(path)),
-                (_, Some(remote)) => turn.io.connect(remote, source),
+                (_, Some(remote)) => turn.io.connect(remote, local_address),
                 (_, None) => break,
             };
             match opened {
@@ -428,10 +465,23 @@ impl Deliverer {
                     let bounds = self.bounds(destination);
                     let mut connection = Connection::new(conn, destination, host, route, others, bounds, turn.now.mono);
                     connection.scope = self.count_connection(destination);
+                    connection.source = source;
+                    if let Some(number) = source {
+                        self.keep_to_source(&mut connection, number, turn.now.mono);
+                    }
                     connection.lmtp = server.is_some();
                     self.connections.insert(conn, Box::new(connection));
                     self.arm(conn);
                     return true;
+                }
+                // The source is not this host's, or its ports are used up: another one may do.
+                Err(e) if e.kind() == ErrorKind::AddrNotAvailable && source.is_some() => {
+                    let (site, why) = (self.source_site(destination), e.to_string());
+                    let until = turn.now.mono + limits::LOCAL_PAUSE;
+                    self.rest_source(&site, source.unwrap_or_default(), until, &why, turn);
+                    if self.source_rest(&site, source.unwrap_or_default(), turn.now.mono).is_some() {
+                        others.push(attempt);
+                    }
                 }
                 Err(e) => {
                     // Ours (no descriptors, no such source address), unless the network says at once that it is closed.
@@ -439,6 +489,19 @@ impl Deliverer {
                     error = format!("{}: {e}", place(&host.name, remote));
                 }
             }
+        }
+        if !skipped.is_empty() {
+            // These wait for room of a source: it goes on with them when there is some.
+            skipped.reverse();
+            let (route, plans) = (Rc::clone(route), Rc::clone(plans));
+            let left = Left { route, plans, addresses: skipped, why: error, began };
+            self.pools.make(destination).left = Some(Box::new(left));
+            return false;
+        }
+        if let Some(until) = rests.filter(|_| error == why) {
+            // Nothing was tried.
+            self.await_source(destination, until, turn);
+            return false;
         }
         let local = local && error != why;
         let waiting = self.queue.peek_len(destination);
@@ -493,6 +556,7 @@ impl Deliverer {
         }
         turn.io.close(conn);
         self.count_back(connection.scope);
+        self.count_source_back(connection.source_scope.take());
         for transaction in &mut connection.transactions {
             self.scopes.give_back(transaction.counts.take());
         }

@@ -14,7 +14,6 @@ use crate::shaping::{Action, Rests};
 use crate::shard::Turn;
 use crate::shard::event::{Notice, NoticeKind};
 use crate::time::Moment;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 impl Deliverer {
@@ -23,7 +22,7 @@ impl Deliverer {
     pub(super) fn act(
         &mut self,
         destination: DestinationId,
-        (key, source): (Option<JobKey>, Option<IpAddr>),
+        (key, source): (Option<JobKey>, Option<u16>),
         refused: &Refused,
         turn: &mut Turn<'_>,
     ) {
@@ -47,7 +46,14 @@ impl Deliverer {
                 let measure = Measure { what: Taken::Rest, until: now + time, why: why() };
                 self.impose(destination, measure, turn);
             }
-            Some((Rests::Source, time)) => self.rest_source((destination, source), now + time, why(), turn),
+            Some((Rests::Source, time)) => match source {
+                Some(number) => {
+                    let site = self.source_site(destination);
+                    self.rest_source(&site, number, now + time, &why(), turn);
+                }
+                // There is one, which the kernel chooses, or one of each family: it is the site that rests.
+                None => self.impose(destination, Measure { what: Taken::Rest, until: now + time, why: why() }, turn),
+            },
             None => {}
         }
         if let Action::Lower { by, for_ } = rule.action {
@@ -56,16 +62,12 @@ impl Deliverer {
         }
     }
 
-    /// Nothing is sent to the site of a destination from a source address for a time. There is one, so far, or one of each
-    /// family: it is the site that rests.
-    fn rest_source(
-        &mut self,
-        (destination, _source): (DestinationId, Option<IpAddr>),
-        until: Moment,
-        why: Arc<str>,
-        turn: &mut Turn<'_>,
-    ) {
-        self.impose(destination, Measure { what: Taken::Rest, until, why }, turn);
+    /// A whole destination is left alone for a while.
+    pub(super) fn tell_suspended(&self, destination: DestinationId, why: &str, until: Moment, turn: &mut Turn<'_>) {
+        let site = self.queue.name(destination).unwrap_or_default();
+        let seconds = until.since(turn.now.mono).as_secs();
+        let text = format!("{site}: next attempt in {seconds} s: {why}");
+        turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::Suspended, text.as_bytes()));
     }
 
     fn impose(&mut self, destination: DestinationId, measure: Measure, turn: &mut Turn<'_>) {
@@ -93,13 +95,16 @@ impl Deliverer {
         }
         for destination in members {
             let bounds = self.bounds(destination);
+            let by_source = bounds.paced;
             let Some(pool) = self.pools.get_mut(&destination) else { continue };
             let until = rest.as_ref().map_or(Moment(0), |rest| rest.until);
             let begins = until > now && pool.rests_until <= now;
-            (pool.paced, pool.rests_until) = (paced, until);
+            (pool.paced, pool.rests_until) = (paced || by_source, until);
             for conn in pool.connections.clone() {
+                let scope = self.connections.get(conn).and_then(|connection| connection.source_scope.as_ref());
+                let limits = self.source_limits(scope);
                 if let Some(connection) = self.connections.get_mut(conn) {
-                    connection.bounds = bounds;
+                    connection.bounds = bounds.within(&limits);
                 }
             }
             if begins && let Some(rest) = &rest {

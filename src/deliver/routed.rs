@@ -7,6 +7,7 @@
 
 use super::outcome::Attempt;
 use super::site::Route as Way;
+use super::sources::without_pool;
 use super::{Deliverer, age};
 use crate::dns::{Answer, MailHost, Resolution, Verdict};
 use crate::limits;
@@ -145,10 +146,13 @@ impl Deliverer {
     /// A domain's mail waits at this site from now on.
     fn bind(&mut self, domain: DomainId, site: &str, until: Moment) {
         let before = self.queue.destination(domain);
-        let after = self.queue.bind(domain, site, until);
+        let pool = self.queue.domain_name(domain).map_or(0, |name| self.pool_in(name).1);
+        // An LMTP server is found by its destination's name.
+        let pool = if RouteTable::lmtp_server(site).is_some() { 0 } else { pool };
+        let after = self.queue.bind(domain, &self.with_pool(site.to_owned(), pool), until);
         if let Some(after) = after {
             // What rules say of sites without a provider.
-            self.join(after, Site { name: site.into(), provider: None });
+            self.join(after, Site { name: site.into(), provider: None }, pool);
         }
         if let (Some(before), true) = (before, before != after) {
             // What was loaded there goes along.
@@ -162,7 +166,7 @@ impl Deliverer {
         let relay = Arc::clone(self.fallback.as_ref()?);
         let now = turn.now.mono;
         let destination = self.queue.destination(domain)?;
-        let there = self.queue.name(destination) == Some(relay.site());
+        let there = self.queue.name(destination).map(without_pool) == Some(relay.site());
         let until = if there {
             let until = self.queue.bound_until(domain);
             if until <= now {
@@ -192,6 +196,6 @@ impl Deliverer {
         let Some(destination) = self.queue.destination(domain) else { return false };
         let since = self.queue.unreachable_since(destination);
         since.is_some_and(|since| now.since(since) >= self.config.delivery.fallback_after)
-            && self.queue.name(destination) != Some(relay.site())
+            && self.queue.name(destination).map(without_pool) != Some(relay.site())
     }
 }

@@ -165,6 +165,10 @@ impl Deliverer {
             Some(plain) => (plain.into(), true),
             None => (name, false),
         };
+        let (name, pool): (Rc<str>, u16) = match self.pool_in(&name) {
+            (plain, pool) if pool > 0 => (plain.into(), pool),
+            _ => (name, 0),
+        };
         let routes = Arc::clone(&self.routes);
         let next_hop = routes.next_hop(&name);
         if matches!(next_hop, NextHop::Mx(_))
@@ -232,9 +236,10 @@ impl Deliverer {
                         destination += &Shaping::default().site(&name, &mut exchangers).name;
                     }
                     destination += &plans.mark(route.hosts());
+                    let destination = self.with_pool(destination, pool);
                     let after = self.queue.bind(domain, &destination, route.expires);
                     if let Some(after) = after {
-                        self.join(after, site);
+                        self.join(after, site, pool);
                     }
                     if let (Some(before), Some(after), true) = (before, after, before != after) {
                         // What was loaded there goes along.

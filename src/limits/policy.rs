@@ -202,6 +202,34 @@ const _: () = assert!(SITE_NAME_BYTES >= 150 + 32 + 8, "a long set's name fits")
 const _: () = assert!(SHAPING_FILES <= u16::MAX as usize, "a file's number is a u16");
 const _: () = assert!(SHAPING_NAME_BYTES <= SITE_NAME_BYTES, "a provider's name is a site's");
 
+// --- Sources ------------------------------------------------------------------------------------------------------------
+
+/// Source addresses, and pools of them: a large sender has some hundreds, and each is looked at when a connection is opened.
+pub const SOURCES: usize = 1000;
+
+/// Sources that rest for a site, remembered by a shard. Beyond it the one that would end first is forgotten: it is tried, and rests again.
+pub const SOURCE_RESTS: usize = 100_000;
+
+/// Whether connections and rates of a source at a site are kept to. Not yet: worlds showed shards that asked for them and gave them back in
+/// turn, without an end.
+pub const SOURCE_LIMITS_COUNT: bool = false;
+
+/// Days of a warm-up: two to six weeks are usual.
+pub const WARMUP_DAYS: usize = 400;
+
+/// Messages that a warm-up allows are taken ahead of their connection for so long; then they are given back.
+pub const WARMUP_AHEAD: Duration = Duration::from_secs(60);
+
+/// In any time of this length a source sends no more than its warm-up allows for the day: a day, and what is taken ahead may be used
+/// so much later than it counts.
+pub const WARMUP_WINDOW: Duration = Duration::from_secs(86_400 + 60);
+
+/// Warm-up numbers cannot be kept (the disk): asked again after this.
+pub const WARMUP_RETRY: Duration = Duration::from_secs(10);
+
+/// The longest time that a source rests for a site: what a rule may say (`CONFIG_DURATION_MAX`).
+pub const SOURCE_REST_MAX: Duration = Duration::from_secs(30 * 86_400);
+
 // --- Reports of TLS (RFC 8460) ----------------------------------------------------------------------------------------
 
 /// Policy domains of one day: some 2 KiB each with failures, so that the day's file stays below 20 MiB or so.

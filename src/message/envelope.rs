@@ -124,6 +124,11 @@ impl Envelope {
         params::write_campaign(&mut self.extra, campaign);
     }
 
+    /// Keeps the name of the pool of sources that the message's header asks for.
+    pub fn set_pool(&mut self, pool: &[u8]) {
+        params::write_pool(&mut self.extra, pool);
+    }
+
     /// Keeps the account that submits the message.
     pub fn set_account(&mut self, account: &[u8]) {
         params::write_account(&mut self.extra, account);

@@ -113,6 +113,7 @@ enum Tag {
     /// Recipient (two octets), reverse-path (the rest, one octet at least).
     ReversePath = 8,
     Campaign = 9,
+    Pool = 10,
 }
 
 const UTF8: u8 = 1;
@@ -164,6 +165,11 @@ pub fn write_account(out: &mut Vec<u8>, account: &[u8]) {
     item(out, Tag::Account, [account, &[]]);
 }
 
+/// Appends the name of the pool of sources that the message's header asks for.
+pub fn write_pool(out: &mut Vec<u8>, pool: &[u8]) {
+    item(out, Tag::Pool, [pool, &[]]);
+}
+
 /// Appends the campaign that the message is of.
 pub fn write_campaign(out: &mut Vec<u8>, campaign: &[u8]) {
     item(out, Tag::Campaign, [campaign, &[]]);
@@ -212,7 +218,8 @@ impl<'a> Params<'a> {
                 (Tag::Priority, [priority]) if (-9..=9).contains(&priority.cast_signed()) => {}
                 (Tag::Recipient, [_, _, notify, ..]) if *notify < 16 => {}
                 (Tag::ReversePath, [_, _, _, ..]) => {}
-                (Tag::HoldUntil, [_, _, _, _, _, _, _, _]) | (Tag::Envid | Tag::Account | Tag::Campaign, _) => {}
+                (Tag::HoldUntil, [_, _, _, _, _, _, _, _]) => {}
+                (Tag::Envid | Tag::Account | Tag::Campaign | Tag::Pool, _) => {}
                 _ => return None,
             }
         }
@@ -246,7 +253,7 @@ impl<'a> Params<'a> {
                         wall().map(|until| DeliverBy { until, return_late: flags & 1 != 0, trace: flags & 2 != 0 });
                 }
                 Tag::Priority => options.priority = value[0].cast_signed(),
-                Tag::Envid | Tag::Account | Tag::Campaign | Tag::Recipient | Tag::ReversePath => {}
+                Tag::Envid | Tag::Account | Tag::Campaign | Tag::Pool | Tag::Recipient | Tag::ReversePath => {}
             }
         }
         options
@@ -260,6 +267,11 @@ impl<'a> Params<'a> {
     /// The campaign that the message is of; empty if it is of none, or nobody asked.
     pub fn campaign(self) -> &'a [u8] {
         self.text(Tag::Campaign)
+    }
+
+    /// The pool of sources that its header asks for; empty if it asks for none that there was.
+    pub fn pool(self) -> &'a [u8] {
+        self.text(Tag::Pool)
     }
 
     /// The account that submitted the message; empty if nobody authenticated.
@@ -322,6 +334,7 @@ impl<'a> Iterator for Items<'a> {
             7 => Tag::Recipient,
             8 => Tag::ReversePath,
             9 => Tag::Campaign,
+            10 => Tag::Pool,
             _ => return None,
         };
         self.0 = rest;
@@ -366,11 +379,13 @@ mod tests {
             }
             write_account(&mut bytes, b"someone");
             write_campaign(&mut bytes, b"spring");
+            write_pool(&mut bytes, b"bulk");
             write_reverse_path(&mut bytes, 3, b"owner-list@here.example");
             let params = Params::parse(&bytes).unwrap();
             prop_assert_eq!(params.options(), options);
             prop_assert_eq!(params.envid(), envid.as_deref().unwrap_or_default());
             prop_assert_eq!((params.account(), params.campaign()), (&b"someone"[..], &b"spring"[..]));
+            prop_assert_eq!(params.pool(), &b"bulk"[..]);
             prop_assert_eq!((params.reverse_path(3), params.reverse_path(2)), (Some(&b"owner-list@here.example"[..]), None));
             for (i, (notify, orcpt)) in recipients.iter().enumerate() {
                 let (n, o) = params.recipient(i as u16);
@@ -398,7 +413,7 @@ mod tests {
         write_options(&mut bytes, &MailOptions::default());
         assert!(bytes.is_empty());
         assert_eq!(Params::parse(&bytes), Some(Params::default()));
-        assert_eq!(Params::parse(&[10, 0, 0]), None, "a tag of a later version");
+        assert_eq!(Params::parse(&[11, 0, 0]), None, "a tag of a later version");
         assert_eq!(Params::parse(&[1, 1, 0, 64]), None, "a flag of a later version");
         assert_eq!(Params::parse(&[4, 1, 0, 10]), None, "no such priority");
         assert_eq!(Params::parse(&[8, 2, 0, 0, 0]), None, "the null reverse-path is no list's");

@@ -247,14 +247,14 @@ pub struct Outcome {
     /// From acceptance to now, µs.
     pub total_us: u64,
     /// Texts in the order of [`Outcome::texts`].
-    pub text: Text<6>,
+    pub text: Text<7>,
 }
 
 impl Outcome {
-    /// Packs reverse-path, forward-path, site (destination domain), the mail exchanger's name, the reply's text, and the reply
-    /// rule that decided, which is empty where none did.
-    pub fn texts(sender: &[u8], recipient: &[u8], [site, mx, rule]: [&[u8]; 3], reply: &[u8]) -> Text<6> {
-        Text::new([sender, recipient, site, mx, reply, rule])
+    /// Packs reverse-path, forward-path, site (destination domain), the mail exchanger's name, the reply's text, the reply rule
+    /// that decided, which is empty where none did, and the source's address, empty where the kernel chose.
+    pub fn texts(sender: &[u8], recipient: &[u8], [site, mx, rule, source]: [&[u8]; 4], reply: &[u8]) -> Text<7> {
+        Text::new([sender, recipient, site, mx, reply, rule, source])
     }
 }
 
@@ -301,6 +301,8 @@ pub enum NoticeKind {
     RuleOver,
     /// A sender has more failures than it is told of by mail.
     BouncesWithheld,
+    /// A source address sends nothing to a site for a time.
+    SourceRests,
     /// No new mail; what is in progress is being finished.
     Draining,
     /// The shard has ended its work.
@@ -309,7 +311,7 @@ pub enum NoticeKind {
 
 impl NoticeKind {
     /// All of them.
-    pub const ALL: [NoticeKind; 12] = [
+    pub const ALL: [NoticeKind; 13] = [
         NoticeKind::StorageFull,
         NoticeKind::StorageError,
         NoticeKind::StorageRestored,
@@ -320,6 +322,7 @@ impl NoticeKind {
         NoticeKind::RuleLowered,
         NoticeKind::RuleOver,
         NoticeKind::BouncesWithheld,
+        NoticeKind::SourceRests,
         NoticeKind::Draining,
         NoticeKind::Stopped,
     ];
@@ -337,6 +340,7 @@ impl NoticeKind {
             NoticeKind::RuleLowered => "rule_lowered",
             NoticeKind::RuleOver => "rule_over",
             NoticeKind::BouncesWithheld => "bounces_withheld",
+            NoticeKind::SourceRests => "source_rests",
             NoticeKind::Draining => "draining",
             NoticeKind::Stopped => "stopped",
         }
@@ -503,7 +507,7 @@ mod tests {
     #[test]
     fn texts_are_cut_and_kept_apart() {
         let long = vec![b'x'; 10 * EVENT_TEXT_BYTES];
-        let text = Outcome::texts(b"", b"a@b.example", [b"b.example", &long, b""], b"ok");
+        let text = Outcome::texts(b"", b"a@b.example", [b"b.example", &long, b"", b""], b"ok");
         assert_eq!(text.get(0), b"");
         assert_eq!(text.get(1), b"a@b.example");
         assert_eq!(text.get(2), b"b.example");

@@ -11,7 +11,7 @@ use super::names::{self, Named};
 use super::quota::{self, QuotaFiles, Quotas, Unit};
 use super::rates::{Later, Rates};
 use crate::accounts::{Accounts, check};
-use crate::config::{Config, Demand, Listener, ListenerKind};
+use crate::config::{Config, Demand, Listener, ListenerKind, Sources};
 use crate::limits;
 use crate::local::{self, LocalTable};
 use crate::message::Member;
@@ -74,6 +74,22 @@ impl Reply {
             Reply::Sasl(answer) => give(Answer::Sasl(answer)),
             Reply::Peer(peer) => give(Answer::Peer(peer)),
         }
+    }
+}
+
+/// What is looked for in header sections: fields, by their names.
+#[derive(Clone, Copy)]
+pub(super) struct Sought<'a> {
+    /// The one that names campaigns, while any is limited or has a pool.
+    pub(super) campaign: Option<&'a str>,
+    /// The one that names pools, and those there are.
+    pub(super) pool: Option<(&'a str, &'a Sources)>,
+}
+
+impl Sought<'_> {
+    /// Whether it is anything.
+    pub(super) fn is_any(&self) -> bool {
+        self.campaign.is_some() || self.pool.is_some()
     }
 }
 
@@ -210,12 +226,15 @@ impl Gate {
         &self.config.listeners[listener]
     }
 
-    /// Who may authenticate.
-    /// The header field that names campaigns, while any is limited.
-    pub(super) fn campaign_header(&self) -> Option<&str> {
-        self.tables.shaping.has_campaigns().then_some(&*self.config.campaign_header)
+    /// What is looked for in header sections.
+    pub(super) fn sought(&self) -> Sought<'_> {
+        let sources = &self.config.sources;
+        let wanted = self.tables.shaping.has_campaigns() || sources.has_campaigns();
+        let campaign = wanted.then_some(&*self.config.campaign_header);
+        Sought { campaign, pool: sources.header.as_deref().map(|name| (name, sources)) }
     }
 
+    /// Who may authenticate.
     pub(super) fn accounts(&self) -> &Accounts {
         &self.tables.accounts
     }

@@ -428,7 +428,8 @@ impl Home {
         let size = u32::try_from(view.total_size()).unwrap_or(u32::MAX);
         let (accepted, params) = (view.accepted(), view.params());
         let in_memory = Some(&record).filter(|_| self.log.has_memory());
-        let facts = Message { id, accepted, age: Duration::ZERO, size, record: in_memory, params };
+        let sender = view.sender();
+        let facts = Message { id, accepted, age: Duration::ZERO, size, record: in_memory, params, sender };
         self.hand_off(&facts, || view.recipients(), turn);
         if notify::is_notice(waiter) {
             return self.notifier.durable(waiter, &mut self.log);
@@ -514,6 +515,9 @@ impl Home {
             | Mail::Lane { .. }
             | Mail::ToLedger(_)
             | Mail::ToLane(_)
+            | Mail::SourceRest(_)
+            | Mail::WarmUp(_)
+            | Mail::Warmed(_)
             | Mail::ToOwner(_)
             | Mail::ToPurse(_)
             | Mail::Control(_) => {}

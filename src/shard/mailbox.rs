@@ -21,12 +21,12 @@
 
 use super::gate::Tables;
 use super::guard::GuardMail;
-use crate::lease::{ToLane, ToLedger};
+use crate::lease::{Scope, ToLane, ToLedger};
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::params::Params;
 use crate::queue::{LastReply, RecipientSet, Terms};
-use crate::quota::{ToOwner, ToPurse};
+use crate::quota::{Receipt, ToOwner, ToPurse};
 use crate::rt::buffer::Slice;
 use crate::starttls::sts::Stored;
 use crate::time::{Moment, Now, Wall};
@@ -74,6 +74,13 @@ pub enum Mail {
     ToLedger(Box<ToLedger>),
     /// Owner of a site's limits → lane.
     ToLane(Box<ToLane>),
+    /// Delivering half → accepting half of the same shard, which keeps what counts: a source that is new wants to send a
+    /// message to a site, or did not after all.
+    WarmUp(Box<WarmUp>),
+    /// And its answer.
+    Warmed(Box<Warmed>),
+    /// Shard → all others: a source address rests for a site.
+    SourceRest(Box<SourceRest>),
     /// Home ↔ owner of a key: passwords that were guessed.
     Guard(GuardMail),
     /// Home → owner of the domain: a session asks whether it takes mail.
@@ -176,6 +183,37 @@ pub struct Handoff {
     pub flow: Option<Box<FlowNames>>,
 }
 
+/// A message that a warm-up counts is wanted, or given back.
+#[derive(Debug)]
+pub struct WarmUp {
+    /// The scope of the source at the site.
+    pub scope: Scope,
+    /// Messages that it may send in a day.
+    pub amount: u32,
+    /// One that was taken and is not sent; `None`: one is wanted.
+    pub back: Option<Receipt>,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub struct Warmed {
+    /// The scope of the source at the site.
+    pub scope: Scope,
+    /// The message may go; or none may before that moment, if there is one.
+    pub verdict: Result<Receipt, Option<Moment>>,
+}
+
+/// A source rests for a site.
+#[derive(Clone, Debug)]
+pub struct SourceRest {
+    /// The site.
+    pub site: Scope,
+    /// The source's number.
+    pub source: u16,
+    /// Until then.
+    pub until: Moment,
+}
+
 /// With which mail a message waits.
 #[derive(Clone, Debug)]
 pub struct FlowNames {
@@ -183,6 +221,8 @@ pub struct FlowNames {
     pub tenant: Option<Box<str>>,
     /// The campaign's; `None`: it is of none.
     pub campaign: Option<Box<str>>,
+    /// The number of the pool of sources that it goes from.
+    pub pool: u16,
 }
 
 /// What the parameters of a message that was accepted at `accepted` ask of the queue. Points in time are told by how far

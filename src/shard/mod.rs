@@ -187,6 +187,11 @@ impl ShardCore {
                     Mail::Verify { domain, asker, token } => self.deliverer.verify(&domain, asker, token, turn),
                     Mail::Lane { domain } => self.home.keep_mail_for(&domain, now.mono),
                     Mail::ToLedger(mail) => self.deliverer.to_ledger(*mail, turn),
+                    Mail::WarmUp(mail) => self.home.warm_up(*mail, turn),
+                    Mail::Warmed(mail) => self.deliverer.warmed(*mail, turn),
+                    Mail::SourceRest(rest) => {
+                        self.deliverer.source_rests(&rest.site, rest.source, rest.until, turn);
+                    }
                     Mail::ToLane(mail) => self.deliverer.to_lane(*mail, turn),
                     Mail::ToOwner(mail) => self.home.quota_owner(mail, now),
                     Mail::ToPurse(mail) => self.home.quota_purse(mail, turn),
@@ -264,7 +269,8 @@ impl ShardCore {
             let held = message.params().options().hold_until.unwrap_or_default();
             let age = turn.now.wall.since(message.accepted().max(held));
             let (accepted, params) = (message.accepted(), message.params());
-            let facts = Message { id: message.id(), accepted, age, size, record: None, params };
+            let sender = message.sender();
+            let facts = Message { id: message.id(), accepted, age, size, record: None, params, sender };
             self.home.hand_off(&facts, || message.pending(), turn);
         }
     }

@@ -73,6 +73,7 @@ impl Notice {
         let mut tell = |sender: &[u8], recipient: &[u8], size_bytes| {
             let reply = &self.reply;
             let names = [&untold.site, &reply.host, &untold.rule].map(|name| name.as_bytes());
+            let [site, mx, rule] = names;
             let outcome = event::Outcome {
                 at: untold.at,
                 id: self.id,
@@ -87,7 +88,7 @@ impl Notice {
                 connect_us: 0,
                 deliver_us: 0,
                 total_us: untold.total_us,
-                text: event::Outcome::texts(sender, recipient, names, &reply.text),
+                text: event::Outcome::texts(sender, recipient, [site, mx, rule, b""], &reply.text),
             };
             let expired = self.what == What::Expired;
             turn.report.events.push(if expired { Event::Expired(outcome) } else { Event::Bounced(outcome) });

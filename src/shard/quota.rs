@@ -4,8 +4,10 @@
 //! writes of snapshots. Lives on its shard. It refuses to decide anything about limits: that is [`crate::quota`]'s.
 
 use super::Turn;
-use super::mailbox::Mail;
+use super::mailbox::{Mail, WarmUp, Warmed};
 use crate::accounts::Account;
+use crate::lease::Scope;
+use crate::limits::{WARMUP_RETRY, WARMUP_WINDOW};
 use crate::quota::{Answer, Key, Limit, Limits, Owner, Purse, Take, ToOwner, ToPurse, Write};
 use crate::rt::buffer::Buffer;
 use crate::rt::disk::Disk;
@@ -67,6 +69,17 @@ pub(super) enum Unit {
     Recipient,
 }
 
+/// Who wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Asker {
+    Session(ConnId),
+    /// The delivering half, for a source at a site.
+    Source(Scope),
+}
+
+/// The kind of the keys of sources at sites.
+pub const WARMUP: &str = "warmup";
+
 /// What becomes of that wish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -96,7 +109,9 @@ pub(super) struct Quotas {
     files: [File; 2],
     /// Waits for its file.
     write: Option<Write>,
-    waiting: Slab<(ConnId, Key, Unit)>,
+    waiting: Slab<(Asker, Key, Unit)>,
+    /// Answers for the delivering half.
+    warmed: Vec<Warmed>,
     next_sweep: Moment,
     gave_back: bool,
 }
@@ -124,6 +139,7 @@ impl Quotas {
             files: [file(0), file(1)],
             write: None,
             waiting: Slab::new(),
+            warmed: Vec::new(),
             next_sweep: Moment(0),
             gave_back: false,
         }
@@ -143,7 +159,7 @@ impl Quotas {
             Take::Taken(_) => Some(Verdict::Yes),
             Take::Unavailable => Some(Verdict::Unavailable),
             Take::Waiting => {
-                entry.insert((conn, key, unit));
+                entry.insert((Asker::Session(conn), key, unit));
                 None
             }
         }
@@ -151,7 +167,7 @@ impl Quotas {
 
     /// A session is gone.
     pub(super) fn gone(&mut self, conn: ConnId) {
-        while let Some((token, _)) = self.waiting.iter().find(|(_, (other, ..))| *other == conn) {
+        while let Some((token, _)) = self.waiting.iter().find(|(_, (other, ..))| *other == Asker::Session(conn)) {
             let (_, key, _) = self.waiting.remove(token);
             self.purse.cancel(&key, token as u64);
         }
@@ -165,12 +181,43 @@ impl Quotas {
         self.purse.handle(mail, now);
     }
 
+    /// A source that is new wants to send a message to a site, or did not send one that it had wanted.
+    pub(super) fn warm_up(&mut self, mail: WarmUp, turn: &mut Turn<'_>) {
+        let WarmUp { scope, amount, back } = mail;
+        let now = turn.now.mono;
+        let limits = Limits::new(&[Limit { amount, window: WARMUP_WINDOW }]);
+        let Some((key, limits)) = Key::new(WARMUP, &scope).zip(limits) else { return };
+        if let Some(receipt) = back {
+            return self.purse.untake(&key, receipt);
+        }
+        let entry = self.waiting.vacant_entry();
+        match self.purse.take(&key, &limits, 1, entry.key() as u64, now) {
+            Take::Taken(receipt) => self.warmed.push(Warmed { scope, verdict: Ok(receipt) }),
+            Take::Unavailable => self.warmed.push(Warmed { scope, verdict: Err(Some(now + WARMUP_RETRY)) }),
+            Take::Waiting => {
+                entry.insert((Asker::Source(scope), key, Unit::Message));
+            }
+        }
+    }
+
     /// A session's answer that has come: whose, for what, and what it is.
     pub(super) fn poll_answer(&mut self, now: Moment) -> Option<(ConnId, Unit, Verdict)> {
         loop {
             let (token, answer) = self.purse.poll_answer()?;
-            let Some((conn, _, unit)) = usize::try_from(token).ok().and_then(|at| self.waiting.try_remove(at)) else {
+            let Some((asker, _, unit)) = usize::try_from(token).ok().and_then(|at| self.waiting.try_remove(at)) else {
                 continue;
+            };
+            let conn = match asker {
+                Asker::Session(conn) => conn,
+                Asker::Source(scope) => {
+                    let verdict = match answer {
+                        Answer::Taken(receipt) => Ok(receipt),
+                        Answer::Over { retry_at } => Err(retry_at),
+                        Answer::Unavailable => Err(Some(now + WARMUP_RETRY)),
+                    };
+                    self.warmed.push(Warmed { scope, verdict });
+                    continue;
+                }
             };
             let verdict = match answer {
                 Answer::Taken(_) => Verdict::Yes,
@@ -197,6 +244,9 @@ impl Quotas {
         self.start_write(turn);
         while let Some((to, mail)) = self.owner.poll_send() {
             turn.post.send(usize::from(to), Mail::ToPurse(mail));
+        }
+        for warmed in self.warmed.drain(..) {
+            turn.post.send(usize::from(self.me), Mail::Warmed(Box::new(warmed)));
         }
     }
 

@@ -9,7 +9,7 @@ mod submission;
 
 use super::Turn;
 use super::event::{self, Event, Rejected, Stage};
-use super::gate::{self, Gate};
+use super::gate::{self, Gate, Sought};
 use super::handshakes::{Handshakes, Party};
 use crate::config::ListenerKind;
 use crate::limits;
@@ -532,7 +532,7 @@ impl Session {
             };
             if self.stream == Stream::No {
                 let body = std::mem::take(&mut self.body);
-                self.look_at_header(&body, context.gate.campaign_header());
+                self.look_at_header(&body, context.gate.sought());
                 self.body = body;
             }
             self.stream = Stream::Yes(id);
@@ -546,9 +546,16 @@ impl Session {
         }
     }
 
-    /// TLS-Required: No (RFC 8689 §3, §4.1) stands in the header section, which `data` begins with, and so does the campaign.
-    fn look_at_header(&mut self, data: &[u8], campaign: Option<&str>) {
-        let campaign = campaign.and_then(|name| fields::first_value(data, name, limits::SHAPING_NAME_BYTES));
+    /// TLS-Required: No (RFC 8689 §3, §4.1) stands in the header section, which `data` begins with, and so do campaign
+    /// and pool.
+    fn look_at_header(&mut self, data: &[u8], sought: Sought<'_>) {
+        if let Some((name, sources)) = sought.pool
+            && let Some(pool) = fields::first_value(data, name, limits::SHAPING_NAME_BYTES)
+            && sources.number_of(&pool).is_some()
+        {
+            self.server.envelope_mut().set_pool(&pool);
+        }
+        let campaign = sought.campaign.and_then(|name| fields::first_value(data, name, limits::SHAPING_NAME_BYTES));
         if let Some(campaign) = campaign {
             self.server.envelope_mut().set_campaign(&campaign);
         }
@@ -576,10 +583,10 @@ impl Session {
             Stream::Failed(refusal) => Err(refusal),
             Stream::No => {
                 let id = self.id.take().unwrap_or_else(|| context.log.next_id(now.wall));
-                let campaign = context.gate.campaign_header();
-                if campaign.is_some() || self.server.may_have_tls_required() {
+                let sought = context.gate.sought();
+                if sought.is_any() || self.server.may_have_tls_required() {
                     let body = std::mem::take(&mut self.body);
-                    self.look_at_header(whole.unwrap_or(&body), campaign);
+                    self.look_at_header(whole.unwrap_or(&body), sought);
                     self.body = body;
                 }
                 self.accept(id, Body::Whole(whole.unwrap_or(&self.body)), turn, context)

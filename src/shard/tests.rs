@@ -14,6 +14,7 @@ mod quota;
 mod restart;
 mod routes;
 mod scopes;
+mod sources;
 mod tls;
 mod ways;
 mod world;

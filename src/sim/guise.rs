@@ -17,6 +17,7 @@ use crate::rt::tls::Acceptor;
 use crate::rt::tls::client::Authorities;
 use crate::shaping::{Limits, Shaping};
 use crate::shard::Tables;
+use crate::sim::sources::Plan;
 use crate::smtp::sasl::{Password, ScramKeys};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -277,6 +278,7 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
             text += &format!("{key} = \"{rate}\"\n");
         }
     }
+    text += &scenario.sources.as_ref().map(Plan::rules).unwrap_or_default();
     let [campaigns, tenants, sites] = scenario.flows;
     if let Some(octets) = sites.bytes_in_flight {
         text += &format!("bytes_in_flight = {octets}\n");

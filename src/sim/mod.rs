@@ -14,6 +14,7 @@ pub mod run;
 pub mod saturated;
 pub mod scenario;
 pub mod shrink;
+pub mod sources;
 #[cfg(test)]
 mod tests;
 pub mod world;

@@ -10,6 +10,9 @@ mod edge;
 mod flows;
 mod judged;
 mod shaped;
+mod sources;
+
+pub use sources::Rest;
 
 use super::client::Sent;
 use super::hop::{At, Mood, Received, Refusal};
@@ -81,6 +84,8 @@ pub struct Oracle<'a> {
     pub accepted: u64,
     /// Deliveries.
     pub delivered: u64,
+    /// Sources that were told to rest.
+    pub rests: Vec<Rest>,
     /// Recipients reported as failed.
     pub bounced: u64,
     /// Repeated deliveries.
@@ -173,6 +178,7 @@ impl<'a> Oracle<'a> {
             accepted: 0,
             delivered: 0,
             bounced: 0,
+            rests: Vec::new(),
             duplicates: 0,
             excused_recipients: 0,
         }
@@ -381,6 +387,7 @@ impl<'a> Oracle<'a> {
     pub fn check_end(&mut self, world: &World) {
         self.check_rates(world);
         self.check_flows(world);
+        self.check_sources(world);
         self.check_guards(world);
         self.check_rules(world);
         let account = Account::of(world);

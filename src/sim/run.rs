@@ -9,8 +9,9 @@ mod probe;
 use super::client::Client;
 use super::guise;
 use super::hop::{Hop, Mood, StartTls};
-use super::oracle::{Oracle, Violation};
+use super::oracle::{Oracle, Rest, Violation};
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
+use super::sources::Plan;
 use super::world::{Found, Machine, World, config};
 use super::zone::{EVIL_V4, Records, Zone};
 use crate::config::{Host, SmartHost};
@@ -114,6 +115,7 @@ impl<'a> Run<'a> {
         if scenario.smart_host {
             config.delivery.smart_host = Some(SmartHost { host: Host::Name("smart.test".to_owned()), port: 25 });
         }
+        config.sources = scenario.sources.as_ref().map(Plan::sources).unwrap_or_default();
         if scenario.edge {
             config.listeners = guise::listeners(scenario);
             config.local = guise::local(scenario);
@@ -213,6 +215,9 @@ impl<'a> Run<'a> {
                 core.cap(both, limit);
             }
         }
+        if let Some(most) = self.scenario.sources.as_ref().and_then(|plan| plan.limits.connections) {
+            core.cap_sources(most as usize);
+        }
         self.start(self.scenario.shards, &[]);
     }
 
@@ -267,6 +272,12 @@ impl<'a> Run<'a> {
         }
         if let Some((at, host, open, most)) = self.world.sim.core.over_cap().first() {
             oracle.violate("connection limit", format!("{host}: {open} of {most} at {:.3} s", at.0 as f64 / 1e9));
+        }
+        if let Some((at, from, host, open)) = self.world.sim.core.over_of_sources().first()
+            && !self.scenario.invents_exchangers()
+        {
+            let at = at.0 as f64 / 1e9;
+            oracle.violate("source", format!("{open} connections from {from} to {host} at {at:.3} s"));
         }
         // Snapshots of sending limits are written over and over, each with its own checksum.
         let is_segment = |path: &&std::path::PathBuf| !path.to_string_lossy().contains("quota-");
@@ -461,12 +472,30 @@ impl<'a> Run<'a> {
                     self.crash = Some((crash.clone(), now + Duration::from_secs(5)));
                 }
             }
+            Deed::Rest { source, destination, time } => self.rest(*source, *destination, now + *time),
             Deed::Drain { now, shards } => self.drain(*now, *shards),
             Deed::Reload { known } => {
                 let tables = Arc::new(guise::tables(self.scenario, *known));
                 self.world.tables = Arc::clone(&tables);
                 self.world.control(Control::Tables(tables));
             }
+        }
+    }
+
+    /// A source is to rest for the site of a destination that has exchangers of its own.
+    fn rest(&mut self, source: u16, destination: usize, until: Moment) {
+        let d = &self.scenario.destinations[destination];
+        if d.implicit || d.exchangers.is_empty() {
+            return;
+        }
+        let first = d.twin_of.map_or(&d.name, |n| &self.scenario.destinations[n].name);
+        let names: Vec<String> = (0..d.exchangers.len()).map(|n| format!("mx{n}.{first}")).collect();
+        let site = self.world.tables.shaping.site(&d.name, &mut names.iter().map(String::as_str));
+        let source_ip = Plan::address((source / 2) as u8)[usize::from(source % 2)];
+        let (host, from) = (d.exchangers[0].1.into(), self.world.sim.now().mono);
+        self.oracle.trouble();
+        if self.world.rest_source(&(&*site.name).into(), source, until) {
+            self.oracle.rests.push(Rest { source: source_ip, host, from, until });
         }
     }
 

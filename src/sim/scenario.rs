@@ -14,6 +14,7 @@ use super::hop::{Mood, StartTls, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
 use crate::shaping::{Limits, Rate};
+use crate::sim::sources::Plan;
 use crate::spool::Geometry;
 use deeds::{Focus, Themes, deed, prelude};
 use std::cell::RefCell;
@@ -130,6 +131,12 @@ pub enum Deed {
     Reload {
         known: bool,
     },
+    /// A source is told to rest for the site of a destination.
+    Rest {
+        source: u16,
+        destination: usize,
+        time: Duration,
+    },
 }
 
 /// See the module.
@@ -202,6 +209,8 @@ pub struct Scenario {
     pub rules: Vec<rules::Rule>,
     /// The first interval of the provider's schedule, if it has one.
     pub first_of_provider: Option<Duration>,
+    /// Its source addresses.
+    pub sources: Option<Plan>,
 }
 
 /// What a route does with a destination's mail. None refuses any: clients here go on behind a refused recipient as if there had
@@ -302,6 +311,7 @@ impl Scenario {
             route: None,
             rules: Vec::new(),
             first_of_provider: None,
+            sources: None,
         };
         if edge && edge_rng.one_in(2) {
             let chosen = edge_rng.below(scenario.destinations.len() as u64) as usize;
@@ -381,6 +391,7 @@ impl Scenario {
         }
         scenario.add_rules(&mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x52_55_4c_45)));
         scenario.add_flows(&mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x46_4c_4f_57)));
+        scenario.add_sources(&mut Rng::new(crate::rt::sim::rng::mix(seed ^ 0x53_52_43_45)));
         scenario
     }
 

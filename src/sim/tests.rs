@@ -167,6 +167,9 @@ fn without_power_at_every_effect() {
 /// Bugs that only calm worlds with too much mail show: nothing is lost and nothing passed, but somebody waits.
 const SATURATED: [Bug; 2] = [Bug::TurnsAreFree, Bug::PermitUsedAtItsEnd];
 
+/// Bugs that no world shows: a test of their own does (`shard::tests::sources`). A day's numbers are longer than a world.
+const SHOWN_BY_TESTS: [Bug; 1] = [Bug::WarmupUncounted];
+
 /// Saturated worlds of the first twelve in which tenants or a lone letter do not get their turn as yet (docs/testing.md).
 const UNFAIR: [u64; 2] = [0, 2];
 
@@ -226,7 +229,8 @@ fn planted(fourth: usize) {
     let most = seeds(200);
     let mut missed = Vec::new();
     let only = std::env::var("RINGPOST_BUG").ok();
-    let wanted = |bug: &&Bug| only.as_ref().is_none_or(|only| format!("{bug:?}") == *only);
+    let wanted =
+        |bug: &&Bug| !SHOWN_BY_TESTS.contains(bug) && only.as_ref().is_none_or(|only| format!("{bug:?}") == *only);
     for bug in Bug::ALL.iter().skip(fourth).step_by(4).filter(wanted) {
         let known = known_seed(*bug).filter(|_| !table);
         let (caught, ran, first, rule) = hunt(*bug, known.into_iter().chain(0..most), table);

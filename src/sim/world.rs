@@ -15,7 +15,7 @@ use crate::message::MessageId;
 use crate::route::Routes;
 use crate::rt::sim::{End, Host, HostEvent, HostSide, Rng, Sim, Step};
 use crate::shard::event::{self, Event, EventSource};
-use crate::shard::mailbox::{Control, Mail, Mailboxes};
+use crate::shard::mailbox::{Control, Mail, Mailboxes, SourceRest};
 use crate::shard::stats::{HistogramSource, Kind, ShardStats, stage_histograms};
 use crate::shard::{Ending, Parts, QuotaFiles, Report, ShardCore, Tables};
 use crate::spool::{self, Geometry};
@@ -298,6 +298,19 @@ impl World {
                 self.sim.wake(shard);
             }
         }
+    }
+
+    /// Every shard that runs is told that a source rests for a site; whether all have room for that.
+    pub fn rest_source(&mut self, site: &crate::lease::Scope, source: u16, until: Moment) -> bool {
+        let mut all = true;
+        for shard in 0..self.sim.shards.len() {
+            if self.sim.shards[shard].is_some() {
+                let rest = Box::new(SourceRest { site: site.clone(), source, until });
+                all &= self.mailboxes.push(shard, vec![Mail::SourceRest(rest)]).is_ok();
+                self.sim.wake(shard);
+            }
+        }
+        all
     }
 
     /// Others have sent a shard all that its mailbox holds; it means nothing to it.

@@ -151,6 +151,10 @@ pub(super) struct Caps {
     /// Open, and the most allowed.
     pub(super) groups: Vec<(usize, usize)>,
     pub(super) over: Vec<(Moment, IpAddr, usize, usize)>,
+    /// Those of one source address to one group that are open; the most allowed, and what was more than that.
+    pub(super) of_sources: BTreeMap<(usize, IpAddr), usize>,
+    pub(super) most_of_a_source: Option<usize>,
+    pub(super) over_of_sources: Vec<(Moment, IpAddr, IpAddr, usize)>,
     /// When connections were begun, and what begins a message was written, and to whom of which group.
     pub(super) begun: Vec<Begun>,
 }
@@ -170,6 +174,8 @@ pub struct Begun {
     pub behind: bool,
     /// Connections that the group has then, of a connection.
     pub open: usize,
+    /// The local address of its connection, if one was asked for.
+    pub from: Option<IpAddr>,
     /// Of a message from `<s0@…>` and so on, the character behind the s.
     pub sender: Option<u8>,
 }
@@ -283,13 +289,28 @@ impl Core {
         &self.caps.over
     }
 
+    /// From now on the relay may have `most` connections from one local address to all hosts of one [`Core::cap`].
+    pub fn cap_sources(&mut self, most: usize) {
+        self.caps.most_of_a_source = Some(most);
+    }
+
+    /// Moments at which it had more: local address, host, connections.
+    pub fn over_of_sources(&self) -> &[(Moment, IpAddr, IpAddr, usize)] {
+        &self.caps.over_of_sources
+    }
+
     /// Connections and messages to hosts of [`Core::cap`], as the relay began them.
     pub fn begun(&self) -> &[Begun] {
         &self.caps.begun
     }
 
     /// The relay writes to `host`.
-    pub(super) fn count_message(&mut self, (link, host): (LinkId, IpAddr), part: &[u8], behind: bool) {
+    pub(super) fn count_message(
+        &mut self,
+        (link, host, from): (LinkId, IpAddr, Option<IpAddr>),
+        part: &[u8],
+        behind: bool,
+    ) {
         if !self.remembers {
             return;
         }
@@ -301,14 +322,21 @@ impl Core {
         };
         let (link, open) = (Some(link), 0);
         if let Some(&group) = self.caps.of.get(&host).filter(|_| begins && !self.dead) {
-            self.caps.begun.push(Begun { at: self.now.mono, group, message: true, link, behind, open, sender });
+            self.caps.begun.push(Begun { at: self.now.mono, group, message: true, link, behind, open, from, sender });
         }
     }
 
-    pub(super) fn count_connection(&mut self, host: IpAddr, begins: bool) {
+    pub(super) fn count_connection(&mut self, host: IpAddr, from: Option<IpAddr>, begins: bool) {
         let Some(&group) = self.caps.of.get(&host) else { return };
         // What a turn does after its process is gone did not happen; what it closed stands a moment longer.
         let dead = self.dead;
+        if let Some(from) = from {
+            let open = self.caps.of_sources.entry((group, from)).or_default();
+            *open = if begins { *open + 1 } else { *open - 1 };
+            if begins && !dead && self.caps.most_of_a_source.is_some_and(|most| *open > most) {
+                self.caps.over_of_sources.push((self.now.mono, from, host, *open));
+            }
+        }
         let (open, most) = &mut self.caps.groups[group];
         if !begins {
             *open -= 1;
@@ -318,7 +346,7 @@ impl Core {
         if !dead && self.remembers {
             let open = *open;
             let (at, link) = (self.now.mono, None);
-            self.caps.begun.push(Begun { at, group, message: false, link, behind: false, open, sender: None });
+            self.caps.begun.push(Begun { at, group, message: false, link, behind: false, open, from, sender: None });
         }
         if open > most && !dead {
             let over = (self.now.mono, host, *open, *most);
@@ -582,9 +610,10 @@ impl Core {
         for id in links {
             let Some(link) = self.net.links.get_mut(&id) else { continue };
             link.relay_open = false;
+            let from = link.from;
             let (host, made) = (link.host, link.to.port() != 0 && !link.datagram);
             if made {
-                self.count_connection(host, false);
+                self.count_connection(host, from, false);
             }
             match end {
                 End::Killed if self.rng.one_in(4) => self.send_to_host(id, What::HostFailed(id)),

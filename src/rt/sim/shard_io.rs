@@ -43,7 +43,7 @@ impl Side<'_> {
         self.core.cpus[self.me].files.get(&file).cloned().unwrap_or_default()
     }
 
-    fn open(&mut self, to: SocketAddr, datagram: bool) -> io::Result<ConnId> {
+    fn open(&mut self, to: SocketAddr, from: Option<IpAddr>, datagram: bool) -> io::Result<ConnId> {
         let core = &mut *self.core;
         if core.net.refuse_local > 0 && !core.dead {
             core.net.refuse_local -= 1;
@@ -53,8 +53,11 @@ impl Side<'_> {
         let window = least + core.rng.below(more as u64 + 1) as usize;
         let id = core.net.link(self.me, to.ip(), to, datagram, window);
         let conn = core.net.socket(self.me, id, datagram);
+        if let Some(link) = core.net.links.get_mut(&id) {
+            link.from = from;
+        }
         if !datagram {
-            core.count_connection(to.ip(), true);
+            core.count_connection(to.ip(), from, true);
         }
         if !datagram && !core.dead {
             core.send_to_host(id, What::Knock(id));
@@ -66,14 +69,7 @@ impl Side<'_> {
 impl Io for Side<'_> {
     fn connect(&mut self, to: SocketAddr, from: Option<IpAddr>) -> io::Result<ConnId> {
         self.lives("connect", u64::from(to.port()), to.ip().to_string().as_bytes());
-        let conn = self.open(to, false)?;
-        let core = &mut *self.core;
-        if let Some(sock) = core.net.tables[self.me].get(conn)
-            && let Some(link) = core.net.links.get_mut(&sock.link)
-        {
-            link.from = from;
-        }
-        Ok(conn)
+        self.open(to, from, false)
     }
 
     fn connect_unix(&mut self, path: &Path) -> io::Result<ConnId> {
@@ -81,12 +77,12 @@ impl Io for Side<'_> {
         // Where nobody listens.
         let to = to.unwrap_or(SocketAddr::from(([127, 0, 0, 2], 1)));
         self.lives("connect unix", 0, path.as_os_str().as_encoded_bytes());
-        self.open(to, false)
+        self.open(to, None, false)
     }
 
     fn datagram(&mut self, to: SocketAddr) -> io::Result<ConnId> {
         self.lives("datagram", u64::from(to.port()), to.ip().to_string().as_bytes());
-        self.open(to, true)
+        self.open(to, None, true)
     }
 
     fn write(&mut self, conn: ConnId, parts: &[IoSlice<'_>]) -> usize {
@@ -121,16 +117,16 @@ impl Io for Side<'_> {
         } else {
             let to = core.net.links.get_mut(&id).map(|link| {
                 link.used += taken;
-                link.to.ip()
+                (link.to.ip(), link.from)
             });
-            if let Some(to) = to {
+            if let Some((to, from)) = to {
                 let mut offset = 0;
                 for part in parts {
                     // What was not taken comes again.
                     if offset >= taken {
                         break;
                     }
-                    core.count_message((id, to), part, offset > 0);
+                    core.count_message((id, to, from), part, offset > 0);
                     offset += part.len();
                 }
             }
@@ -172,10 +168,11 @@ impl Io for Side<'_> {
         let id = sock.link;
         let Some(link) = core.net.links.get_mut(&id) else { return };
         link.relay_open = false;
+        let from = link.from;
         let (host, made) = (link.host, link.to.port() != 0 && !link.datagram);
         let forgotten = link.datagram || link.vanished;
         if made {
-            core.count_connection(host, false);
+            core.count_connection(host, from, false);
         }
         if forgotten {
             core.net.links.remove(&id);

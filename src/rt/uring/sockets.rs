@@ -88,6 +88,26 @@ pub(super) enum Mode {
     Epoll(OwnedFd),
 }
 
+/// The socket is of this address; the port is chosen when it connects, by where it connects to. Else each address could have no
+/// more connections at a time than it has ephemeral ports, over all receivers.
+fn bind_address(socket: &Socket, address: IpAddr) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: an open socket, and a readable integer of the length that is given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_BIND_ADDRESS_NO_PORT,
+            (&raw const on).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done < 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "a source address uses up ports");
+    }
+    socket.bind(&SocketAddr::new(address, 0).into())
+}
+
 pub(super) struct Sockets {
     pub(super) slots: Vec<Slot>,
     free: Vec<u32>,
@@ -189,7 +209,7 @@ impl Sockets {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         if let Some(from) = from {
-            socket.bind(&SocketAddr::new(from, 0).into())?;
+            bind_address(&socket, from)?;
         }
         Ok(self.begin_connect(ring, socket, to.into()))
     }

@@ -5,7 +5,7 @@ use crate::quota::{ToOwner, ToPurse};
 use crate::rt::WorkResult;
 use crate::shard::Turn;
 use crate::shard::guard::GuardMail;
-use crate::shard::mailbox::DomainVerdict;
+use crate::shard::mailbox::{DomainVerdict, WarmUp};
 use crate::time::Now;
 
 impl Home {
@@ -34,6 +34,11 @@ impl Home {
     pub(in crate::shard) fn quota_purse(&mut self, mail: ToPurse, turn: &mut Turn<'_>) {
         self.gate.quotas.purse_mail(mail, turn.now.mono);
         self.quota_answers(turn);
+    }
+
+    /// A source that is new wants to send, or did not.
+    pub(in crate::shard) fn warm_up(&mut self, mail: WarmUp, turn: &mut Turn<'_>) {
+        self.gate.quotas.warm_up(mail, turn);
     }
 
     /// Sessions whose wait for a lease is over.

@@ -4,6 +4,7 @@
 //! reverse-paths into one part: a transaction has one.
 
 use super::Home;
+use crate::config::sources::Whose;
 use crate::limits;
 use crate::message::MessageId;
 use crate::message::params::Params;
@@ -26,9 +27,21 @@ pub(in crate::shard) struct Message<'a> {
     pub(in crate::shard) size: u32,
     pub(in crate::shard) record: Option<&'a Slice>,
     pub(in crate::shard) params: Params<'a>,
+    /// Its reverse-path.
+    pub(in crate::shard) sender: &'a [u8],
 }
 
 impl Home {
+    /// The number of the pool of sources that a message goes from.
+    fn pool_of(&self, facts: &Message<'_>) -> u16 {
+        let sources = &self.config.sources;
+        if !sources.are_chosen() {
+            return 0;
+        }
+        let (named, campaign, tenant) = (facts.params.pool(), facts.params.campaign(), facts.params.account());
+        sources.pool_of(Whose { named, campaign, tenant, sender: facts.sender })
+    }
+
     /// Gives the recipients of a message that have no outcome yet to the owners of their destinations.
     pub(in crate::shard) fn hand_off<'r, R: Iterator<Item = RecipientView<'r>>>(
         &mut self,
@@ -41,8 +54,9 @@ impl Home {
         let terms = mailbox::terms(facts.params, facts.accepted, turn.now);
         let account = facts.params.account();
         let name = |octets: &[u8]| (!octets.is_empty()).then(|| Box::<str>::from(String::from_utf8_lossy(octets)));
-        let flow = FlowNames { tenant: name(account), campaign: name(facts.params.campaign()) };
-        let flow = (flow.tenant.is_some() || flow.campaign.is_some()).then(|| Box::new(flow));
+        let pool = self.pool_of(facts);
+        let flow = FlowNames { tenant: name(account), campaign: name(facts.params.campaign()), pool };
+        let flow = (flow.tenant.is_some() || flow.campaign.is_some() || pool > 0).then(|| Box::new(flow));
         // After a restart some recipients may have their outcome already: `split` counts from 0 over those given.
         let gaps = recipients().enumerate().any(|(at, r)| at != usize::from(r.index));
         let indices: Vec<u16> = if gaps { recipients().map(|r| r.index).collect() } else { Vec::new() };

@@ -38,6 +38,8 @@ impl Oracle<'_> {
                     let restarted = self.ended_between(*since, later);
                     let after = match self.rule(ip, refusal) {
                         Some(Does::After(time)) => Some(time),
+                        // From another source at once.
+                        Some(Does::RestOfSource(_)) if self.scenario.sources.is_some() => None,
                         _ => refusal.transient.then_some(first),
                     };
                     let early = after.is_some_and(|after| later + Duration::from_millis(10) < earlier + after);

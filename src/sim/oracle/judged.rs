@@ -64,6 +64,9 @@ impl Oracle<'_> {
         }
         for word in &words {
             let found = match word.does {
+                Does::RestOfSource(time) if self.scenario.sources.is_some() => {
+                    self.sent_from_resting(world, word, time)
+                }
                 Does::Rest(time) | Does::RestOfSource(time) => self.sent_to_resting(world, word, time),
                 Does::RestOfTenant(time) => self.sent_of_resting(world, word, time),
                 Does::OneConnection(time) => self.too_many_open(world, word, time, 1),
@@ -106,6 +109,15 @@ impl Oracle<'_> {
         let begun = self.begun(world, word, time).next()?;
         let what = if begun.message { "message" } else { "connection" };
         Some(format!("a {what} was begun at {:.6} s", begun.at.0 as f64 / 1e9))
+    }
+
+    /// From the source that the connection was from, if a message was begun on it.
+    fn sent_from_resting(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
+        let same = |begun: &&Begun| begun.link == Some(word.refusal.link);
+        let source = world.sim.core.begun().iter().find(same)?.from?;
+        let begun = self.begun(world, word, time).find(|begun| begun.from == Some(source))?;
+        let what = if begun.message { "message" } else { "connection" };
+        Some(format!("a {what} was begun from {source} at {:.6} s", begun.at.0 as f64 / 1e9))
     }
 
     fn too_many_open(&self, world: &World, word: &Word<'_>, time: Duration, most: usize) -> Option<String> {

@@ -54,6 +54,9 @@ impl fmt::Display for Scenario {
             let how = if secret { "half as many messages as the relay was told" } else { "these" };
             writeln!(f, "  receivers enforce it: {how}, and the connections")?;
         }
+        if let Some(plan) = &self.sources {
+            writeln!(f, "  {} sources, {:?} of the pools", plan.count, plan.of)?;
+        }
         if let Some((n, way)) = self.route {
             writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
         }

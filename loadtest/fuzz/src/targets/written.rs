@@ -83,7 +83,7 @@ fn event(input: &mut Input<'_>) -> Event {
         connect_us: 0,
         deliver_us: u64::MAX,
         total_us: 2,
-        text: Outcome::texts(a, b, [c, d, e], e),
+        text: Outcome::texts(a, b, [c, d, e, b], e),
     };
     match which {
         0 => {

@@ -1,0 +1,357 @@
+//! What sources keep to at sites (`per_source` of the rules): connections and rates, each with a ledger for all shards, as a
+//! site's own. Lives on its shard.
+//!
+//! A source's share is asked for before the site's: who waits for a source wants nothing of the site, so no two shards
+//! wait for what the other holds.
+
+use super::warm::Warming;
+use crate::deliver::{Deliverer, Map};
+use crate::lease::{self, Counted, Paced, Scope, Share, ToLane};
+use crate::queue::DestinationId;
+use crate::rt::ConnId;
+use crate::shaping::{Limits, Shaping, Site};
+use crate::shard::Turn;
+use crate::shard::mailbox::Mail;
+use crate::time::Moment;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::IpAddr;
+
+/// The shares, by the names of their scopes. Lives on its shard.
+#[derive(Default)]
+pub(in crate::deliver) struct Shares {
+    all: Map<Scope, Held>,
+    /// Those that may have something to tell.
+    news: Vec<Scope>,
+    /// When batches of permits end, and when something can begin.
+    timers: BinaryHeap<Reverse<(Moment, Scope)>>,
+}
+
+/// A source at a site.
+pub(super) struct Held {
+    share: Share,
+    pub(super) site: Site,
+    pub(super) source: u16,
+    pub(super) warming: Warming,
+    wants: Vec<Want>,
+    listed: bool,
+}
+
+/// What a destination would have of it beside what it has.
+struct Want {
+    destination: DestinationId,
+    connections: u32,
+    permits: [u32; 2],
+}
+
+impl Held {
+    fn want(&mut self, destination: DestinationId) -> &mut Want {
+        let at = self.wants.iter().position(|want| want.destination == destination).unwrap_or_else(|| {
+            self.wants.push(Want { destination, connections: 0, permits: [0; 2] });
+            self.wants.len() - 1
+        });
+        &mut self.wants[at]
+    }
+
+    fn sum_up(&mut self) {
+        let more: u32 = self.wants.iter().map(|want| want.connections).sum();
+        self.share.could_have(Counted::Connection, more, 1);
+        for kind in [Paced::Message, Paced::Start] {
+            self.share.could_use(kind, self.wants.iter().map(|want| want.permits[kind as usize]).sum());
+        }
+    }
+}
+
+impl Shares {
+    pub(super) fn poll_timeout(&self) -> Option<Moment> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn list(&mut self, scope: &Scope) {
+        if let Some(held) = self.all.get_mut(scope)
+            && !std::mem::replace(&mut held.listed, true)
+        {
+            self.news.push(scope.clone());
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, scope: &Scope) -> Option<&mut Held> {
+        self.all.get_mut(scope)
+    }
+
+    /// One is to be looked at then.
+    pub(super) fn look_at(&mut self, at: Moment, scope: &Scope) {
+        self.timers.push(Reverse((at, scope.clone())));
+    }
+
+    /// How many there are.
+    #[cfg(any(test, feature = "sim"))]
+    pub(in crate::deliver) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+/// The limits of a source at a site.
+fn limits_of(shaping: &Shaping, site: &Site) -> Limits {
+    let limits = shaping.source_limits(site);
+    let limits = if crate::limits::MAIL_IN_FLIGHT_COUNTS { limits } else { Limits { bytes_in_flight: None, ..limits } };
+    if crate::limits::SOURCE_LIMITS_COUNT {
+        return limits;
+    }
+    Limits { connections: None, connection_rate: None, message_rate: None, ..limits }
+}
+
+/// The scope of a source at a site. A site's own name has no capital letter.
+fn name(source: IpAddr, site: &str) -> Scope {
+    format!("Source {source} at {site}").into()
+}
+
+impl Deliverer {
+    /// The share of a source at a destination's site. `None`: the destination is of no site.
+    fn source_share(&mut self, destination: DestinationId, source: u16) -> Option<Scope> {
+        let site = self.site_of(destination)?;
+        let scope = name(self.source_address(Some(source))?, &site.name);
+        if !self.sources.shares.all.contains_key(&scope) {
+            let (site, limits) = (site.clone(), limits_of(&self.tables.shaping, site));
+            let share = Share::new(scope.clone(), limits);
+            let (wants, warming) = (Vec::new(), Warming::default());
+            let held = Held { share, site, source, warming, wants, listed: false };
+            self.sources.shares.all.insert(scope.clone(), held);
+            // It is forgotten again if nothing comes of it.
+            self.sources.shares.list(&scope);
+        }
+        Some(scope)
+    }
+
+    /// Whether a connection of a destination may be begun from a source, by the source's limits there; else that is asked for.
+    pub(super) fn source_has_room(&mut self, destination: DestinationId, source: u16, turn: &mut Turn<'_>) -> bool {
+        let now = turn.now.mono;
+        let amount = self.warmup_of(source, turn.now.wall);
+        let Some(scope) = self.source_share(destination, source) else { return true };
+        let shares = &mut self.sources.shares;
+        let Some(held) = shares.all.get_mut(&scope) else { return true };
+        held.warming.set(amount);
+        let warm = held.warming.allows();
+        let from = held.share.begins_from(now).filter(|_| warm);
+        let is_time = from.is_some_and(|from| from <= now);
+        let free = is_time && held.share.bears(Counted::Connection, 1) && held.share.has_permit(Paced::Start, now);
+        let want = held.want(destination);
+        (want.connections, want.permits[Paced::Start as usize]) = (u32::from(is_time), u32::from(is_time));
+        held.sum_up();
+        if let Some(from) = from.filter(|_| !is_time) {
+            shares.timers.push(Reverse((from, scope.clone())));
+        }
+        shares.list(&scope);
+        if !warm {
+            self.ask_warmup(&scope, 1, turn);
+        }
+        free
+    }
+
+    /// A destination wants no further connection of a source.
+    pub(in crate::deliver) fn source_is_enough(&mut self, destination: DestinationId) {
+        let (Some(site), Some(pool)) = (self.site_of(destination), self.pools.get(&destination)) else { return };
+        let Some(pool) = self.config.sources.pools.get(usize::from(pool.from)) else { return };
+        let address = |source: &u16| self.config.sources.list[usize::from(*source)].address;
+        let scopes: Vec<Scope> = pool.sources.iter().map(|source| name(address(source), &site.name)).collect();
+        for scope in scopes {
+            let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
+            let want = held.want(destination);
+            (want.connections, want.permits[Paced::Start as usize]) = (0, 0);
+            held.sum_up();
+            self.sources.shares.list(&scope);
+        }
+    }
+
+    /// A connection of a destination is begun from a source; what to count back when it is closed.
+    pub(in crate::deliver) fn count_source(
+        &mut self,
+        destination: DestinationId,
+        source: u16,
+        now: Moment,
+    ) -> Option<Scope> {
+        let scope = self.source_share(destination, source)?;
+        if let Some(held) = self.sources.shares.all.get_mut(&scope) {
+            held.share.take(Paced::Start, now);
+            held.share.open();
+        }
+        self.source_is_enough(destination);
+        Some(scope)
+    }
+
+    /// A connection from a source is closed.
+    pub(in crate::deliver) fn count_source_back(&mut self, scope: Option<Scope>) {
+        let Some(scope) = scope else { return };
+        let Some(held) = self.sources.shares.all.get_mut(&scope) else { return };
+        held.share.closed();
+        held.sum_up();
+        let site = held.wants.iter().any(|want| want.connections > 0).then(|| Scope::from(&*held.site.name));
+        self.sources.shares.list(&scope);
+        if let Some(site) = site {
+            self.wake_members(&site);
+        }
+    }
+
+    /// What a connection from a source keeps to beside what the site says.
+    pub(in crate::deliver) fn source_limits(&self, scope: Option<&Scope>) -> Limits {
+        scope.and_then(|scope| self.sources.shares.all.get(scope)).map(|held| *held.share.limits()).unwrap_or_default()
+    }
+
+    /// Whether messages of a destination have a rate by its sources.
+    pub(in crate::deliver) fn sources_are_paced(&self, pool: u16, site: &Site) -> bool {
+        let has_rate = || limits_of(&self.tables.shaping, site).message_rate.is_some();
+        !self.config.sources.list.is_empty() && (has_rate() || self.pool_warms_up(pool))
+    }
+
+    /// Whether a message may be begun over a connection, by the limits of its source.
+    pub(in crate::deliver) fn source_may_begin(&self, conn: ConnId, now: Moment) -> bool {
+        let scope = self.connections.get(conn).and_then(|connection| connection.source_scope.as_ref());
+        let held = scope.and_then(|scope| self.sources.shares.all.get(scope));
+        held.is_none_or(|held| held.share.has_permit(Paced::Message, now) && held.warming.allows())
+    }
+
+    /// A message is begun over a connection.
+    pub(in crate::deliver) fn source_begins(&mut self, conn: ConnId, now: Moment) {
+        let Some(scope) = self.connections.get(conn).and_then(|connection| connection.source_scope.clone()) else {
+            return;
+        };
+        if let Some(held) = self.sources.shares.all.get_mut(&scope)
+            && (held.share.is_paced(Paced::Message) || held.warming.is_new())
+        {
+            held.warming.begin();
+            held.share.take(Paced::Message, now);
+            self.sources.shares.list(&scope);
+        }
+    }
+
+    /// Asks for permits for the connections of a destination that could begin a message each, but for their sources: while mail
+    /// waits for them. How many there are.
+    pub(in crate::deliver) fn ask_sources(
+        &mut self,
+        destination: DestinationId,
+        waiting: usize,
+        turn: &mut Turn<'_>,
+    ) -> usize {
+        let now = turn.now.mono;
+        let Some(pool) = self.pools.get(&destination) else { return 0 };
+        let mut could: Map<Scope, u32> = Map::default();
+        let mut blocked = 0;
+        for conn in &pool.connections {
+            let Some(connection) = self.connections.get(*conn) else { continue };
+            let Some(scope) = connection.source_scope.as_ref() else { continue };
+            let lacks = connection.can_start() && connection.is_idle() && !self.source_may_begin(*conn, now);
+            blocked += usize::from(lacks);
+            *could.entry(scope.clone()).or_default() += u32::from(lacks && blocked <= waiting);
+        }
+        for (scope, could) in could {
+            let source = self.sources.shares.all.get(&scope).map_or(0, |held| held.source);
+            let amount = self.warmup_of(source, turn.now.wall);
+            let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
+            held.warming.set(amount);
+            if could > 0 && !held.warming.allows() {
+                self.ask_warmup(&scope, could, turn);
+            }
+            let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
+            if !held.share.is_paced(Paced::Message) {
+                continue;
+            }
+            held.want(destination).permits[Paced::Message as usize] = could;
+            held.sum_up();
+            self.sources.shares.list(&scope);
+        }
+        blocked
+    }
+
+    /// Mail of the ledger of a source at a site. False: there is no such share here.
+    pub(in crate::deliver) fn source_mail(&mut self, mail: &ToLane, turn: &mut Turn<'_>) -> bool {
+        let Some(held) = self.sources.shares.all.get_mut(&mail.scope) else { return false };
+        held.share.handle(mail.clone(), turn.now.mono);
+        let site: Scope = (&*held.site.name).into();
+        let over = held.share.closing().map_or(0, |closing| closing.connections as usize);
+        if let Some(until) = held.share.poll_timeout() {
+            self.sources.shares.timers.push(Reverse((until, mail.scope.clone())));
+        }
+        if over > 0 {
+            self.end_connections_of(&mail.scope, over, turn);
+        }
+        self.sources.shares.list(&mail.scope);
+        self.wake_members(&site);
+        true
+    }
+
+    /// So many connections of a source end: other shards wait for their places.
+    fn end_connections_of(&mut self, scope: &Scope, over: usize, turn: &mut Turn<'_>) {
+        let of_it = |conn: &ConnId| self.connections.get(*conn).is_some_and(|c| c.source_scope.as_ref() == Some(scope));
+        let mut all: Vec<ConnId> = self.connections.ids().filter(of_it).collect();
+        let ends = |conn: &ConnId| self.connections.get(*conn).is_some_and(|c| c.retires || c.leaves);
+        let ending = all.iter().filter(|conn| ends(conn)).count();
+        all.retain(|conn| !ends(conn));
+        // Those that carry nothing first.
+        all.sort_by_key(|conn| self.connections.get(*conn).is_some_and(|c| c.ready && !c.is_idle()));
+        for conn in all.into_iter().take(over.saturating_sub(ending)) {
+            let Some(connection) = self.connections.get_mut(conn) else { continue };
+            connection.retires = true;
+            // Where turns are short and hosts slow, nobody would come to a message otherwise.
+            let (destination, begun, idles) = (connection.destination, connection.begun, connection.is_idle());
+            if begun == 0 && self.waiting(destination) == 0 {
+                self.forget(conn, turn);
+            } else if begun > 0 && idles {
+                self.quit(conn, turn);
+            }
+        }
+    }
+
+    /// Batches that are over, and what the shares have to say.
+    pub(super) fn source_shares_turn(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        while let Some(Reverse((at, _))) = self.sources.shares.timers.peek()
+            && *at <= now
+        {
+            let Some(Reverse((_, scope))) = self.sources.shares.timers.pop() else { break };
+            let Some(held) = self.sources.shares.all.get(&scope) else { continue };
+            let site: Scope = (&*held.site.name).into();
+            self.sources.shares.list(&scope);
+            self.warmup_turn(&scope, turn);
+            self.wake_members(&site);
+        }
+        for scope in std::mem::take(&mut self.sources.shares.news) {
+            let (pools, queue) = (&self.pools, &self.queue);
+            let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
+            held.listed = false;
+            let before = held.wants.len();
+            // As long as the destination is there: an answer that has come is not to be asked for again.
+            held.wants.retain(|want| pools.contains_key(&want.destination) || queue.peek_len(want.destination) > 0);
+            if held.wants.len() < before {
+                held.sum_up();
+            }
+            if let Some(mail) = held.share.poll_send(self.me, now) {
+                let owner = lease::owner(&scope, self.shards);
+                turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail)));
+            }
+            if held.wants.is_empty() && held.share.is_idle() && held.warming.is_idle() {
+                self.sources.shares.all.remove(&scope);
+            }
+        }
+    }
+
+    /// A destination of a site is not used any more.
+    pub(in crate::deliver) fn sources_left(&mut self, site: &Scope, pool: u16) {
+        let config = std::sync::Arc::clone(&self.config);
+        let Some(pool) = config.sources.pools.get(usize::from(pool)) else { return };
+        for source in &pool.sources {
+            let address = config.sources.list[usize::from(*source)].address;
+            self.sources.shares.list(&name(address, site));
+        }
+    }
+
+    /// New rules.
+    pub(in crate::deliver) fn new_source_limits(&mut self) {
+        let scopes: Vec<Scope> = self.sources.shares.all.keys().cloned().collect();
+        for scope in scopes {
+            if let Some(held) = self.sources.shares.all.get_mut(&scope) {
+                held.share.set_limits(limits_of(&self.tables.shaping, &held.site));
+            }
+            self.sources.shares.list(&scope);
+        }
+    }
+}
