@@ -241,10 +241,6 @@ pub const SPOOL_COMMIT_BYTES: u32 = 1 << 20;
 pub const SPOOL_COMMITS_QUEUED: usize = 8;
 /// Idle commit buffers kept by a shard: the one in flight, the one that fills, and some that sessions still send from.
 pub const SPOOL_BUFFERS_KEPT: usize = 12;
-/// Whether `bytes_in_flight`, and `connections` of tenants and campaigns, are kept to. Not yet: where connections are few, mail
-/// that waits for them takes connections from other mail without end; and with both in one scope over several shards neither
-/// goes on. Unit tests hold on to what there is of it.
-pub const MAIL_IN_FLIGHT_COUNTS: bool = cfg!(test);
 /// Commit buffers that deliveries keep whole, per shard; of later commits they keep a copy no larger than what was written:
 /// where mail waits, a few records a commit would keep a MiB each.
 pub const SPOOL_BUFFERS_SHARED: usize = 64;
@@ -329,6 +325,9 @@ pub const SCOPE_LEAD: u32 = 1000;
 /// Flows of one destination whose scopes are remembered, and flows that were let go in a scope and keep a place in front: beyond, they
 /// are found anew, or wait for a turn as all others.
 pub const SCOPE_FLOWS: usize = 4096;
+/// Room for a message in what is counted is kept for it so long while it has a connection opened or waits for other limits: as
+/// long as most hosts take to greet. Then it is for others.
+pub const SCOPE_KEPT: Duration = Duration::from_secs(3);
 /// Flows set aside by one look at a destination; then others have their turn.
 pub const SCOPE_TRIES: usize = 256;
 /// Flows that a scope with room looks at, to find one with a connection behind others that have none yet.

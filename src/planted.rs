@@ -92,6 +92,12 @@ mod switches {
         WarmupUncounted,
         /// a message begins without a permit of its tenant, or campaign
         TenantPermitNotAsked,
+        /// octets of messages that were answered count as if they were in flight
+        OctetsNotGivenBack,
+        /// octets in flight are not limited
+        OctetsUncounted,
+        /// transactions of a tenant, or campaign, are not limited
+        TransactionsUncounted,
         /// what others wait for is not given up
         RecallIgnored,
         /// a job put off is not tried again

@@ -260,6 +260,11 @@ impl Connection {
         self.retires && self.begun > 0
     }
 
+    /// Whether it may wait for its first message to be allowed: it would only be opened again.
+    pub(super) fn awaits_room(&self) -> bool {
+        self.bounds.throttled && self.begun == 0
+    }
+
     /// A message with a rate counts when it is begun, and here RSET and its reply would come first.
     fn hesitates(&self, client: &Client) -> bool {
         self.bounds.paced && !self.peer.pipelining && client.needs_reset()
@@ -477,9 +482,7 @@ impl Connection {
         match (&self.client, self.idle_since) {
             (None, _) => Some(self.began + connect_timeout),
             (Some(_), Some(since)) => {
-                // One that waits for its first message to be allowed would only be opened again.
-                let awaits_rate = self.bounds.paced && self.begun == 0;
-                let idle = if awaits_rate { idle_timeout.max(limits::PACED_IDLE) } else { idle_timeout };
+                let idle = if self.awaits_room() { idle_timeout.max(limits::PACED_IDLE) } else { idle_timeout };
                 Some(since + idle * if planted!(IdleTooLong) { 20 } else { 1 })
             }
             (Some(client), None) => client.poll_timeout(),

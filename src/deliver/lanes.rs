@@ -103,6 +103,8 @@ pub(super) struct Bounds {
     pub(super) recipients: u32,
     /// Messages have a rate.
     pub(super) paced: bool,
+    /// Messages may have to wait for a limit while it stands.
+    pub(super) throttled: bool,
 }
 
 impl Bounds {
@@ -112,6 +114,7 @@ impl Bounds {
             messages: limits.messages_per_connection.map_or(self.messages, |most| most.min(self.messages)),
             recipients: limits.recipients.map_or(self.recipients, |most| most.min(self.recipients)),
             paced: self.paced,
+            throttled: self.throttled,
         }
     }
 }
@@ -224,6 +227,7 @@ impl Deliverer {
             messages: limits.messages_per_connection.map_or(messages, |most| most.min(messages)),
             recipients: limits.recipients.unwrap_or(u32::MAX),
             paced: limits.message_rate.is_some() || by_source,
+            throttled: limits.message_rate.is_some() || by_source || self.scopes.is_active(),
         }
     }
 

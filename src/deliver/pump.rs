@@ -334,7 +334,7 @@ impl Deliverer {
     /// Frees a connection if the shard has as many as it may; false if none can be had now.
     fn make_room(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         while self.connections.len() >= self.max_connections {
-            let Some(conn) = self.spare_connection() else {
+            let Some(conn) = self.spare_connection(turn.now.mono) else {
                 let pool = self.pools.make(destination);
                 if !std::mem::replace(&mut pool.starved, true) && !planted!(StarvedForgotten) {
                     self.starved.push_back(destination);
@@ -348,14 +348,16 @@ impl Deliverer {
 
     /// The connection that has idled longest, but none whose destination awaits a record from the spool, or has just got
     /// one: it is about to be used. Destinations that took such connections from each other went round as fast as receivers answered, for as long as
-    /// the disk kept all of them waiting.
-    fn spare_connection(&mut self) -> Option<ConnId> {
+    /// the disk kept all of them waiting; and as fast as hosts greeted, where mail waits for a limit of its own.
+    fn spare_connection(&mut self, now: Moment) -> Option<ConnId> {
         let mut awaited = 0;
         while awaited < limits::SPARE_LOOKED_AT {
             let conn = self.idle.pop_front()?;
             let Some(connection) = self.connections.get_mut(conn) else { continue };
-            if connection.idle_since.is_some()
-                && self.pools.get(&connection.destination).is_some_and(|p| p.fetching > 0 || !p.loaded.is_empty())
+            let is_new = |since| now.since(since) < limits::PACED_IDLE && connection.awaits_room();
+            let awaits = |p: &Pool| p.fetching > 0 || !p.loaded.is_empty();
+            if connection.idle_since.is_some_and(is_new)
+                || connection.idle_since.is_some() && self.pools.get(&connection.destination).is_some_and(awaits)
             {
                 awaited += 1;
                 self.idle.push_back(conn);

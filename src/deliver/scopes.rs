@@ -2,20 +2,37 @@
 //! tenant, of its tenant at the site, of its campaign. Each is a scope with a ledger, as a site is; here are this shard's
 //! shares, and who waits for them. Lives on its shard.
 //!
-//! A message begins only when each of its scopes has room, and takes from all or from none. So nothing is held while something
-//! else is awaited: a flow waits in one scope, the one that lacked when it was tried last, and what it could have had of the
-//! others is for whoever can use it. What was leased and not used is given back (`lease`), and had again at once where
-//! nobody else wants it: what is waited for is always the scope that binds.
+//! # The protocol
 //!
-//! A flow without room is set aside in the queue, keeps nothing else of its destination waiting, and costs nothing until it is
-//! let go, by its turn: each scope has one line for all destinations. Those that have a connection are let go as there is
-//! room. Those that have none are let go ahead of that, as many as the limit lets begin in [`limits::LEASE_LEAD`]: then they have one
-//! in time, and stand in front.
+//! A message begins only when each of its scopes has room, and takes from all or from none. A flow without room is set aside in
+//! the queue, keeps nothing else of its destination waiting, and costs nothing: it stands in the line of one scope, the first
+//! that lacked, until that has room and lets it go, by its turn: each scope has one line for all destinations.
+//!
+//! *Rates* are permits. Flows that have a connection are let go as there are permits. Those that have none are let go ahead of
+//! that, as many as the rate lets begin in [`limits::LEASE_LEAD`]: then they have one in time, and stand in front.
+//!
+//! *What is counted* (transactions, octets) is had first and a connection behind that. Whoever is let go has room for one message
+//! kept for it, which counts as if the message had begun, until it begins or [`limits::SCOPE_KEPT`] is over. No connection is
+//! opened for mail without room, and one at a time for each destination: so no connection is opened, and none taken from others, but for a
+//! message that can go.
+//!
+//! # Why it goes on
+//!
+//! Within a scope its ledger has one turn for all that is counted: the first shard gets all that its next message needs, and
+//! keeps the turn until it has. Over scopes there is an order, the same on all shards: site, tenant, tenant at the site,
+//! campaign. A flow that waits in one keeps what it was let go for in those before and nothing in those behind. So of all that keep
+//! something the one that waits in the last scope waits for messages in flight alone; and nobody keeps anything for longer
+//! than [`limits::SCOPE_KEPT`], so mail of a scope that has room never waits for long for mail of one that has none. Who was let go in
+//! vain for want of another scope's room stands in front when it comes back; who did not use what it was given in time, at the end.
+//!
+//! What was leased and is neither kept nor waited for is given back at once (`lease`).
 
 mod held;
+#[cfg(test)]
+mod tests;
 
 use super::Deliverer;
-use crate::lease::{self, Counted, Paced, ToLane};
+use crate::lease::{self, ToLane};
 use crate::limits;
 use crate::queue::{CampaignId, DestinationId, FlowId, JobKey, TenantId};
 use crate::rt::ConnId;
@@ -25,7 +42,7 @@ use crate::shard::event::{Notice, NoticeKind};
 use crate::shard::mailbox::{FlowNames, Mail};
 use crate::time::Moment;
 pub(super) use held::{Bound, Counts, Scopes};
-use held::{Held, Limited, Place, SCOPES, ScopeId, Waiter, Whose};
+use held::{Held, Limited, Place, SCOPES, ScopeId, Whose};
 use std::cmp::Reverse;
 use std::rc::Rc;
 
@@ -114,7 +131,8 @@ impl Deliverer {
         let waits = self.queue.is_aside(destination, flow);
         if self.queue.put_aside(key) && !waits {
             let could = self.usable_connections(destination).min(self.queue.flow_len(destination, flow));
-            self.scopes.wait(lacks, place, u32::try_from(could).unwrap_or(u32::MAX), size, now);
+            let could = u32::try_from(could).unwrap_or(u32::MAX);
+            self.scopes.wait(&limited, lacks, place, (could, size), now);
         }
         false
     }
@@ -141,24 +159,16 @@ impl Deliverer {
             }
             let place = (destination, flow);
             let Some(limited) = self.limited(place, now) else { return true };
-            let mut lacks = None;
-            for id in limited.scopes.into_iter().flatten() {
-                let Some(held) = self.scopes.get_mut(id) else { continue };
-                if held.admitted.contains_key(&place) {
-                    continue;
-                }
-                if held.is_waited_for() || held.may_go_ahead(now).is_err() {
-                    lacks = Some(id);
-                    break;
-                }
-                held.admitted.insert(place, ());
+            // One at a time: those that come to no message would idle in vain.
+            if self.scopes.counts(&limited) && self.has_fresh_connection(destination) {
+                return false;
             }
-            let Some(lacks) = lacks else { return true };
+            let Some(lacks) = self.scopes.prepare(&limited, place, size, now) else { return true };
             if !self.queue.set_flow_aside(destination, flow) {
                 // All it has is mail with a priority, which is looked at when there is a connection.
                 return true;
             }
-            self.scopes.wait(lacks, place, 0, size, now);
+            self.scopes.wait(&limited, lacks, place, (0, size), now);
         }
         self.wake(destination);
         false
@@ -217,6 +227,13 @@ impl Deliverer {
         idle.max(any)
     }
 
+    /// Whether one of its connections has not carried anything yet.
+    fn has_fresh_connection(&self, destination: DestinationId) -> bool {
+        let Some(pool) = self.pools.get(&destination) else { return false };
+        let is_fresh = |conn: &ConnId| self.connections.get(*conn).is_some_and(|c| c.begun == 0 && !c.retires);
+        pool.connections.iter().any(is_fresh)
+    }
+
     /// Mail of a ledger that is no site's. False: there is no such scope here.
     pub(super) fn scope_mail(&mut self, mail: &ToLane, now: Moment) -> bool {
         let Some(id) = self.scopes.by_name.get(&mail.scope).copied() else { return false };
@@ -233,59 +250,15 @@ impl Deliverer {
 
     /// Lets those go that there is room for, or soon will be.
     fn serve(&mut self, id: ScopeId, now: Moment) {
-        let Some(held) = self.scopes.get_mut(id).filter(|held| held.is_waited_for()) else { return };
-        // What is left of it, and not given to others yet.
-        let share = &held.share;
-        let (until, given, given_octets) = held.given;
-        let (given, given_octets) = if now < until { (given, given_octets) } else { (0, 0) };
-        let mut room = [
-            share.limits().message_rate.map(|_| share.permits_left(Paced::Message, now)),
-            share.room(Counted::Connection),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(u32::MAX)
-        .saturating_sub(given);
-        let mut octets = share.room(Counted::Octets).unwrap_or(u32::MAX).saturating_sub(given_octets);
-        let mut let_go = [given, given_octets];
-        while let Some(held) = self.scopes.get_mut(id) {
-            let goes = match held.next_ahead(now) {
-                Ok(waiter) => waiter,
-                Err(again) => {
-                    let Some(waiter) = held.next_with(room, octets) else {
-                        self.scopes.timers.extend(again.map(|again| Reverse((again, id))));
-                        break;
-                    };
-                    waiter
-                }
-            };
-            let Waiter { place, octets: needs, .. } = goes;
-            if !self.queue.let_go(place.0, place.1) {
-                continue;
-            }
-            let connections = self.usable_connections(place.0);
-            let begins = u32::try_from(connections).unwrap_or(u32::MAX).min(room);
-            let takes = needs.saturating_mul(begins).min(octets);
-            (room, octets) = (room - begins, octets - takes);
-            let_go = [let_go[0].saturating_add(begins), let_go[1].saturating_add(takes)];
-            if let Some(held) = self.scopes.get_mut(id) {
-                held.admitted.insert(place, ());
-            }
+        if !self.scopes.get(id).is_some_and(Held::has_to_serve) {
+            return;
         }
-        if let_go != [given, given_octets] {
-            let until = now + limits::LEASE_TERM;
-            if let Some(held) = self.scopes.get_mut(id) {
-                held.given = (until, let_go[0], let_go[1]);
-            }
-            self.scopes.timers.push(Reverse((until, id)));
-        }
-        let Some(held) = self.scopes.get_mut(id) else { return };
-        if held.admitted.len() > limits::SCOPE_FLOWS {
-            // Whoever was let go long ago and has not come gets no place in front.
-            held.admitted.clear();
-        }
-        self.scopes.list(id);
+        let mut scopes = std::mem::take(&mut self.scopes);
+        scopes.serve(id, now, |(destination, flow)| {
+            let there = self.queue.let_go(destination, flow);
+            there.then(|| u32::try_from(self.usable_connections(destination)).unwrap_or(u32::MAX))
+        });
+        self.scopes = scopes;
     }
 
     /// Scopes that are due, and what they have to say.

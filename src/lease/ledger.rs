@@ -31,7 +31,8 @@ struct Ledger {
     limits: Limits,
     measures: Measures,
     lanes: Vec<Lane>,
-    turns: [Turn; 2],
+    /// Of all that is counted together: of two lanes that each had a part of what a message needs, neither would go on.
+    turn: Turn,
     paces: [Pacing; 2],
     /// Who gets the next permit.
     next: [usize; 2],
@@ -136,7 +137,7 @@ impl Ledger {
             limits,
             measures: Measures::default(),
             lanes: vec![Lane::default(); usize::from(shards)],
-            turns: [Turn { first: 0, ends: None, used: false, ends_at_last: Moment(0) }; 2],
+            turn: Turn { first: 0, ends: None, used: false, ends_at_last: Moment(0) },
             paces: [Pacing::default(), Pacing::default()],
             next: [0; 2],
             timer: None,
@@ -184,24 +185,44 @@ impl Ledger {
     }
 
     /// What each lane is to have, of what is counted: what it wants, or the same for each that wants more than that. Where that
-    /// is too little for each to begin something, those from the first on get what they need for that.
-    fn targets(&self, what: Counted) -> Vec<u32> {
-        let (lanes, first) = (self.lanes.len(), self.turns[what as usize].first);
-        let of = |at: usize| &self.lanes[at].has[what as usize];
-        let mut targets: Vec<u32> = vec![0; lanes];
-        let mut left = self.limit(what);
-        for at in (0..lanes).map(|by| (first + by) % lanes) {
-            targets[at] = of(at).least.min(of(at).wanted).min(left);
-            left -= targets[at];
+    /// is too little for each to begin something, those from the first on get what they need for that: of everything or
+    /// of nothing.
+    fn targets(&self) -> [Vec<u32>; 2] {
+        let lanes = self.lanes.len();
+        let mut left = COUNTED.map(|what| self.limit(what));
+        let mut targets = COUNTED.map(|_| vec![0; lanes]);
+        let mut served = Vec::with_capacity(lanes);
+        for at in (0..lanes).map(|by| (self.turn.first + by) % lanes) {
+            let needs = COUNTED.map(|what| self.needs(at, what));
+            if needs.iter().zip(&left).all(|(needs, left)| needs <= left) {
+                for k in COUNTED.map(|what| what as usize) {
+                    targets[k][at] = needs[k];
+                    left[k] -= needs[k];
+                }
+                served.push(at);
+            }
         }
+        for what in COUNTED {
+            self.share_rest(what, &served, left[what as usize], &mut targets[what as usize]);
+        }
+        targets
+    }
+
+    /// What a lane needs to begin something.
+    fn needs(&self, at: usize, what: Counted) -> u32 {
+        let has = &self.lanes[at].has[what as usize];
+        has.least.min(has.wanted).min(self.limit(what))
+    }
+
+    /// Shares what is left behind that evenly, in parts that something can be begun with: of octets a message's.
+    fn share_rest(&self, what: Counted, lanes: &[usize], mut left: u32, targets: &mut [u32]) {
+        let of = |at: usize| &self.lanes[at].has[what as usize];
         loop {
-            let open: Vec<usize> =
-                (0..lanes).map(|by| (first + by) % lanes).filter(|&at| targets[at] < of(at).wanted).collect();
-            // Parts that something can be begun with: of octets a message's.
+            let open: Vec<usize> = lanes.iter().copied().filter(|&at| targets[at] < of(at).wanted).collect();
             let step = |at: usize, target: u32| of(at).least.max(1).min(of(at).wanted - target);
             let all: u64 = open.iter().map(|&at| u64::from(step(at, targets[at]))).sum();
             if open.is_empty() || left == 0 {
-                return targets;
+                return;
             }
             let rounds = u32::try_from(u64::from(left) / all).unwrap_or(u32::MAX);
             for &at in &open {
@@ -214,49 +235,62 @@ impl Ledger {
                 }
             }
             if rounds == 0 {
-                return targets;
+                return;
             }
         }
     }
 
-    /// Moves on who comes first, where what is counted is too little for all.
-    fn take_turns(&mut self, what: Counted, now: Moment) {
-        let k = what as usize;
-        let wanting = self.lanes.iter().map(|lane| &lane.has[k]).filter(|has| has.wanted > 0);
+    /// Whether there is too little for all, of what is counted.
+    fn is_scarce(&self, what: Counted) -> bool {
+        let wanting = self.lanes.iter().map(|lane| &lane.has[what as usize]).filter(|has| has.wanted > 0);
         // What messages need changes with each: of octets there may be enough now and too little in a moment.
         let needs = |has: &Holding| if what == Counted::Octets { has.wanted } else { has.least };
         let needed: u64 = wanting.clone().map(|has| u64::from(needs(has))).sum();
-        if needed <= u64::from(self.limit(what)) || wanting.count() < 2 || self.measures.rests().is_some() {
-            self.turns[k].ends = None;
+        needed > u64::from(self.limit(what)) && wanting.count() > 1
+    }
+
+    /// Whether a lane has what it needs to begin something, but for permits.
+    fn has_its_own(&self, at: usize) -> bool {
+        COUNTED.iter().all(|what| self.lanes[at].has[*what as usize].granted >= self.needs(at, *what))
+    }
+
+    /// Moves on who comes first, where what is counted is too little for all.
+    fn take_turns(&mut self, now: Moment) {
+        if !COUNTED.iter().any(|what| self.is_scarce(*what)) || self.measures.rests().is_some() {
+            self.turn.ends = None;
             return;
         }
         let lanes = self.lanes.len();
-        let first = &self.lanes[self.turns[k].first].has[k];
-        // One whose message needs more than others give back in a turn gets it in the end.
-        let has_its_own = what == Counted::Octets && first.granted >= first.least;
-        let paced = what == Counted::Octets || self.rate(Paced::Message).is_some();
-        let turn = &mut self.turns[k];
-        turn.used |= has_its_own;
+        let has_its_own = self.has_its_own(self.turn.first);
+        let paced = self.rate(Paced::Message).is_some();
+        let counts_octets = self.limits.bytes_in_flight.is_some();
+        let turn = &mut self.turn;
+        // Where messages are rarer than turns, one that opens a connection gets to use it; and one whose message needs
+        // more than others give back in a turn gets it in the end.
+        let is_over =
+            if counts_octets && !has_its_own { false } else { turn.used || !paced || turn.ends_at_last <= now };
         let ends = *turn.ends.get_or_insert(now + limits::LEASE_TURN);
-        // Where messages are rarer than turns, one that opens a connection gets to use it.
-        let used = turn.used || !paced || turn.ends_at_last <= now;
         if ends <= now {
             turn.ends = Some(now + limits::LEASE_TURN);
         }
-        if ends <= now && used {
+        if ends <= now && is_over {
             turn.used = false;
             turn.ends_at_last = now + limits::LEASE_TURN_MAX;
-            let wants = |at: &usize| self.lanes[*at].has[k].wanted > 0;
+            let wants = |at: &usize| self.lanes[*at].has.iter().any(|has| has.wanted > 0);
             turn.first = (1..=lanes).map(|by| (turn.first + by) % lanes).find(wants).unwrap_or(0);
         }
     }
 
     /// Gives what is counted to those that should have more, and recalls it from those that others wait for.
-    fn share_counted(&mut self, what: Counted, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
-        let k = what as usize;
-        self.take_turns(what, now);
-        let limit = self.limit(what);
-        let targets = self.targets(what);
+    fn share_counted(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        self.take_turns(now);
+        for (what, targets) in COUNTED.into_iter().zip(self.targets()) {
+            self.hand_out(what, targets, scope, out);
+        }
+    }
+
+    fn hand_out(&mut self, what: Counted, targets: Vec<u32>, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        let (k, limit) = (what as usize, self.limit(what));
         let granted: u64 = self.lanes.iter().map(|lane| u64::from(lane.has[k].granted)).sum();
         let mut free = u64::from(limit).saturating_sub(granted);
         let mut waits = granted > u64::from(limit);
@@ -292,8 +326,7 @@ impl Ledger {
             let Some(rate) = self.rate(kind) else { continue };
             loop {
                 let next = self.next[k];
-                let waiting =
-                    || (0..lanes).map(|by| (next + by) % lanes).filter(|&at| self.lanes[at].permits_wanted[k] > 0);
+                let waiting = || (0..lanes).map(|by| (next + by) % lanes).filter(|&at| self.awaits(at, kind));
                 let Some(at) = waiting().next() else { break };
                 // Of what there is now each gets a part.
                 let part = rate.burst().div_ceil(u32::try_from(waiting().count()).unwrap_or(u32::MAX));
@@ -309,14 +342,18 @@ impl Ledger {
         }
     }
 
+    /// Whether a lane is to have a permit: it wants one, and has what else it needs to use it.
+    fn awaits(&self, at: usize, kind: Paced) -> bool {
+        self.lanes[at].permits_wanted[kind as usize] > 0 && (kind == Paced::Start || self.has_its_own(at))
+    }
+
     /// When it is to be looked at next.
     fn due(&self) -> Option<Moment> {
         let permits = KINDS.into_iter().filter_map(|kind| {
-            let waits = self.lanes.iter().any(|lane| lane.permits_wanted[kind as usize] > 0);
-            let waits = waits && self.measures.rests().is_none();
+            let waits = (0..self.lanes.len()).any(|at| self.awaits(at, kind)) && self.measures.rests().is_none();
             self.rate(kind).filter(|_| waits).map(|rate| self.paces[kind as usize].next(rate))
         });
-        permits.chain(self.turns.iter().filter_map(|turn| turn.ends)).chain(self.measures.next()).min()
+        permits.chain(self.turn.ends).chain(self.measures.next()).min()
     }
 
     /// Whether nothing of it must be remembered.
@@ -394,7 +431,7 @@ impl Ledgers {
         for kind in KINDS {
             if let Some(used) = used[kind as usize] {
                 let rate = ledger.rate(kind);
-                ledger.turns[Counted::Connection as usize].used |= kind == Paced::Message && used.count > 0;
+                ledger.turn.used |= kind == Paced::Message && used.count > 0;
                 ledger.paces[kind as usize].settle(lane, used, rate);
             }
         }
@@ -456,9 +493,7 @@ impl Ledgers {
             self.changes.extend(changes.into_iter().map(|change| (scope.clone(), change)));
             ledger.renew(now, scope, &mut self.out);
         }
-        for what in COUNTED {
-            ledger.share_counted(what, now, scope, &mut self.out);
-        }
+        ledger.share_counted(now, scope, &mut self.out);
         ledger.share_permits(now, scope, &mut self.out);
         let mut due = ledger.due();
         if due.is_none() && ledger.is_idle(now) {

@@ -124,7 +124,11 @@ impl Share {
 
     /// Whether so many units of what is counted may be begun now.
     pub fn bears(&self, what: Counted, units: u32) -> bool {
-        self.limits.counted(what).is_none() || self.units(what).room() >= units
+        let uncounted = match what {
+            Counted::Connection => planted!(TransactionsUncounted),
+            Counted::Octets => planted!(OctetsUncounted),
+        };
+        uncounted || self.limits.counted(what).is_none() || self.units(what).room() >= units
     }
 
     /// What has to go, since others wait for it.

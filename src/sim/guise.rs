@@ -279,16 +279,26 @@ pub fn shaping(scenario: &Scenario) -> Arc<Shaping> {
         }
     }
     text += &scenario.sources.as_ref().map(Plan::rules).unwrap_or_default();
-    let [campaigns, tenants, sites] = scenario.flows;
+    let [campaigns, tenants, sites, at] = scenario.flows;
     if let Some(octets) = sites.bytes_in_flight {
         text += &format!("bytes_in_flight = {octets}\n");
     }
-    for (what, limits) in [("campaign", campaigns), ("tenant", tenants)].iter().filter(|(_, l)| *l != Limits::default())
-    {
-        text += &format!("[[{what}]]\nname = \"*\"\n");
-        text += &limits.connections.map_or(String::new(), |n| format!("connections = {n}\n"));
-        text += &limits.message_rate.map_or(String::new(), |rate| format!("message_rate = \"{rate}\"\n"));
-        text += &limits.bytes_in_flight.map_or(String::new(), |octets| format!("bytes_in_flight = {octets}\n"));
+    let keys = |limits: &Limits| {
+        let rate = limits.message_rate.map(|rate| format!("message_rate = \"{rate}\""));
+        let octets = limits.bytes_in_flight.map(|octets| format!("bytes_in_flight = {octets}"));
+        [limits.connections.map(|n| format!("connections = {n}")), rate, octets]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+    };
+    if campaigns != Limits::default() {
+        text += &format!("[[campaign]]\nname = \"*\"\n{}\n", keys(&campaigns).join("\n"));
+    }
+    if tenants != Limits::default() || at != Limits::default() {
+        text += &format!("[[tenant]]\nname = \"*\"\n{}\n", keys(&tenants).join("\n"));
+    }
+    if at != Limits::default() {
+        text += &format!("at = {{ both = {{ {} }} }}\n", keys(&at).join(", "));
     }
     if scenario.provider {
         text += "[[provider]]\nname = \"both\"\nmx = [\"*.d0.test\", \"*.d1.test\"]\n";

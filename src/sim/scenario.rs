@@ -196,8 +196,8 @@ pub struct Scenario {
     pub lane_rate: u32,
     /// Rates of messages and connections to each site.
     pub rates: [Option<Rate>; 2],
-    /// What each campaign may, each tenant, and each site beside its rates.
-    pub flows: [Limits; 3],
+    /// What each campaign may, each tenant, each site beside its rates, and each tenant at the provider.
+    pub flows: [Limits; 4],
     /// Receivers count connections and messages themselves, and refuse what is too much; and in some worlds they take half as many
     /// messages as the relay was told.
     pub enforced: Option<bool>,
@@ -305,7 +305,7 @@ impl Scenario {
             provider: false,
             lane_rate: 1_000_000,
             rates: [None; 2],
-            flows: [Limits::default(); 3],
+            flows: [Limits::default(); 4],
             enforced: None,
             local: None,
             route: None,
@@ -400,12 +400,21 @@ impl Scenario {
         if !rng.one_in(4) {
             return;
         }
-        let rates = ["1/s", "10/s burst 5", "5/s", "50/s burst 10"];
-        self.flows[0] = Limits {
-            message_rate: if rng.one_in(2) { None } else { rng.pick(&rates).parse().ok() },
-            // Octets in flight and transactions: when `limits::MAIL_IN_FLIGHT_COUNTS`.
+        let mut draw = |rates: &[&str]| Limits {
+            message_rate: if rng.one_in(2) { None } else { rng.pick(rates).parse().ok() },
+            connections: if rng.one_in(2) { None } else { Some(rng.within(1..4) as u32) },
+            bytes_in_flight: if rng.one_in(2) { None } else { Some(*rng.pick(&[1024, 4096, 20_000, 100_000])) },
             ..Limits::default()
         };
+        self.flows =
+            [&["1/s", "10/s burst 5", "5/s", "50/s burst 10"][..], &["10/s"], &["10/s"], &["10/s"]].map(&mut draw);
+        for limits in &mut self.flows[1..] {
+            limits.message_rate = None;
+        }
+        self.flows[2].connections = None;
+        if !self.provider {
+            self.flows[3] = Limits::default();
+        }
         for (_, deed) in &mut self.deeds {
             let Deed::Submit { letters, .. } = deed else { continue };
             for letter in letters {

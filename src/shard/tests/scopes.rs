@@ -229,10 +229,16 @@ fn a_thousand_throttled_messages_at_rest_cost_nothing() {
 }
 
 #[test]
-fn a_planted_bug_of_permits_shows() {
-    let _guard = plant(Bug::TenantPermitNotAsked);
+fn planted_bugs_of_permits_and_of_octets_show() {
+    let guard = plant(Bug::TenantPermitNotAsked);
     let mut world = limited(5700, 2, "[[tenant]]\nname = \"acme\"\nmessage_rate = \"1/s\"\n");
     (0..10).for_each(|n| post(&mut world, n % 2, ("acme", ""), &format!("x{n}@d{n}.test"), 200));
     world.run(secs(5));
     assert!(begun(&world, "acme").len() > 6);
+    drop(guard);
+    let _guard = plant(Bug::OctetsNotGivenBack);
+    let mut world = limited(5701, 2, "[[tenant]]\nname = \"acme\"\nbytes_in_flight = \"2KiB\"\n");
+    (0..10).for_each(|n| post(&mut world, n % 2, ("acme", ""), &format!("x{n}@d{n}.test"), 900));
+    world.run(secs(60));
+    assert!(begun(&world, "acme").len() < 10);
 }

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Oracle<'_> {
     /// To be called at the end.
     pub(super) fn check_flows(&mut self, world: &World) {
-        let [campaigns, tenants, sites] = self.scenario.flows;
+        let [campaigns, tenants, sites, at_provider] = self.scenario.flows;
         self.check_campaign_rate(world, &campaigns);
         let mut tenant_of: BTreeMap<u32, Login> = BTreeMap::new();
         for sent in world.clients().flat_map(|client| &client.sent) {
@@ -29,6 +29,8 @@ impl Oracle<'_> {
         type Span = (Moment, Moment, u64);
         let mut of: BTreeMap<(&'static str, String), Vec<Span>> = BTreeMap::new();
         let mut known = BTreeSet::new();
+        // Its hosts are counted together, as the last.
+        let provider = self.scenario.provider.then(|| self.scenario.destinations.len() + 2);
         for (ip, hop) in world.hops() {
             let group = world.sim.core.group_of(ip);
             for received in &hop.received {
@@ -46,6 +48,9 @@ impl Oracle<'_> {
                 }
                 if let Some(login) = received.mark.and_then(|mark| tenant_of.get(&mark)) {
                     of.entry(("tenant", format!("{login:?}"))).or_default().push(span);
+                    if group.is_some() && group == provider {
+                        of.entry(("tenant at the provider", format!("{login:?}"))).or_default().push(span);
+                    }
                 }
                 if let Some(group) = group.filter(|group| self.scenario.local != Some(*group)) {
                     of.entry(("site", group.to_string())).or_default().push(span);
@@ -58,6 +63,7 @@ impl Oracle<'_> {
                 "campaign" => campaigns,
                 "tenant" => tenants,
                 _ if is_no_site => Limits::default(),
+                "tenant at the provider" => at_provider,
                 _ => sites,
             };
             if let Some(text) = too_much(&limits, &spans) {

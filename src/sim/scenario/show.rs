@@ -45,7 +45,7 @@ impl fmt::Display for Scenario {
                 writeln!(f, "  {what} to a site: {rate}")?;
             }
         }
-        for (what, limits) in ["campaign", "tenant", "site"].iter().zip(self.flows) {
+        for (what, limits) in ["campaign", "tenant", "site", "tenant at the provider"].iter().zip(self.flows) {
             if limits != crate::shaping::Limits::default() {
                 writeln!(f, "  each {what}: {limits}")?;
             }
