@@ -283,7 +283,7 @@ fn rules(limits: &[(u32, u32, u32); SCOPES]) -> String {
     let [site, tenant, at, campaign] = limits.map(keys);
     let at: Vec<String> = at.into_iter().filter(|key| !key.is_empty()).collect();
     format!(
-        "{}\n[[provider]]\nname = \"big\"\ndomains = [\"d0.test\"]\n[[tenant]]\nname = \"*\"\n{}\nat = {{ big = {{ {} }} }}\n\
+        "[default]\n{}\n[[provider]]\nname = \"big\"\ndomains = [\"d0.test\"]\n[[tenant]]\nname = \"*\"\n{}\nat = {{ big = {{ {} }} }}\n\
          [[campaign]]\nname = \"*\"\n{}\n",
         site[1],
         tenant.join("\n"),

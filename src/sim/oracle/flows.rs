@@ -5,7 +5,7 @@
 //! when they heard of a message until they had all of it. That is later than it was begun and earlier than its answer was
 //! known to the relay, so what is too much there was too much.
 
-use super::Oracle;
+use super::{Oracle, is_known};
 use crate::rt::sim::Begun;
 use crate::shaping::{Limits, Pace};
 use crate::sim::guise::Login;
@@ -35,7 +35,7 @@ impl Oracle<'_> {
             let group = world.sim.core.group_of(ip);
             for received in &hop.received {
                 // What the relay did not hear of may have been over for it long before.
-                let is_told = received.told.is_some() && received.told_at >= received.at;
+                let is_told = is_known(world, received) && received.told_at >= received.at;
                 // To several mailboxes of one transaction by LMTP: once.
                 if !is_told || !known.insert((ip, received.link, received.mail_at)) {
                     continue;
