@@ -255,8 +255,9 @@ impl Deliverer {
         }
         let mut scopes = std::mem::take(&mut self.scopes);
         scopes.serve(id, now, |(destination, flow)| {
-            let there = self.queue.let_go(destination, flow);
-            there.then(|| u32::try_from(self.usable_connections(destination)).unwrap_or(u32::MAX))
+            // What cannot go for another reason comes again by itself.
+            let goes = self.queue.let_go(destination, flow) && !self.queue.is_suspended(destination);
+            goes.then(|| u32::try_from(self.usable_connections(destination)).unwrap_or(u32::MAX))
         });
         self.scopes = scopes;
     }
