@@ -256,7 +256,8 @@ impl Deliverer {
         let mut scopes = std::mem::take(&mut self.scopes);
         scopes.serve(id, now, |(destination, flow)| {
             // What cannot go for another reason comes again by itself.
-            let goes = self.queue.let_go(destination, flow) && !self.queue.is_suspended(destination);
+            let rests = self.queue.is_suspended(destination) || self.rests(destination, now);
+            let goes = self.queue.let_go(destination, flow) && !rests;
             goes.then(|| u32::try_from(self.usable_connections(destination)).unwrap_or(u32::MAX))
         });
         self.scopes = scopes;
