@@ -19,11 +19,12 @@
 //! # Why it goes on
 //!
 //! Within a scope its ledger has one turn for all that is counted: the first shard gets all that its next message needs, and
-//! keeps the turn until it has. Over scopes there is an order, the same on all shards: site, tenant, tenant at the site,
-//! campaign. A flow that waits in one keeps what it was let go for in those before and nothing in those behind. So of all that keep
-//! something the one that waits in the last scope waits for messages in flight alone; and nobody keeps anything for longer
-//! than [`limits::SCOPE_KEPT`], so mail of a scope that has room never waits for long for mail of one that has none. Who was let go in
-//! vain for want of another scope's room stands in front when it comes back; who did not use what it was given in time, at the end.
+//! keeps the turn until it has. Over scopes there is an order, the same on all shards: a turn by the rates; then room in what is
+//! counted, of the site, the tenant, the tenant at the site, the campaign; permits last. A flow that waits for something keeps the room
+//! that it was let go for in what comes before and nothing behind. So of all that keep something the one that is farthest waits for
+//! messages in flight alone, or for a moment; and nobody keeps anything for longer than [`limits::SCOPE_KEPT`], so mail of a scope that has
+//! room never waits for long for mail of one that has none. Who was let go in vain for want of another scope's room
+//! stands in front when it comes back; who did not use what it was given in time, at the end.
 //!
 //! What was leased and is neither kept nor waited for is given back at once (`lease`).
 
@@ -208,7 +209,7 @@ impl Deliverer {
         self.queue.is_aside(place.0, flow).then_some(())?;
         let limited = self.limited(place, now)?;
         let lacks = self.scopes.lacks(&limited, place, size, now)?;
-        self.scopes.get(lacks).map(Held::told)
+        self.scopes.get(lacks.id).map(Held::told)
     }
 
     /// A message begins; what to [give back](Scopes::give_back) when it is over.

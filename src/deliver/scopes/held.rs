@@ -83,6 +83,22 @@ pub(super) struct Kept {
     pub(super) until: Moment,
 }
 
+/// What a flow waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lack {
+    pub(super) id: ScopeId,
+    pub(super) of: Lacking,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lacking {
+    /// To have a connection in time for its permit.
+    Turn,
+    /// Room in what is counted.
+    Room,
+    Permit,
+}
+
 /// A flow that waits.
 #[derive(Clone, Copy)]
 pub(super) struct Waiter {
@@ -179,9 +195,14 @@ impl Held {
         }
     }
 
-    /// Whether it could begin now.
-    pub(super) fn has_room(&self, place: &Place, octets: u32, now: Moment) -> bool {
-        (self.share.has_permit(Paced::Message, now) || planted!(TenantPermitNotAsked)) && self.bears(place, octets)
+    /// Whether it could begin now, by its rate.
+    pub(super) fn has_permit(&self, now: Moment) -> bool {
+        self.share.has_permit(Paced::Message, now) || planted!(TenantPermitNotAsked)
+    }
+
+    /// Whether others come before a flow.
+    fn is_for_others(&self, place: &Place) -> bool {
+        self.is_waited_for() && !self.admitted.contains_key(place)
     }
 
     pub(super) fn is_waited_for(&self) -> bool {
@@ -300,15 +321,15 @@ impl Held {
         Ok(())
     }
 
-    /// Whether a flow may have a connection opened for its next message, of so many octets.
-    pub(super) fn may_prepare(&mut self, place: &Place, octets: u32, now: Moment) -> bool {
-        if self.kept(place).is_some() {
-            return true;
+    /// Whether a flow may have a connection opened for its next message, by the rate: it has its place in front then.
+    fn may_prepare(&mut self, place: Place, now: Moment) -> bool {
+        if !self.admitted.contains_key(&place) {
+            if self.is_waited_for() || self.may_go_ahead(now).is_err() {
+                return false;
+            }
+            self.admitted.insert(place, None);
         }
-        let is_admitted = self.admitted.contains_key(place);
-        (is_admitted || !self.is_waited_for())
-            && self.bears(place, octets)
-            && (is_admitted || self.may_go_ahead(now).is_ok())
+        true
     }
 
     /// What waits for what, in words.
@@ -502,32 +523,37 @@ impl Scopes {
         self.list(id);
     }
 
-    /// The first scope without room for a message, by its octets.
-    pub(super) fn lacks(&self, limited: &Limited, place: Place, size: u32, now: Moment) -> Option<ScopeId> {
-        limited.scopes.iter().flatten().copied().find(|id| {
-            self.get(*id).is_some_and(|held| {
-                let others = held.is_waited_for() && !held.admitted.contains_key(&place);
-                others || !held.has_room(&place, lease::octets(size.into(), held.share.limits()), now)
-            })
-        })
+    /// The first scope without room for a message, by its octets: of those that count, or else of those with a rate.
+    pub(super) fn lacks(&self, limited: &Limited, place: Place, size: u32, now: Moment) -> Option<Lack> {
+        let all = || limited.scopes.iter().flatten().filter_map(|id| Some((*id, self.get(*id)?)));
+        let has_room = |held: &Held| held.bears(&place, lease::octets(size.into(), held.share.limits()));
+        let full = all().find(|(_, held)| held.counts() && (held.is_for_others(&place) || !has_room(held)));
+        let early = || all().find(|(_, held)| held.is_paced() && (held.is_for_others(&place) || !held.has_permit(now)));
+        match full {
+            Some((id, _)) => Some(Lack { id, of: Lacking::Room }),
+            None => early().map(|(id, _)| Lack { id, of: Lacking::Permit }),
+        }
     }
 
-    /// Whether a flow may have a connection opened for its next message: if all its scopes have room, which is kept for it; else the
-    /// one that lacks.
-    pub(super) fn prepare(&mut self, limited: &Limited, place: Place, size: u32, now: Moment) -> Option<ScopeId> {
+    /// Whether a flow may have a connection opened for its next message: if all rates will soon have room, and all else has it,
+    /// which is kept for it; else the one that lacks.
+    pub(super) fn prepare(&mut self, limited: &Limited, place: Place, size: u32, now: Moment) -> Option<Lack> {
+        for id in limited.scopes.into_iter().flatten() {
+            let Some(held) = self.get_mut(id).filter(|held| held.is_paced()) else { continue };
+            if !held.may_prepare(place, now) {
+                return Some(Lack { id, of: Lacking::Turn });
+            }
+        }
         let octets = |held: &Held| lease::octets(size.into(), held.share.limits());
         for id in limited.scopes.into_iter().flatten() {
-            let Some(held) = self.get_mut(id) else { continue };
-            if !held.may_prepare(&place, octets(held), now) {
-                return Some(id);
+            let Some(held) = self.get(id).filter(|held| held.counts()) else { continue };
+            if held.is_for_others(&place) || !held.bears(&place, octets(held)) {
+                return Some(Lack { id, of: Lacking::Room });
             }
         }
         for id in limited.scopes.into_iter().flatten() {
-            let Some(held) = self.get_mut(id) else { continue };
-            let octets = octets(held);
-            if held.bears(&place, octets) {
-                self.admit(id, place, octets, now);
-            }
+            let Some(held) = self.get(id) else { continue };
+            self.admit(id, place, octets(held), now);
         }
         None
     }
@@ -541,25 +567,24 @@ impl Scopes {
         }
     }
 
-    /// A flow waits from now on, in front of others if it was let go before. What is kept for it in the scopes behind that one
-    /// is for others meanwhile.
-    pub(super) fn wait(
-        &mut self,
-        limited: &Limited,
-        id: ScopeId,
-        place: Place,
-        (could, size): (u32, u32),
-        now: Moment,
-    ) {
-        let behind = limited.scopes.iter().flatten().skip_while(|at| **at != id);
-        for at in behind {
-            if self.get_mut(*at).is_some_and(|held| held.release(&place)) {
-                self.list(*at);
+    /// A flow waits from now on, in front of others if it was let go before. What it waits for behind other things is for
+    /// others meanwhile: room in the scopes behind one without room, all room while its turn has not come. For a permit it
+    /// waits last.
+    pub(super) fn wait(&mut self, limited: &Limited, lack: Lack, place: Place, (could, size): (u32, u32), now: Moment) {
+        let Lack { id, of } = lack;
+        let mut is_behind = of == Lacking::Turn;
+        for at in limited.scopes.into_iter().flatten() {
+            is_behind |= at == id && of == Lacking::Room;
+            if is_behind && self.get_mut(at).is_some_and(|held| held.release(&place)) {
+                self.list(at);
             }
         }
         let Some(held) = self.get_mut(id) else { return };
         let octets = lease::octets(size.into(), held.share.limits());
-        let was_let_go = held.admitted.remove(&place).is_some();
+        let was_let_go = held.admitted.contains_key(&place);
+        if held.kept(&place).is_none() {
+            held.admitted.remove(&place);
+        }
         if held.in_line.insert(place, ()).is_some() {
             return;
         }
