@@ -94,7 +94,7 @@ impl Shares {
 /// The limits of a source at a site.
 fn limits_of(shaping: &Shaping, site: &Site) -> Limits {
     let limits = shaping.source_limits(site);
-    let limits = if crate::limits::MAIL_IN_FLIGHT_COUNTS { limits } else { Limits { bytes_in_flight: None, ..limits } };
+    let limits = Limits { bytes_in_flight: None, ..limits };
     if crate::limits::SOURCE_LIMITS_COUNT {
         return limits;
     }
