@@ -307,7 +307,7 @@ pub const LEASE_TERM: Duration = Duration::from_millis(100);
 pub const LEASE_LEAD: Duration = Duration::from_secs(1);
 /// A turn in which no message could be begun, because of its rate or because nobody answers, ends after this.
 pub const LEASE_TURN_MAX: Duration = Duration::from_secs(10);
-/// A domain gets lanes on all shards when so many messages for it come from others in a second: a twentieth of what a core
+/// A domain gets lanes on all shards when so many messages of others are sent to it in a second: a twentieth of what a core
 /// delivers.
 pub const LANE_RATE_DEFAULT: u32 = 640;
 /// Messages are counted for so long, to see whether a domain needs lanes: as fast as leases move.
@@ -318,6 +318,8 @@ pub const LANE_TIME: Duration = Duration::from_secs(10);
 pub const LANE_COUNTERS: usize = 1024;
 /// Domains with lanes that a shard remembers: what more of them send goes to their owners. With so many no core is spared.
 pub const LANE_DOMAINS: usize = 256;
+/// Tenants with mail at a lane that are told by name: so many share a limit exactly over all lanes, the others by lanes.
+pub const LEASE_TENANTS: usize = 64;
 /// A unit of octets in flight that is leased: so exactly `bytes_in_flight` is kept to, from below.
 pub const LEASE_OCTETS: u64 = 1024;
 /// Flows that may open connections ahead of the room they wait for, of one scope, and wait with one.

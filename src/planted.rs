@@ -232,6 +232,10 @@ mod switches {
         TenantRestIgnored,
         /// lower limits are not told to the shards that keep to them
         LoweredNotTold,
+        /// lanes share a limit evenly, whosever mail they have
+        LanesWeighTheSame,
+        /// a lane to which a tenant's first mail comes waits for its turn
+        NewTenantWaits,
     }
 
     thread_local! {

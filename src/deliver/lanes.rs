@@ -6,9 +6,10 @@
 //! divided between the shards for good (`route`).
 
 use super::{Deliverer, Map};
-use crate::lease::{self, Ledgers, Paced, Scope, Share, ToLane, ToLedger};
+use crate::lease::{self, Crowd, Ledgers, Paced, Scope, Share, Spread, ToLane, ToLedger};
 use crate::limits;
 use crate::queue::{DestinationId, FlowId};
+use crate::route;
 use crate::rt::ConnId;
 use crate::shaping::{Limits, Rate, Shaping, Site};
 use crate::shard::Turn;
@@ -65,6 +66,8 @@ pub(super) struct Lane {
     listed: bool,
     /// Flows that were set aside since their tenants rest.
     pub(super) aside: Vec<(DestinationId, FlowId)>,
+    /// Those of its tenants that have mail in several lanes.
+    spread: Spread,
 }
 
 /// A destination of a site, and what it would have beside what it has.
@@ -190,7 +193,16 @@ impl Deliverer {
         let place = *names.entry(scope).or_insert_with_key(|scope| {
             let share = Share::new(scope.clone(), limits);
             let (members, aside) = (Vec::new(), Vec::new());
-            places.insert(Lane { share, site, members, first: 0, changes_from: Moment(0), listed: false, aside })
+            places.insert(Lane {
+                share,
+                site,
+                members,
+                first: 0,
+                changes_from: Moment(0),
+                listed: false,
+                aside,
+                spread: Spread::default(),
+            })
         });
         let lane = &mut places[place];
         lane.member(destination);
@@ -354,7 +366,7 @@ impl Deliverer {
     }
 
     /// Mail of a ledger.
-    pub fn to_lane(&mut self, mail: ToLane, turn: &mut Turn<'_>) {
+    pub fn to_lane(&mut self, mut mail: ToLane, turn: &mut Turn<'_>) {
         let scope = mail.scope.clone();
         if self.scope_mail(&mail, turn.now.mono) || self.source_mail(&mail, turn) {
             return;
@@ -367,6 +379,11 @@ impl Deliverer {
             return turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail.give_back(self.me))));
         };
         let renewed = mail.in_force.is_some();
+        if let Some(spread) = mail.spread.take() {
+            lane.spread = spread;
+            self.spread_out(&scope);
+        }
+        let Some(lane) = self.lanes.shares.get_mut(&scope) else { return };
         lane.share.handle(mail, turn.now.mono);
         if let Some(until) = lane.share.poll_timeout() {
             self.lanes.timers.push(Reverse((until, scope.clone())));
@@ -377,6 +394,34 @@ impl Deliverer {
         self.retire(&scope, turn);
         self.lanes.list(&scope);
         self.wake_members(&scope);
+    }
+
+    /// Whose mail waits here for a site.
+    fn crowd(&self, lane: &Lane) -> Crowd {
+        let mut crowd = Crowd::default();
+        let key = |tenant| route::hash(self.queue.tenant_name(tenant).as_bytes());
+        for destination in lane.members.iter().map(|member| member.destination) {
+            let (tenants, others) = self.queue.tenants_with_mail(destination, limits::LEASE_TENANTS);
+            tenants.into_iter().for_each(|(tenant, weight)| crowd.add(key(tenant), weight));
+            crowd.add_others(others);
+            let loaded = self.pools.get(&destination).into_iter().flat_map(|pool| &pool.loaded);
+            for tenant in loaded.filter_map(|(job, _)| self.queue.job(*job)).map(|job| job.tenant) {
+                crowd.add(key(tenant), self.queue.tenant_weight(tenant));
+            }
+        }
+        crowd
+    }
+
+    /// Tenants with mail in several lanes weigh less in each.
+    fn spread_out(&mut self, scope: &Scope) {
+        let Some(lane) = self.lanes.shares.get(scope) else { return };
+        for destination in lane.members.iter().map(|member| member.destination) {
+            for (tenant, _) in self.queue.tenants_with_mail(destination, limits::LEASE_TENANTS).0 {
+                let key = route::hash(self.queue.tenant_name(tenant).as_bytes());
+                let at = lane.spread.binary_search_by_key(&key, |(key, _)| *key);
+                self.queue.set_tenant_lanes(destination, tenant, at.map_or(1, |at| lane.spread[at].1));
+            }
+        }
     }
 
     /// A destination of a site has no connection, and the others have all that the site's lane may have: one of them ends one that
@@ -489,6 +534,14 @@ impl Deliverer {
             if lane.members.len() < before {
                 lane.sum_up();
             }
+            if self.shards > 1 && (lane.share.lacks() || lane.share.has_crowd()) {
+                let crowd = self.lanes.shares.get(&scope).map(|lane| self.crowd(lane)).unwrap_or_default();
+                let Some(lane) = self.lanes.shares.get_mut(&scope) else { continue };
+                if lane.share.set_crowd(crowd) {
+                    self.spread_out(&scope);
+                }
+            }
+            let Some(lane) = self.lanes.shares.get_mut(&scope) else { continue };
             if let Some(mail) = lane.share.poll_send(self.me, now) {
                 let owner = lease::owner(&scope, self.shards);
                 turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail)));

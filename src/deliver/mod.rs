@@ -159,6 +159,11 @@ struct Pool {
     leaving: usize,
     /// Jobs held for sending whose record is in memory, and how much of it that takes.
     loaded: VecDeque<(JobKey, usize)>,
+    /// The first of those was put there again: it has just been taken.
+    reloaded: bool,
+    /// Jobs taken in front of those one after the other, and the last of them whose record was asked for.
+    overtaken: usize,
+    overtaking: Option<JobKey>,
     /// Jobs held for sending whose record was asked for.
     fetching: usize,
     /// The domain of the last of those.
@@ -326,15 +331,6 @@ impl Deliverer {
     /// Takes a job.
     pub fn handoff(&mut self, handoff: Handoff, turn: &mut Turn<'_>) {
         let now = turn.now;
-        if handoff.home != self.me
-            && self.heat.count(&handoff.domain, now.mono)
-            && matches!(self.routes.next_hop(&handoff.domain), NextHop::Mx(_))
-        {
-            // It comes from all: all keep it.
-            for shard in (0..self.shards).filter(|shard| *shard != self.me) {
-                turn.post.send(usize::from(shard), Mail::Lane { domain: handoff.domain.clone() });
-            }
-        }
         let Handoff { id, home, age, handed, size, domain, recipients, record, terms, flow } = handoff;
         let pool = flow.as_ref().map_or(0, |flow| flow.pool);
         let FlowId { tenant, campaign } = self.flow_of(flow);
@@ -345,6 +341,21 @@ impl Deliverer {
         let domain = self.domain_for(domain, terms.as_deref(), pool);
         let job = Job { terms, tenant, campaign, ..Job::new(id, home, recipients, accepted, size, record) };
         self.queue.enqueue(&domain, job, now.mono);
+    }
+
+    /// A message of another shard is begun: where that is as much as a core should have of one domain, all shards keep their mail
+    /// for it. What only waits, since its receiver takes no more, is no work: and in one queue its turns are kept exactly.
+    pub(super) fn feel_heat(&mut self, key: JobKey, turn: &mut Turn<'_>) {
+        if self.queue.job(key).is_none_or(|job| job.home == self.me) {
+            return;
+        }
+        let Some(domain) = self.queue.domain_of(key).and_then(|domain| self.queue.domain_name(domain)) else { return };
+        let domain = domain.strip_suffix(Plans::NOT_REQUIRED).unwrap_or(domain);
+        if self.heat.count(domain, turn.now.mono) && matches!(self.routes.next_hop(domain), NextHop::Mx(_)) {
+            for shard in (0..self.shards).filter(|shard| *shard != self.me) {
+                turn.post.send(usize::from(shard), Mail::Lane { domain: domain.into() });
+            }
+        }
     }
 
     /// Takes a record or chunk that was asked for.
@@ -369,7 +380,11 @@ impl Deliverer {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());
                             let pool = self.pools.make(destination);
-                            pool.loaded.push_back((key, record.buffer_bytes()));
+                            if pool.overtaking.take_if(|first| *first == key).is_some() {
+                                pool.loaded.push_front((key, record.buffer_bytes()));
+                            } else {
+                                pool.loaded.push_back((key, record.buffer_bytes()));
+                            }
                             self.ahead.loaded += record.buffer_bytes();
                         }
                         (None, Some(_)) => {

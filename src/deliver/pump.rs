@@ -94,7 +94,7 @@ impl Deliverer {
     /// Whether the rate of a destination allows the next message, if there is one to begin.
     fn may_begin_next(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         let pool = self.pools.make(destination);
-        if pool.loaded.is_empty() || self.scopes.is_active() {
+        if pool.loaded.is_empty() || self.scopes.is_active() || self.queue.is_next_new(destination) {
             // What is not in memory comes first: a permit does not wait for the spool.
             let Some(key) = self.next_loaded(destination, turn) else { return false };
             self.load(key, destination);
@@ -109,7 +109,9 @@ impl Deliverer {
     fn load(&mut self, key: JobKey, destination: DestinationId) {
         let Some(record) = self.queue.job(key).and_then(|job| job.body.as_ref()) else { return };
         let bytes = record.buffer_bytes();
-        self.pools.make(destination).loaded.push_front((key, bytes));
+        let pool = self.pools.make(destination);
+        pool.loaded.push_front((key, bytes));
+        pool.reloaded = true;
         self.ahead.loaded += bytes;
     }
 
@@ -142,7 +144,8 @@ impl Deliverer {
     /// The next job whose record is in memory, for a connection that is free. Records that are not are asked for, some
     /// ahead of their turn; the first of them is not ahead of it, and so no destination waits for the memory of others.
     pub(super) fn next_loaded(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> Option<JobKey> {
-        while let Some(key) = self.pop_loaded(destination) {
+        let overtakes = self.overtakes(destination);
+        while !overtakes && let Some(key) = self.pop_loaded(destination) {
             if !self.stays(key, destination, turn) {
                 self.queue.put_back(key);
             } else if self.fits(key, destination, turn.now.mono) {
@@ -156,7 +159,8 @@ impl Deliverer {
                 return None;
             }
             let fetching = self.pools.get(&destination).map_or(0, |p| p.fetching);
-            if fetching > 0 && (fetching >= self.read_ahead(destination) || !self.ahead.has_room()) {
+            let most = self.read_ahead(destination) + usize::from(overtakes);
+            if fetching > 0 && (fetching >= most || !self.ahead.has_room()) {
                 return None;
             }
             if fetching > 0 && !self.may_fetch_ahead(destination, turn.now.mono) {
@@ -180,9 +184,27 @@ impl Deliverer {
             let pool = self.pools.make(destination);
             pool.fetching += 1;
             pool.fetched_for = domain;
+            if overtakes {
+                pool.overtaking = Some(key);
+            }
             self.ahead.asked += 1;
             self.fetch(id, 0, home, Fetch::Job(destination, key), turn);
         }
+    }
+
+    /// Whether mail of a tenant that had nothing yet goes before what is loaded, or is read. What is loaded cannot be kept
+    /// waiting by ever new tenants.
+    fn overtakes(&mut self, destination: DestinationId) -> bool {
+        if !self.queue.is_next_new(destination) {
+            return false;
+        }
+        let Some(pool) = self.pools.get_mut(&destination) else { return false };
+        if pool.loaded.is_empty() && pool.fetching == 0 {
+            pool.overtaken = 0;
+            return false;
+        }
+        pool.overtaken += 1;
+        pool.overtaken <= limits::FETCH_AHEAD
     }
 
     /// Records of a destination that may be asked for at a time. Who comes later goes behind them, whosever turn it is: where
@@ -199,7 +221,11 @@ impl Deliverer {
 
     /// The first of the jobs that wait with their record in memory.
     pub(super) fn pop_loaded(&mut self, destination: DestinationId) -> Option<JobKey> {
-        let (key, bytes) = self.pools.get_mut(&destination)?.loaded.pop_front()?;
+        let pool = self.pools.get_mut(&destination)?;
+        let (key, bytes) = pool.loaded.pop_front()?;
+        if !std::mem::take(&mut pool.reloaded) {
+            pool.overtaken = 0;
+        }
         self.ahead.loaded -= bytes;
         Some(key)
     }
@@ -221,6 +247,7 @@ impl Deliverer {
         }
         let Some(place) = self.queue.destination_of(key).zip(Some(job.flow())) else { return };
         let size = job.size;
+        self.feel_heat(key, turn);
         let recipients = self.flow_recipients(place, turn.now.mono);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let rested = connection.has_rested(turn.now.mono);

@@ -1,5 +1,6 @@
 //! PURE. The ledgers of one shard: who has how much of each limit.
 
+use super::crowd::Crowds;
 use super::measures::{Change, Measures};
 use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
 use crate::limits;
@@ -35,7 +36,7 @@ struct Ledger {
     turn: Turn,
     paces: [Pacing; 2],
     /// Who gets the next permit.
-    next: [usize; 2],
+    crowds: Crowds,
     timer: Option<Moment>,
 }
 
@@ -139,7 +140,7 @@ impl Ledger {
             lanes: vec![Lane::default(); usize::from(shards)],
             turn: Turn { first: 0, ends: None, used: false, ends_at_last: Moment(0) },
             paces: [Pacing::default(), Pacing::default()],
-            next: [0; 2],
+            crowds: Crowds::new(usize::from(shards)),
             timer: None,
         }
     }
@@ -325,16 +326,16 @@ impl Ledger {
             let (k, lanes) = (kind as usize, self.lanes.len());
             let Some(rate) = self.rate(kind) else { continue };
             loop {
-                let next = self.next[k];
-                let waiting = || (0..lanes).map(|by| (next + by) % lanes).filter(|&at| self.awaits(at, kind));
-                let Some(at) = waiting().next() else { break };
-                // Of what there is now each gets a part.
-                let part = rate.burst().div_ceil(u32::try_from(waiting().count()).unwrap_or(u32::MAX));
-                let wanted = self.lanes[at].permits_wanted[k].min(part);
+                let waiting: Vec<usize> = (0..lanes).filter(|&at| self.awaits(at, kind)).collect();
+                let Some(at) = self.crowds.first(kind, waiting.iter().copied()) else { break };
+                // Of what there is now each gets its part.
+                let all: u64 = waiting.iter().map(|at| self.crowds.weight(*at)).sum();
+                let part = (u64::from(rate.burst()) * self.crowds.weight(at)).div_ceil(all);
+                let wanted = self.lanes[at].permits_wanted[k].min(u32::try_from(part).unwrap_or(u32::MAX));
                 let lane = u16::try_from(at).expect("limits.rs bounds the shards");
                 let Some(batch) = self.paces[k].make(lane, wanted, rate, now) else { break };
                 self.lanes[at].permits_wanted[k] = 0;
-                self.next[k] = (at + 1) % lanes;
+                self.crowds.had(at, kind, batch.count, waiting.into_iter());
                 let mut mail = ToLane::empty(scope);
                 mail.permits[k] = Some(batch);
                 out.push_back((lane, mail));
@@ -383,6 +384,7 @@ impl ToLane {
             permits: [None; 2],
             not_before: None,
             in_force: None,
+            spread: None,
         }
     }
 }
@@ -407,7 +409,7 @@ impl Ledgers {
     /// Mail of a lane.
     pub fn handle(&mut self, mail: ToLedger, now: Moment) {
         let ToLedger { scope, lane, limits, wanted, least, returned, permits_wanted, used, inquires, .. } = mail;
-        let (is_new, told) = (mail.is_new, mail.measures);
+        let (is_new, told, crowd) = (mail.is_new, mail.measures, mail.crowd);
         let ledger = match (self.ledgers.entry(scope.clone()), limits) {
             (Entry::Occupied(entry), _) => entry.into_mut(),
             (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
@@ -446,7 +448,14 @@ impl Ledgers {
         for kind in KINDS {
             // What it has not told of it had not got when it asked.
             let under_way = ledger.paces[kind as usize].batches.iter().any(|made| made.lane == lane && !made.told);
-            state.permits_wanted[kind as usize] = if under_way { 0 } else { permits_wanted[kind as usize] };
+            let wanted = if under_way { 0 } else { permits_wanted[kind as usize] };
+            if std::mem::replace(&mut state.permits_wanted[kind as usize], wanted) == 0 && wanted > 0 {
+                ledger.crowds.joins(usize::from(lane), kind);
+            }
+        }
+        for (lane, spread) in crowd.map_or(Vec::new(), |crowd| ledger.crowds.tell(usize::from(lane), crowd)) {
+            let lane = u16::try_from(lane).expect("limits.rs bounds the shards");
+            self.out.push_back((lane, ToLane { spread: Some(spread), ..ToLane::empty(&scope) }));
         }
         if inquires {
             let not_before = ledger.rate(Paced::Message).map(|rate| ledger.paces[Paced::Message as usize].next(rate));

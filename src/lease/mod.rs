@@ -21,7 +21,7 @@
 //! Connections: each lane what it wants, if that is too much the same for each. Where one has more than that and another
 //! waits, they are recalled: a lane closes what idles at once and the rest behind its message. Where there are fewer units
 //! than lanes, they go round, each for [`crate::limits::LEASE_TURN`], and where messages have a rate until one was begun. Permits go
-//! round too. Octets are as connections, but that a message needs all of its own at once: each lane, in turn, gets what its
+//! round as well, to each lane as often as the weights of its tenants say (`crowd`). Octets are as connections, but that a message needs all of its own at once: each lane, in turn, gets what its
 //! next message needs before any gets more, and a turn lasts until it has that.
 //!
 //! # What replies bring about
@@ -34,12 +34,14 @@
 //! The mail between two shards keeps its order, and is never lost: both end together. The same would do between machines,
 //! with terms on connections as well.
 
+mod crowd;
 mod ledger;
 mod measures;
 mod share;
 #[cfg(test)]
 mod tests;
 
+pub use crowd::{Crowd, Spread};
 pub use ledger::Ledgers;
 pub use measures::{Change, InForce, Measure, Rest, Taken};
 pub use share::{Closing, Share};
@@ -124,6 +126,8 @@ pub struct ToLedger {
     pub used: [Option<Used>; 2],
     /// It asks when a message could begin.
     pub inquires: bool,
+    /// Who has mail there, if that has changed.
+    pub crowd: Option<Crowd>,
 }
 
 impl ToLane {
@@ -147,6 +151,7 @@ impl ToLane {
             permits_wanted: [0; 2],
             used: self.permits.map(|batch| batch.map(|_| unused)),
             inquires: false,
+            crowd: Some(Crowd::default()),
         }
     }
 }
@@ -175,6 +180,8 @@ pub struct ToLane {
     pub not_before: Option<Moment>,
     /// What replies have brought about is other than before.
     pub in_force: Option<Arc<InForce>>,
+    /// In how many lanes its tenants have mail, if that has changed.
+    pub spread: Option<Spread>,
 }
 
 /// Permits.

@@ -1,6 +1,8 @@
 //! PURE. One lane's share of a scope's limits.
 
-use super::{Batch, COUNTED, Counted, InForce, KINDS, Measure, Paced, Rest, Scope, Taken, ToLane, ToLedger, Used};
+use super::{
+    Batch, COUNTED, Counted, Crowd, InForce, KINDS, Measure, Paced, Rest, Scope, Taken, ToLane, ToLedger, Used,
+};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
@@ -27,6 +29,9 @@ pub struct Share {
     new_limits: bool,
     /// Whether it is to be asked, or was, when a message could begin; and what it said, and when.
     inquiry: Inquiry,
+    /// Who has mail here, and whether the ledger does not know yet.
+    crowd: Crowd,
+    new_crowd: bool,
 }
 
 /// Units of what is counted: those that it may have, has, and would have.
@@ -89,6 +94,8 @@ impl Share {
             permits: [Permits::default(); 2],
             new_limits: false,
             inquiry: Inquiry::default(),
+            crowd: Crowd::default(),
+            new_crowd: false,
         }
     }
 
@@ -149,6 +156,7 @@ impl Share {
         let nothing = |u: &Units| u.granted == 0 && u.open == 0 && u.told == (0, 0) && u.wanted == 0;
         self.counted.iter().all(nothing)
             && !self.inquiry.wanted
+            && !self.new_crowd
             && self.measures.is_empty()
             && self.permits.iter().all(rests)
     }
@@ -230,6 +238,27 @@ impl Share {
             _ => {}
         }
         self.measures.push(measure);
+    }
+
+    /// Whether it waits for something of the limits.
+    pub fn lacks(&self) -> bool {
+        self.permits.iter().any(|permits| permits.wanted > 0 && permits.batch.is_none())
+            || self.counted.iter().any(|units| units.wanted > units.granted)
+    }
+
+    /// Whether it has said, or is to say, who has mail here.
+    pub fn has_crowd(&self) -> bool {
+        self.crowd != Crowd::default()
+    }
+
+    /// These have mail here. Told with the next that is told, and at once while it [lacks](Self::lacks) something.
+    /// True: it is news.
+    pub fn set_crowd(&mut self, crowd: Crowd) -> bool {
+        let is_new = self.crowd != crowd;
+        if is_new {
+            (self.crowd, self.new_crowd) = (crowd, true);
+        }
+        is_new
     }
 
     /// It would have so many connections in all.
@@ -379,7 +408,8 @@ impl Share {
         let nothing_new =
             used == [None; 2] && returned == [0; 2] && told && !self.new_limits && self.measures.is_empty();
         let inquires = self.inquiry.wanted && !self.inquiry.sent;
-        let nothing_new = nothing_new && !inquires;
+        let nothing_new =
+            nothing_new && !inquires && !(self.new_crowd && (self.lacks() || self.crowd == Crowd::default()));
         if nothing_new && !asks {
             return None;
         }
@@ -412,6 +442,7 @@ impl Share {
             permits_wanted,
             used,
             inquires,
+            crowd: std::mem::take(&mut self.new_crowd).then(|| self.crowd.clone()),
         })
     }
 }

@@ -4,7 +4,9 @@
 //! destination by their weights: each taken job moves its tenant's *pass* on by what it costs over the tenant's weight, and
 //! the tenant with the least pass is next; its flows take turns. That is weighted deficit round robin without its rounds
 //! (Waldspurger and Weihl's stride scheduling): in any stretch in which two tenants have mail, what they got by their weights
-//! differs by one job at the most. A tenant that had nothing begins where the others are, not where it was: nobody saves up.
+//! differs by one job at the most. A tenant that had nothing begins where the others are, not where it was: nobody saves up. It
+//! begins in front of them, so one letter waits for no round of theirs; or right behind the first of them, where those that came
+//! before it took as much as the first waits for: ever new tenants cannot keep the others from their turns.
 //!
 //! A flow that is *set aside*, because a limit of its own has no room, is as if it were empty until it is let go again.
 //!
@@ -26,7 +28,7 @@ pub(super) struct Flows {
     many: Option<Box<Many>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Many {
     /// Those with mail.
     flows: BTreeMap<FlowId, Flow>,
@@ -35,8 +37,13 @@ struct Many {
     tenants: BTreeMap<TenantId, Pass>,
     /// Tenants with mail that may go, by their passes.
     order: BTreeSet<(u64, TenantId)>,
-    /// The pass of the tenant that was served last.
+    /// Where tenants begin: the pass of one that has had its part at all times. Moves on with each job, by what that costs over
+    /// the weights of all in `order`.
     clock: u64,
+    /// The weights of those.
+    weights: u64,
+    /// Octets of the job that was served last.
+    last: u32,
     len: u32,
     /// Of those, in flows that are set aside.
     aside: u32,
@@ -45,11 +52,21 @@ struct Many {
 /// How much a tenant has had.
 #[derive(Clone, Copy, Debug)]
 struct Pass {
-    weight: u32,
+    /// Its weight, in parts of [`ONE`], over the lanes that it has mail in.
+    weight: u64,
+    lanes: u16,
     at: u64,
     /// Which of its campaigns was served last.
     served: CampaignId,
+    /// It has had nothing since it came into the order.
+    is_new: bool,
 }
+
+/// A weight of 1.
+const ONE: u64 = 1024;
+
+/// Where the first tenants begin: others may be put in front of them.
+const FIRST_PASS: u64 = 1 << 40;
 
 #[derive(Clone, Copy, Debug)]
 struct Flow {
@@ -94,12 +111,26 @@ impl Flow {
 }
 
 /// What a job of so many octets costs its tenant, and that over the tenant's weight: large mail holds a connection longer.
-fn cost(size: u32, weight: u32) -> u64 {
+fn cost(size: u32, weight: u64) -> u64 {
     let units = 1 + u64::from(size / limits::QUEUE_COST_BYTES).min(limits::QUEUE_COST_MAX);
-    (units << 20) / u64::from(weight.max(1))
+    (units << 36) / weight.max(1)
 }
 
 impl Many {
+    fn new(len: u32) -> Many {
+        Many {
+            flows: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            tenants: BTreeMap::new(),
+            order: BTreeSet::new(),
+            clock: FIRST_PASS,
+            weights: 0,
+            last: 0,
+            len,
+            aside: 0,
+        }
+    }
+
     /// The flow of a tenant whose turn it is; one of them may go.
     fn turn_of(&self, tenant: TenantId) -> FlowId {
         let served = self.tenants.get(&tenant).map_or(CampaignId::NONE, |pass| pass.served);
@@ -113,13 +144,28 @@ impl Many {
         self.ready.range(of(CampaignId::NONE)..=of(CampaignId::LAST)).next().is_some()
     }
 
+    /// The pass of the tenant that is next, and what a job like the last costs it.
+    fn first(&self) -> Option<(u64, u64)> {
+        let (at, tenant) = self.order.first()?;
+        Some((*at, cost(self.last, self.tenants.get(tenant)?.weight)))
+    }
+
     /// A flow may go, and has mail.
     fn enter(&mut self, flow: FlowId, weight: u32) {
         let tenant = flow.tenant;
         if !self.has_ready(tenant) {
-            let pass = self.tenants.entry(tenant).or_insert(Pass { weight, at: 0, served: CampaignId::NONE });
-            (pass.weight, pass.at) = (weight, pass.at.max(self.clock));
+            let pass = Pass { weight: 0, lanes: 1, at: 0, served: CampaignId::NONE, is_new: true };
+            let pass = self.tenants.entry(tenant).or_insert(pass);
+            pass.weight = u64::from(weight) * ONE / u64::from(pass.lanes);
+            let weight = pass.weight;
+            let begin = self.first().map_or(self.clock, |(first, job)| {
+                // In front of the first, or right behind it.
+                first.saturating_sub(1).min(self.clock).max(self.clock.saturating_sub(job))
+            });
+            let Some(pass) = self.tenants.get_mut(&tenant) else { return };
+            (pass.at, pass.is_new) = (pass.at.max(begin), true);
             self.order.insert((pass.at, tenant));
+            self.weights += weight;
         }
         self.ready.insert(flow);
     }
@@ -131,9 +177,10 @@ impl Many {
             return;
         }
         if let Some(pass) = self.tenants.get(&tenant) {
-            let at = pass.at;
+            let (at, weight) = (pass.at, pass.weight);
             self.order.remove(&(at, tenant));
-            if at <= self.clock {
+            self.weights -= weight;
+            if at.saturating_add(cost(self.last, weight)) <= self.clock {
                 self.tenants.remove(&tenant);
             }
         }
@@ -187,7 +234,7 @@ impl Flows {
             if self.one.len() == 0 {
                 (self.one, self.whose) = (Flow::EMPTY, id);
             } else {
-                let mut many = Many { len: self.one.len(), ..Many::default() };
+                let mut many = Many::new(self.one.len());
                 many.flows.insert(self.whose, self.one);
                 if self.one.aside {
                     many.aside = many.len;
@@ -220,8 +267,9 @@ impl Flows {
         if many.len == 0 {
             (self.one, self.whose, self.many) = (Flow::EMPTY, id, None);
         } else if many.tenants.len() > 2 * many.flows.len() + limits::QUEUE_IDLE_FLOWS {
-            let (clock, order) = (many.clock, &many.order);
-            many.tenants.retain(|tenant, pass| pass.at > clock || order.contains(&(pass.at, *tenant)));
+            let (clock, last, order) = (many.clock, many.last, &many.order);
+            let counts = |pass: &Pass| pass.at.saturating_add(cost(last, pass.weight)) > clock;
+            many.tenants.retain(|tenant, pass| counts(pass) || order.contains(&(pass.at, *tenant)));
         }
     }
 
@@ -253,15 +301,21 @@ impl Flows {
     pub fn next(&mut self, size: impl Fn(u32) -> u32) -> u32 {
         let Some(many) = &mut self.many else { return self.one.next() };
         let (at, tenant) = *many.order.first().expect("something may go");
-        many.clock = at;
         let id = many.turn_of(tenant);
         let index = many.flows.get_mut(&id).expect("what is ready is there").next();
+        let size = size(index);
+        many.last = size;
         let pass = many.tenants.get_mut(&tenant).expect("what is in order is there");
-        pass.served = id.campaign;
-        let cost = cost(size(index), pass.weight);
+        (pass.served, pass.is_new) = (id.campaign, false);
+        let cost = cost(size, pass.weight);
         pass.at = at.saturating_add(if planted!(TurnsAreFree) { 0 } else { cost });
         many.order.remove(&(at, tenant));
         many.order.insert((pass.at, tenant));
+        // Never behind the first, nor more than a job of its before it: who comes goes before the first, or right behind it.
+        many.clock = many.clock.max(at) + self::cost(size, 1) / many.weights.max(1);
+        if let Some((first, job)) = many.first() {
+            many.clock = many.clock.min(first + job + 1);
+        }
         index
     }
 
@@ -274,6 +328,35 @@ impl Flows {
             pass.at = after;
             many.order.insert((after, tenant));
         }
+    }
+
+    /// Whether the tenant that is next has had nothing yet since it has mail, and others had.
+    pub fn is_next_new(&self) -> bool {
+        let next = |many: &Many| many.order.first().and_then(|(_, tenant)| many.tenants.get(tenant).copied());
+        self.many.as_ref().and_then(|many| next(many)).is_some_and(|pass| pass.is_new)
+    }
+
+    /// The tenants with mail that may go and their weights, up to so many of them; the weight of the others.
+    pub fn tenants(&self, most: usize) -> (Vec<(TenantId, u32)>, u64) {
+        let Some(many) = &self.many else {
+            let one = (self.one.len() > 0 && !self.one.aside).then_some((self.whose.tenant, self.one_weight));
+            return (one.into_iter().collect(), 0);
+        };
+        let named = many.order.iter().take(most).filter_map(|(_, tenant)| Some((*tenant, many.tenants.get(tenant)?)));
+        let weight = |pass: &Pass| u32::try_from(pass.weight * u64::from(pass.lanes) / ONE).unwrap_or(u32::MAX);
+        let told: u64 = named.clone().map(|(_, pass)| pass.weight).sum();
+        (named.map(|(tenant, pass)| (tenant, weight(pass))).collect(), (many.weights - told) / ONE)
+    }
+
+    /// A tenant has mail in so many lanes, and its part is to be the same: from its next turn on.
+    pub fn set_lanes(&mut self, tenant: TenantId, lanes: u16) {
+        let Some(many) = &mut self.many else { return };
+        let Some(pass) = many.tenants.get_mut(&tenant).filter(|pass| pass.lanes != lanes) else { return };
+        let weight = pass.weight * u64::from(pass.lanes) / u64::from(lanes.max(1));
+        if many.order.contains(&(pass.at, tenant)) {
+            many.weights = many.weights + weight - pass.weight;
+        }
+        (pass.weight, pass.lanes) = (weight, lanes);
     }
 
     /// The first jobs of the lists of the flow that is next.

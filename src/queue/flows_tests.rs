@@ -41,6 +41,62 @@ fn a_lone_message_passes_a_million() {
 }
 
 #[test]
+fn a_lone_message_passes_many_tenants() {
+    let mut q = queue();
+    let names: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
+    let mut dest = None;
+    for id in 0..2000 {
+        let one = of(&mut q, &names[id as usize % 20], 100, id, 4096);
+        dest = Some(q.enqueue("x.example", one, Moment(0)));
+    }
+    let dest = dest.unwrap();
+    for n in 0..30 {
+        served(&mut q, dest, 20 + n % 13);
+        let lone = of(&mut q, "lone", 100, 10_000 + n as u64, 4096);
+        q.enqueue("x.example", lone, Moment(1));
+        assert!(q.is_next_new(dest), "{n}");
+        assert_eq!(served(&mut q, dest, 1), ["lone"], "{n}");
+        assert!(n == 0 || !q.is_next_new(dest), "all of the others had something");
+    }
+}
+
+#[test]
+fn ever_new_tenants_do_not_keep_others_from_their_turns() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..100 {
+        let one = of(&mut q, "deep", 100, id, 4096);
+        dest = Some(q.enqueue("x.example", one, Moment(0)));
+    }
+    let mut order = Vec::new();
+    for n in 0..200 {
+        let one = of(&mut q, &format!("new{n}"), 100, 1000 + n, 4096);
+        q.enqueue("x.example", one, Moment(1));
+        order.extend(served(&mut q, dest.unwrap(), 2));
+        // So many of its own turns it has had.
+        let deep = order.iter().filter(|name| *name == "deep").count();
+        assert!(deep + 2 >= (n as usize).min(98), "{n}: {deep}");
+    }
+}
+
+#[test]
+fn a_tenant_with_mail_in_several_lanes_weighs_less_in_each() {
+    let mut q = queue();
+    let mut dest = None;
+    for id in 0..2000 {
+        let one = of(&mut q, ["here", "everywhere"][id as usize % 2], 100, id, 4096);
+        dest = Some(q.enqueue("x.example", one, Moment(0)));
+    }
+    let dest = dest.unwrap();
+    let everywhere = q.tenants_with_mail(dest, 9).0.iter().map(|(t, _)| *t).find(|t| q.tenant_name(*t) == "everywhere");
+    q.set_tenant_lanes(dest, everywhere.unwrap(), 3);
+    let count = |order: Vec<String>| order.iter().filter(|name| *name == "here").count();
+    assert!(count(served(&mut q, dest, 400)).abs_diff(300) <= 2);
+    q.set_tenant_lanes(dest, everywhere.unwrap(), 1);
+    assert!(count(served(&mut q, dest, 400)).abs_diff(200) <= 3);
+}
+
+#[test]
 fn tenants_share_by_weight() {
     let mut q = queue();
     let mut dest = None;

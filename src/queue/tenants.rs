@@ -176,6 +176,23 @@ impl<B> Queue<B> {
         self.tenants.tenants.get(tenant.0).map_or("", |tenant| &tenant.name)
     }
 
+    /// The tenants with mail of a destination that may go and their weights, up to so many of them; the weight of the others.
+    pub fn tenants_with_mail(&self, dest: DestinationId, most: usize) -> (Vec<(TenantId, u32)>, u64) {
+        self.destinations.get(dest).map_or((Vec::new(), 0), |d| d.plain.tenants(most))
+    }
+
+    /// The weight of a tenant with jobs.
+    pub fn tenant_weight(&self, tenant: TenantId) -> u32 {
+        self.tenants.weight(tenant)
+    }
+
+    /// A tenant shares a destination with others elsewhere too, in so many places in all, as if those were one.
+    pub fn set_tenant_lanes(&mut self, dest: DestinationId, tenant: TenantId, lanes: u16) {
+        if let Some(d) = self.destinations.get_mut(dest) {
+            d.plain.set_lanes(tenant, lanes);
+        }
+    }
+
     /// The names of a flow's tenant and campaign, as long as there are jobs of it; `None` for none. The same pointers as long
     /// as the numbers stand for the same names.
     pub fn flow_names(&self, flow: FlowId) -> [Option<&Rc<str>>; 2] {

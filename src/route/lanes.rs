@@ -1,15 +1,16 @@
 //! PURE. Domains too hot for one core: who finds out, and who keeps their mail.
 //!
 //! A domain's mail goes to its owner, for the sake of one MX cache and few connections. Where one domain is most of the mail
-//! that would be one core's work. So the owner counts what others hand to it ([`Heat`]), and tells them when it is much; they
-//! keep that domain's mail for a while ([`Lanes`]) and are lanes of its site, each with a part of its limits (`lease`).
+//! that would be one core's work. So the owner counts what it sends of the mail of others ([`Heat`]), and tells them when that is
+//! much; they keep that domain's mail for a while ([`Lanes`]) and are lanes of its site, each with a part of its limits (`lease`).
+//! What only waits there, because its receiver takes no more, is no work, and is better off in one queue, whose turns are exact.
 
 use super::hash;
 use crate::limits;
 use crate::time::Moment;
 use std::collections::HashMap;
 
-/// What comes from other shards, by domain. Lives on the shard that owns them.
+/// What is sent of the mail of other shards, by domain. Lives on the shard that owns the domains.
 #[derive(Debug)]
 pub struct Heat {
     /// In a window.
@@ -25,7 +26,7 @@ impl Heat {
         Heat { most: rate.div_ceil(windows), counters: Box::new([0; limits::LANE_COUNTERS]), window_ends: Moment(0) }
     }
 
-    /// Counts a message for `domain`. True: it is to have lanes, from now on for [`limits::LANE_TIME`]. That is said once a
+    /// Counts a message that is sent to `domain`. True: it is to have lanes, from now on for [`limits::LANE_TIME`]. That is said once a
     /// window.
     pub fn count(&mut self, domain: &str, now: Moment) -> bool {
         if now >= self.window_ends {

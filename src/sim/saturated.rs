@@ -19,7 +19,6 @@ use crate::accounts::{Accounts, Secret};
 use crate::config::{Demand, Listener, ListenerKind, Networks};
 use crate::limits;
 use crate::message::MessageId;
-use crate::route;
 use crate::rt::sim::rng::mix;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Rng, Step};
 use crate::shaping::{Rate, Shaping};
@@ -29,7 +28,7 @@ use crate::spool::Geometry;
 use crate::time::Moment;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -109,23 +108,12 @@ impl Setting {
 }
 
 impl Setting {
-    /// Shards that deliver to the site.
-    fn lanes(&self) -> u64 {
-        if self.lane_rate < 640 {
-            return u64::from(self.shards);
-        }
-        let owner = |n| route::shard_of(route::hash(format!("d{n}.test").as_bytes()), self.shards);
-        (0..self.domains).map(owner).collect::<BTreeSet<u16>>().len() as u64
-    }
-
-    /// Services that a lone letter may have to wait for: two of its lane, which gets each service in turn with the other lanes; or
-    /// where the rate is high what is read ahead, and one. Where connections bind it waits for what is read ahead, too: that is
-    /// not judged.
+    /// Services that a lone letter may have to wait for: two, or where more than that come in the time of a spool read as many as
+    /// those are. Where connections bind it waits for what is read ahead and in flight, too: that is not judged.
     fn services(&self) -> Option<u64> {
         let Binds::Rate(rate) = self.binds else { return None };
-        let ahead = limits::FETCH_AHEAD_TIME.as_nanos() / rate.interval().as_nanos();
-        let ahead = u64::try_from(ahead).unwrap_or(u64::MAX).clamp(1, limits::FETCH_AHEAD as u64);
-        Some((ahead + 1) * self.lanes())
+        let meanwhile = limits::FETCH_AHEAD_TIME.as_nanos() / rate.interval().as_nanos();
+        Some(u64::try_from(meanwhile).unwrap_or(u64::MAX).max(2))
     }
 }
 
