@@ -234,8 +234,6 @@ mod switches {
         LoweredNotTold,
         /// lanes share a limit evenly, whosever mail they have
         LanesWeighTheSame,
-        /// a lane to which a tenant's first mail comes waits for its turn
-        NewTenantWaits,
     }
 
     thread_local! {

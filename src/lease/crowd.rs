@@ -94,7 +94,7 @@ impl Crowds {
                 news.push((at, spread));
             }
         }
-        if brings_new && !planted!(NewTenantWaits) {
+        if brings_new {
             for kind in KINDS.map(|kind| kind as usize) {
                 let first = self.lanes.iter().map(|part| part.pass[kind]).min().unwrap_or(STEP);
                 let in_front = first.saturating_sub(1).max(self.clock[kind].saturating_sub(2 * self.step(lane)));
