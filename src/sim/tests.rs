@@ -170,7 +170,6 @@ const SATURATED: [Bug; 3] = [Bug::TurnsAreFree, Bug::PermitUsedAtItsEnd, Bug::La
 /// Bugs that no world shows: a test of their own does (`shard::tests::sources`). A day's numbers are longer than a world.
 const SHOWN_BY_TESTS: [Bug; 1] = [Bug::WarmupUncounted];
 
-
 /// A limit that binds is used, tenants share it, and one letter of another passes their backlogs: 200 seeds and more by
 /// `loadtest simulate --saturated 0..200`.
 #[test]
