@@ -230,7 +230,7 @@ mod switches {
         SuspensionNotTold,
         /// a rule that has a tenant rest is not acted upon
         TenantRestIgnored,
-        /// lower limits are not told to the shards that keep to them
+        /// a shard goes on by the usual limits when it is told of lower ones
         LoweredNotTold,
         /// lanes share a limit evenly, whosever mail they have
         LanesWeighTheSame,

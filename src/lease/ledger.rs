@@ -162,9 +162,6 @@ impl Ledger {
     fn renew(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
         self.set_limits(self.measures.limits(self.usual), now);
         let force = Arc::new(self.measures.in_force(self.usual));
-        if planted!(LoweredNotTold) && force.lowered {
-            return;
-        }
         for lane in (0..).take(self.lanes.len()) {
             out.push_back((lane, ToLane { in_force: Some(Arc::clone(&force)), ..ToLane::empty(scope) }));
         }

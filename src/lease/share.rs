@@ -353,7 +353,9 @@ impl Share {
             if self.limits != force.limits {
                 self.inquiry = Inquiry::default();
             }
-            self.limits = force.limits;
+            if !planted!(LoweredNotTold) {
+                self.limits = force.limits;
+            }
             self.force = self.with_own(force, now);
         }
         for what in COUNTED {

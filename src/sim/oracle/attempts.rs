@@ -23,6 +23,18 @@ impl Oracle<'_> {
                 self.violate("refusal", format!("#{mark} was refused for good by {to}, and delivered later"));
             }
         }
+        for ((mark, to), copies) in &account.copies {
+            for (ip, refusal) in account.known(world, to) {
+                let Some(Does::After(time)) = self.rule(ip, refusal) else { continue };
+                let from = refusal.at;
+                let early = |at: Moment| at > from && at + Duration::from_millis(10) < from + time;
+                let copy = copies.iter().map(|(_, copy)| copy.mail_at).find(|at| early(*at));
+                if let Some(at) = copy.filter(|at| !self.ended_between(from, *at)) {
+                    let gap = at.since(from);
+                    self.violate("retry", format!("#{mark} to {to} was sent {gap:?} after a refusal for {time:?}"));
+                }
+            }
+        }
         let give_up = self.scenario.retry.2;
         for sent in letters.values() {
             let Some((_, since, _)) = &sent.verdict else { continue };
