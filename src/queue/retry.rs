@@ -52,7 +52,7 @@ impl RetryPolicy {
     }
 
     /// What holds where rules say something else of some of it. Keys of different places may contradict each other: then no
-    /// interval is longer than `give_up`, and `max` is at least `first`.
+    /// interval is longer than `give_up`, and a `max` of another place than `first` leaves that its spread.
     #[must_use]
     pub fn by(&self, rules: Schedule) -> RetryPolicy {
         let give_up = rules.give_up.unwrap_or(self.give_up);
@@ -60,7 +60,7 @@ impl RetryPolicy {
         RetryPolicy {
             first,
             factor: rules.factor.unwrap_or(self.factor),
-            max: rules.max.unwrap_or(self.max).max(first).min(give_up),
+            max: rules.max.unwrap_or(self.max.max(first.mul_f64(1.0 + self.jitter.max(0.0)))).max(first).min(give_up),
             give_up,
             jitter: self.jitter,
         }
@@ -113,7 +113,7 @@ mod tests {
         let short = Schedule { give_up: Some(minutes(60)), ..Schedule::default() };
         assert_eq!(usual.by(short), RetryPolicy { max: minutes(60), give_up: minutes(60), ..usual });
         let slow = Schedule { first: Some(minutes(300)), ..Schedule::default() };
-        assert_eq!(usual.by(slow), RetryPolicy { first: minutes(300), max: minutes(300), ..usual });
+        assert_eq!(usual.by(slow), RetryPolicy { first: minutes(300), max: minutes(360), ..usual });
         let both = usual.by(slow.with_tenant(short));
         assert_eq!((both.first, both.max, both.give_up), (minutes(60), minutes(60), minutes(60)));
     }

@@ -90,7 +90,7 @@ impl Scenario {
         let is_first_two = |n: usize| n < 2 || self.destinations[n].twin_of.is_some_and(|of| of < 2);
         let at = self.destinations.iter().position(|d| d.name == domain).filter(|n| is_first_two(*n));
         match self.first_of_provider.filter(|_| at.is_some() && self.way(domain).is_none()) {
-            Some(first) => (first, max.max(first)),
+            Some(first) => (first, max.max(first.mul_f64(1.2))),
             None => (first, max),
         }
     }
