@@ -230,8 +230,8 @@ mod switches {
         SuspensionNotTold,
         /// a rule that has a tenant rest is not acted upon
         TenantRestIgnored,
-        /// a shard goes on by the usual limits when it is told of lower ones
-        LoweredNotTold,
+        /// a rule that lowers limits is not acted upon
+        LoweringForgotten,
         /// lanes share a limit evenly, whosever mail they have
         LanesWeighTheSame,
     }

@@ -160,7 +160,8 @@ impl Ledger {
 
     /// Other measures, or other usual limits: all lanes are told what is in force.
     fn renew(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
-        self.set_limits(self.measures.limits(self.usual), now);
+        let limits = self.measures.limits(self.usual);
+        self.set_limits(if planted!(LoweringForgotten) { self.usual } else { limits }, now);
         let force = Arc::new(self.measures.in_force(self.usual));
         for lane in (0..).take(self.lanes.len()) {
             out.push_back((lane, ToLane { in_force: Some(Arc::clone(&force)), ..ToLane::empty(scope) }));

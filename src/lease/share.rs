@@ -353,9 +353,7 @@ impl Share {
             if self.limits != force.limits {
                 self.inquiry = Inquiry::default();
             }
-            if !planted!(LoweredNotTold) {
-                self.limits = force.limits;
-            }
+            self.limits = force.limits;
             self.force = self.with_own(force, now);
         }
         for what in COUNTED {

@@ -160,11 +160,6 @@ impl<B> Queue<B> {
         self.destinations.get(dest).map_or(0, |d| d.available() as usize)
     }
 
-    /// Whether [`take`](Self::take) would return mail of a tenant that had nothing since it has mail, while others had.
-    pub fn is_next_new(&self, dest: DestinationId) -> bool {
-        self.destinations.get(dest).is_some_and(|d| d.ranks.is_none() && d.plain.is_next_new())
-    }
-
     /// The jobs of a destination that the driver holds.
     pub fn in_flight(&self, dest: DestinationId) -> usize {
         self.destinations.get(dest).map_or(0, |d| d.in_flight as usize)

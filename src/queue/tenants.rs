@@ -176,6 +176,11 @@ impl<B> Queue<B> {
         self.tenants.tenants.get(tenant.0).map_or("", |tenant| &tenant.name)
     }
 
+    /// Whether [`take`](Self::take) would return mail of a tenant that had nothing since it has mail, while others had.
+    pub fn is_next_new(&self, dest: DestinationId) -> bool {
+        self.destinations.get(dest).is_some_and(|d| d.ranks.is_none() && d.plain.is_next_new())
+    }
+
     /// The tenants with mail of a destination that may go and their weights, up to so many of them; the weight of the others.
     pub fn tenants_with_mail(&self, dest: DestinationId, most: usize) -> (Vec<(TenantId, u32)>, u64) {
         self.destinations.get(dest).map_or((Vec::new(), 0), |d| d.plain.tenants(most))
