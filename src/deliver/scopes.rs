@@ -29,6 +29,8 @@
 //! What was leased and is neither kept nor waited for is given back at once (`lease`).
 
 mod held;
+#[cfg(test)]
+mod tests;
 
 use super::Deliverer;
 use crate::lease::{self, ToLane};

@@ -141,6 +141,12 @@ pub struct DestinationId {
 }
 
 impl DestinationId {
+    /// One of no queue.
+    #[cfg(test)]
+    pub(crate) fn sample(index: u32) -> DestinationId {
+        DestinationId { index, generation: 0 }
+    }
+
     /// A number that no two destinations have at a time, and small: forgotten ones leave theirs to others.
     pub fn place(self) -> usize {
         self.index as usize
