@@ -301,7 +301,8 @@ pub const QUEUE_TIMERS_PER_TURN: usize = 4096;
 /// Jobs looked at for expiry by one turn of the shard, some 0.2 ms.
 pub const QUEUE_SWEEP_PER_TURN: usize = 4096;
 /// Permits of a rate that were leased to a shard and are not used are void after this: what a shard that stands still costs
-/// the others, and how fast rates go to where the work is.
+/// the others, and how fast rates go to where the work is. A message within several rates asks for one behind the other: mail between
+/// shards must not take longer than an eighth of this, for as long as that matters.
 pub const LEASE_TERM: Duration = Duration::from_millis(100);
 /// A connection for a message that waits for its rate is opened so long before: it takes a few round trips.
 pub const LEASE_LEAD: Duration = Duration::from_secs(1);
