@@ -41,6 +41,7 @@ impl Deliverer {
                 let host = self.connections.get(conn).map(|c| std::rc::Rc::clone(&c.host))?;
                 Some(Refused { place: 0, reply: Box::new(last_reply(&reply, turn.now.wall, &host)), rule: Some(rule) })
             });
+            let mut acts = None;
             match client.poll_event() {
                 None => {}
                 Some(ClientEvent::Ready) => {
@@ -76,6 +77,7 @@ impl Deliverer {
                     let reply = Box::new(rcpt_reply(&reply, turn.now.wall, &connection.host));
                     if let Some(transaction) = connection.transaction(token) {
                         transaction.answered = true;
+                        acts = rule.is_some().then_some(token);
                         transaction.refused.push(Refused { place: index, reply, rule });
                     }
                 }
@@ -88,6 +90,7 @@ impl Deliverer {
                         if reply.is_positive() {
                             transaction.taken.push((index, last));
                         } else {
+                            acts = rule.is_some().then_some(token);
                             transaction.refused.push(Refused { place: index, reply: last, rule });
                         }
                     }
@@ -97,8 +100,24 @@ impl Deliverer {
                 }
             }
             self.connections.get_mut(conn)?.client = Some(client);
+            if let Some(token) = acts {
+                self.act_on_last(conn, token, turn);
+            }
         }
         end
+    }
+
+    /// Acts on the last refusal of a recipient: at once, as the reply to the whole may be long in coming.
+    fn act_on_last(&mut self, conn: ConnId, token: u64, turn: &mut Turn<'_>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let (destination, source) = (connection.destination, connection.source);
+        let Some(transaction) = connection.transaction(token) else { return };
+        let job = transaction.job;
+        let Some(refused) = transaction.refused.pop() else { return };
+        self.act(destination, (Some(job), source), &refused, turn);
+        if let Some(transaction) = self.connections.get_mut(conn).and_then(|c| c.transaction(token)) {
+            transaction.refused.push(refused);
+        }
     }
 
     /// A host would not have a connection, or ended it, and a rule is for what it said. True: nothing is left to be done about the

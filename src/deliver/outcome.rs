@@ -237,7 +237,6 @@ impl Deliverer {
             let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else {
                 continue;
             };
-            self.act(destination, (Some(key), source), &refused, turn);
             let failed = if planted!(PlaceIsIndex) { place as u16 } else { index };
             match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
                 Fate::Failed => self.fail_by(key, RecipientSet::One(failed), refused, attempt, turn),
