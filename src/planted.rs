@@ -228,6 +228,8 @@ mod switches {
         SuspensionForgotten,
         /// that a site rests only the shard knows that read the reply
         SuspensionNotTold,
+        /// a rule that has a tenant rest is not acted upon
+        TenantRestIgnored,
         /// a rule that lowers limits is not acted upon
         LoweringForgotten,
         /// lanes share a limit evenly, whosever mail they have

@@ -116,6 +116,33 @@ fn a_tenant_at_a_site_and_a_campaign_wait_for_themselves_alone() {
     assert_at_rest(&mut world);
 }
 
+/// A receiver has had enough of a tenant, as a rule says. How much of its mail, and of another's, came within 30 s; and whether
+/// all did once the rest was over.
+fn after_a_word_about_acme(seed: u64) -> (usize, usize, bool) {
+    let rules = "[[reply]]\nname = \"enough\"\ntext = \"enough of acme\"\naction = \"suspend\"\nwhat = \"tenant\"\nfor = \"60s\"\n";
+    let mut world = limited(seed, 2, rules);
+    world.hop("10.0.0.3").reply_to("first@d2.test", &["451 4.7.1 enough of acme"]);
+    post(&mut world, 0, ("acme", ""), "first@d2.test", 200);
+    world.run(secs(2));
+    for n in 0..10 {
+        post(&mut world, n % 2, ("acme", "later"), &format!("x{n}@d2.test"), 200);
+        post(&mut world, n % 2, ("acme", "elsewhere"), &format!("x{n}@d3.test"), 200);
+        post(&mut world, n % 2, ("other", ""), &format!("y{n}@d2.test"), 200);
+    }
+    world.run(secs(30));
+    assert_eq!(begun(&world, "acme+elsewhere").len(), 10, "it rests at one site");
+    let (acme, other) = (begun(&world, "acme+later").len(), begun(&world, "other").len());
+    let all = world.run_until(secs(60), |w| begun(w, "acme+later").len() == 10);
+    (acme, other, all)
+}
+
+#[test]
+fn a_tenant_rests_at_a_site_for_as_long_as_a_rule_says_and_alone() {
+    assert_eq!(after_a_word_about_acme(5250), (0, 10, true));
+    let _planted = plant(Bug::TenantRestIgnored);
+    assert_eq!(after_a_word_about_acme(5250).0, 10, "the bug is seen");
+}
+
 /// What was under way at a time, at the most: messages, and octets of several.
 fn most_under_way(world: &World, whose: &str) -> (usize, usize) {
     let mut changes = Vec::new();
