@@ -350,6 +350,8 @@ impl Deliverer {
             return;
         }
         let Some(domain) = self.queue.domain_of(key).and_then(|domain| self.queue.domain_name(domain)) else { return };
+        // Homes know it by its plain name.
+        let domain = sources::without_pool(domain);
         let domain = domain.strip_suffix(Plans::NOT_REQUIRED).unwrap_or(domain);
         if self.heat.count(domain, turn.now.mono) && matches!(self.routes.next_hop(domain), NextHop::Mx(_)) {
             for shard in (0..self.shards).filter(|shard| *shard != self.me) {

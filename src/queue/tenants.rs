@@ -3,6 +3,7 @@
 use super::Queue;
 use super::job::{CampaignId, DestinationId, FlowId, JobKey, TenantId};
 use super::retry::RetryPolicy;
+use crate::limits::TENANT_WEIGHT_DEFAULT;
 use crate::shaping::Schedule;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -80,7 +81,8 @@ pub(super) struct Tenants {
 
 impl Tenants {
     pub fn weight(&self, tenant: TenantId) -> u32 {
-        self.tenants.get(tenant.0).map_or(1, |tenant| tenant.weight)
+        // Mail that nobody authenticated for shares like a tenant that no rule gives a weight.
+        self.tenants.get(tenant.0).map_or(TENANT_WEIGHT_DEFAULT, |tenant| tenant.weight)
     }
 
     /// When its mail is tried again, as far as rules say.
