@@ -237,14 +237,8 @@ impl Deliverer {
             let Some(&index) = self.queue.job(key).and_then(|job| job.recipients.as_slice().get(place as usize)) else {
                 continue;
             };
-            let failed = if planted!(PlaceIsIndex) { place as u16 } else { index };
-            match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
-                Fate::Failed => self.fail_by(key, RecipientSet::One(failed), refused, attempt, turn),
-                Fate::Again(after) => {
-                    let after = from_another(&refused, source).or(after);
-                    put_off(&mut again, &[index], refused, after);
-                }
-            }
+            let index = if planted!(PlaceIsIndex) { place as u16 } else { index };
+            self.meet_fate((key, RecipientSet::One(index)), refused, &mut again, attempt, turn);
         }
         if !rest.as_slice().is_empty() {
             match outcome {
@@ -279,24 +273,12 @@ impl Deliverer {
                         }
                     };
                     self.act(destination, (Some(key), source), &refused, turn);
-                    match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
-                        Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
-                        Fate::Again(after) => {
-                            let after = from_another(&refused, source).or(after);
-                            put_off(&mut again, rest.as_slice(), refused, after);
-                        }
-                    }
+                    self.meet_fate((key, rest), refused, &mut again, attempt, turn);
                 }
                 // It was lost since the host ended the connection, with words that a rule is for.
                 Outcome::Lost { after_final_dot: false } if let Some(refused) = parting => {
                     self.act(destination, (Some(key), source), &refused, turn);
-                    match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
-                        Fate::Failed => self.fail_by(key, rest, refused, attempt, turn),
-                        Fate::Again(after) => {
-                            let after = from_another(&refused, source).or(after);
-                            put_off(&mut again, rest.as_slice(), refused, after);
-                        }
-                    }
+                    self.meet_fate((key, rest), refused, &mut again, attempt, turn);
                 }
                 // A connection that had worked before was closed under us: that is no attempt.
                 Outcome::Lost { after_final_dot: false } if reused && !answered && again.is_empty() => {
@@ -340,6 +322,24 @@ impl Deliverer {
         let attempt = Attempt { rule: group.rule.as_ref().map(|rule| &*rule.name), ..attempt };
         let recipients = RecipientSet::from_slice(&group.recipients);
         self.defer_for(key, recipients, *group.reply, group.after, attempt, turn);
+    }
+
+    /// These recipients were refused: they have failed, or are tried again with the others of the same reason.
+    fn meet_fate(
+        &mut self,
+        (key, recipients): (JobKey, RecipientSet),
+        refused: Refused,
+        again: &mut Vec<Again>,
+        attempt: Attempt<'_>,
+        turn: &mut Turn<'_>,
+    ) {
+        match Fate::of(refused.rule.as_deref(), is_permanent(&refused.reply)) {
+            Fate::Failed => self.fail_by(key, recipients, refused, attempt, turn),
+            Fate::Again(after) => {
+                let after = from_another(&refused, attempt.source).or(after);
+                put_off(again, recipients.as_slice(), refused, after);
+            }
+        }
     }
 
     /// These recipients have failed, by a rule or the reply's code.
