@@ -232,6 +232,10 @@ mod switches {
         TenantRestIgnored,
         /// a rule that lowers limits is not acted upon
         LoweringForgotten,
+        /// that a proxy cannot be reached counts as if the host could not
+        ProxyBlamesHost,
+        /// that a host cannot be reached counts as if its proxy could not
+        HostBlamesProxy,
         /// lanes share a limit evenly, whosever mail they have
         LanesWeighTheSame,
     }

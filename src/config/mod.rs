@@ -6,6 +6,7 @@
 //! starts the process; nothing reads a file or the environment later.
 
 mod edge;
+pub mod proxy;
 mod raw;
 pub(crate) mod read;
 mod reports;

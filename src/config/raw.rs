@@ -210,6 +210,9 @@ section! {
         ehlo_name: Option<String>,
         pools: Option<Vec<String>>,
         weight: Option<i64>,
+        proxy: Option<String>,
+        proxy_auth: Option<String>,
+        proxy_bind: Option<bool>,
         warmup: RawWarmup,
     }
 }

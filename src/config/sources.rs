@@ -1,5 +1,6 @@
 //! `[[source]]`, `[[pool]]` and `[pools]`: the addresses that mail is sent from, and which mail goes from which of them.
 
+use super::proxy::Proxy;
 use super::raw::{RawPool, RawPools, RawSource, RawWarmup};
 use super::resolve::{Resolver, domain};
 use crate::limits;
@@ -30,6 +31,8 @@ pub struct Source {
     pub ehlo_name: Option<String>,
     /// Its share beside the others of a pool.
     pub weight: u32,
+    /// What connects for it.
+    pub proxy: Option<Proxy>,
     /// How much it may send while it is new.
     pub warmup: Option<Warmup>,
 }
@@ -232,8 +235,9 @@ impl Resolver<'_> {
                 None => self.error(&key(&format!("pools[{i}]")), format!("no [[pool]] is called \"{name}\"")),
             }
         }
+        let proxy = self.proxy(&key("proxy"), raw.proxy.as_deref(), raw.proxy_auth.as_deref(), raw.proxy_bind);
         let warmup = self.warmup(&key("warmup"), raw.warmup);
-        sources.list.push(Source { address, ehlo_name: raw.ehlo_name, weight, warmup });
+        sources.list.push(Source { address, ehlo_name: raw.ehlo_name, weight, proxy, warmup });
     }
 
     fn warmup(&mut self, key: &str, raw: RawWarmup) -> Option<Warmup> {
@@ -263,6 +267,7 @@ impl Resolver<'_> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use crate::config::proxy::ProxySpeaks;
     use crate::config::{Machine, parse, sources::Whose};
 
     const GOOD: &str = "hostname = \"a.example\"\n[pools]\nheader = \"X-Pool\"\n[[pool]]\nname = \"bulk\"\ncampaigns = [\"spring\"]\n\
@@ -294,6 +299,33 @@ mod tests {
         let day = 86_400_000;
         assert_eq!((at(2 * day - 1), at(2 * day), at(3 * day - 1)), (Some(0), Some(50), Some(50)));
         assert_eq!((at(3 * day), at(4 * day)), (Some(100), None));
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_and_what_it_speaks() {
+        let of = |keys: &str| {
+            let text = format!("[[source]]\naddress = \"192.0.2.1\"\n{keys}");
+            let machine = Machine { directory: "/etc".into(), ..Machine::default() };
+            parse("t", &text, &machine).map(|loaded| loaded.config.sources.list[0].proxy.clone())
+        };
+        let socks = |auth: Option<&str>, bind| ProxySpeaks::Socks5 { auth: auth.map(Into::into), bind };
+        let speaks = |keys: &str| of(keys).unwrap().map(|proxy| (proxy.address.to_string(), proxy.speaks));
+        assert_eq!(speaks(""), None);
+        assert_eq!(speaks("proxy = \"socks5://[::1]:1080\""), Some(("[::1]:1080".to_owned(), socks(None, false))));
+        let text = "proxy = \"socks5://10.0.0.1:1\"\nproxy_auth = \"p\"\nproxy_bind = true";
+        assert_eq!(speaks(text), Some(("10.0.0.1:1".to_owned(), socks(Some("/etc/p"), true))));
+        let text = "proxy = \"haproxy://10.0.0.1:2525\"";
+        assert_eq!(speaks(text), Some(("10.0.0.1:2525".to_owned(), ProxySpeaks::Haproxy)));
+        for (keys, expected) in [
+            ("proxy = \"http://10.0.0.1:1\"", "source[0].proxy: \"http://10.0.0.1:1\" is no proxy"),
+            ("proxy = \"socks5://proxy:1\"", "source[0].proxy: \"proxy:1\" is not an address and port"),
+            ("proxy = \"socks5://a:b@10.0.0.1:1\"", "source[0].proxy: a login stands in a file"),
+            ("proxy = \"haproxy://10.0.0.1:1\"\nproxy_bind = true", "source[0].proxy_bind: is of SOCKS5 proxies"),
+            ("proxy_auth = \"p\"", "source[0].proxy_auth: there is no `proxy`"),
+        ] {
+            let problems = of(keys).unwrap_err().to_string();
+            assert!(problems.contains(expected), "{keys}: {problems}");
+        }
     }
 
     #[test]

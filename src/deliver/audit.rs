@@ -27,6 +27,9 @@ impl Deliverer {
         report("deliver.sources at sites", shares, sources * (pools + limits::QUEUE_IDLE_DESTINATIONS));
         report("deliver.sources that rest", rests, limits::SOURCE_RESTS);
         report("deliver.ends of rests", ends, 4 * limits::SOURCE_RESTS);
+        let [down, waiting] = self.sources.down.sizes();
+        report("deliver.sources whose proxies fail", down, limits::SOURCE_RESTS);
+        report("deliver.waiting for proxies", waiting, pools + limits::QUEUE_IDLE_DESTINATIONS);
         report("deliver.writers", self.writers.len(), limits::MAILDIR_WRITERS);
         report("deliver.pools", self.pools.len(), pools);
         // Loaded or asked for ahead of their turn: `next_loaded` stops at the bound.
@@ -69,10 +72,11 @@ impl Deliverer {
         let attempts = 2 * limits::DNS_MX_HOSTS * limits::DNS_ADDRESSES_PER_FAMILY;
         report("deliver.order", self.order.len(), attempts);
 
-        let (mut transactions, mut pieces, mut unsent, mut sealed, mut client) = (0, 0, 0, 0, [0; 4]);
+        let (mut transactions, mut pieces, mut unsent, mut sealed, mut way, mut client) = (0, 0, 0, 0, 0, [0; 4]);
         for connection in self.connections.ids().filter_map(|conn| self.connections.get(conn)) {
             transactions = transactions.max(connection.transactions.len());
             let (count, bytes) = connection.unsent_size();
+            way = way.max(connection.way.as_ref().map_or(0, |way| way.size()));
             sealed = sealed.max(connection.secure.sealed.as_ref().map_or(0, |s| s.waiting()));
             (pieces, unsent) = (pieces.max(count), unsent.max(bytes));
             let sizes = connection.client.as_ref().map_or([0; 4], |c| c.sizes());
@@ -84,6 +88,7 @@ impl Deliverer {
         // What one write had, or two chunks of a streamed body and what went in front.
         report("deliver.connection.pieces", pieces, 2 * limits::FLIGHT_TRANSACTIONS + 4);
         let envelope = (limits::TRANSACTION_RECIPIENTS + 4) * limits::COMMAND_LINE_BYTES.min(limits::PATH_BYTES + 64);
+        report("deliver.connection.way", way, limits::SOCKS_REPLY_BYTES + limits::PROXY_OPENING_BYTES);
         report("deliver.connection.sealed", sealed, limits::TLS_SEAL_BYTES + limits::TLS_SEAL_OVERHEAD_BYTES);
         let flight = (limits::FLIGHT_OCTETS + limits::FLIGHT_BODY_BYTES) as usize + envelope;
         // Texts that lost doubled dots are copies.

@@ -3,6 +3,7 @@
 
 use super::Turn;
 use super::lanes::Bounds;
+use super::proxies::Way;
 use super::scopes::Counts;
 use super::tls::{self, Secure};
 use crate::dns::{Attempt, Resolution};
@@ -29,8 +30,10 @@ use std::sync::Arc;
 pub(super) struct Connection {
     pub(super) conn: ConnId,
     pub(super) destination: DestinationId,
-    /// `None` while TCP connects.
+    /// `None` while TCP connects, or a proxy for us.
     pub(super) client: Option<Client>,
+    /// What a proxy is still to do.
+    pub(super) way: Option<Box<Way>>,
     /// `None`: a UNIX socket.
     pub(super) remote: Option<SocketAddr>,
     /// Its host speaks LMTP.
@@ -196,6 +199,7 @@ impl Connection {
             conn,
             destination,
             client: None,
+            way: None,
             remote,
             lmtp: false,
             host,

@@ -21,6 +21,7 @@ mod outcome;
 mod params;
 mod plans;
 mod pools;
+mod proxies;
 mod pump;
 mod questions;
 mod reports;
@@ -431,6 +432,7 @@ impl Deliverer {
         }
         let Some(connection) = self.connections.get_mut(conn) else { return };
         match event {
+            event if connection.client.is_none() && connection.way.is_some() => self.on_its_way(conn, event, turn),
             RtEvent::Connected { .. } => self.connected(conn, turn),
             RtEvent::Received { bytes, .. } if connection.secure.sealed.is_some() => {
                 self.received_sealed(conn, bytes, turn);
@@ -545,6 +547,7 @@ impl Deliverer {
         for &conn in &due {
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             match &mut connection.client {
+                None if connection.way.is_some() => self.way_timed_out(conn, turn),
                 None => self.connect_failed(conn, "no answer to the connection attempt in time", turn),
                 Some(_) if connection.idle_since.is_some() => {
                     let pool = self.pools.make(connection.destination);

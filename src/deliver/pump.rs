@@ -1,6 +1,7 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
 use super::connection::{Connection, Transaction};
+use super::proxies::{by_proxy, is_of_network};
 use super::sources::From;
 use super::tls::Secure;
 use super::{Deliverer, Fetch, Left, Plans, Pool, age, params};
@@ -479,9 +480,11 @@ impl Deliverer {
                     continue;
                 }
             };
-            let opened = match (&server, remote) {
+            let way = remote.and_then(|remote| self.way(source, remote));
+            let proxy = way.as_ref().map(|way| way.proxy);
+            let opened = match (&server, proxy.or(remote)) {
                 (Some(LmtpServer::Unix(path)), _) => turn.io.connect_unix(FilePath::new(path)),
-                (_, Some(remote)) => turn.io.connect(remote, local_address),
+                (_, Some(to)) => turn.io.connect(to, local_address.filter(|_| proxy.is_none())),
                 (_, None) => break,
             };
             match opened {
@@ -499,9 +502,17 @@ impl Deliverer {
                         self.keep_to_source(&mut connection, number, turn.now.mono);
                     }
                     connection.lmtp = server.is_some();
+                    connection.way = way;
                     self.connections.insert(conn, Box::new(connection));
                     self.arm(conn);
                     return true;
+                }
+                Err(e) if proxy.is_some() && is_of_network(&e) => {
+                    let (site, source) = (self.source_site(destination), source.unwrap_or_default());
+                    self.proxy_failed(source, None, &by_proxy(proxy, &e.to_string()), turn);
+                    if self.source_rest(&site, source, turn.now.mono).is_some() {
+                        others.push(attempt);
+                    }
                 }
                 // The source is not this host's, or its ports are used up: another one may do.
                 Err(e) if e.kind() == ErrorKind::AddrNotAvailable && source.is_some() => {
@@ -566,14 +577,19 @@ impl Deliverer {
         let why = format!("{}: {why}", place(&connection.host, connection.remote));
         self.refused_connection(destination, &why, turn);
         self.forget(conn, turn);
+        self.try_others(destination, Left { route, plans, addresses: others, why, began }, turn);
+    }
+
+    /// An attempt came to nothing: what is left of its addresses is tried.
+    pub(super) fn try_others(&mut self, destination: DestinationId, left: Left, turn: &mut Turn<'_>) {
         let rests = self.rests(destination, turn.now.mono);
-        if !others.is_empty() && (rests || self.starts_are_paced(destination)) {
+        if !left.addresses.is_empty() && (rests || self.starts_are_paced(destination)) {
             // The next one counts as well, or has to wait.
-            let pool = self.pools.make(destination);
-            pool.left = Some(Box::new(Left { route, plans, addresses: others, why, began }));
+            self.pools.make(destination).left = Some(Box::new(left));
             self.wake(destination);
         } else {
-            self.try_addresses(destination, (&route, &plans), others, &why, began, turn);
+            let Left { route, plans, addresses, why, began } = left;
+            self.try_addresses(destination, (&route, &plans), addresses, &why, began, turn);
         }
     }
 

@@ -9,6 +9,7 @@ mod held;
 mod warm;
 
 use super::connection::Connection;
+use super::proxies::Down;
 use super::{Deliverer, age};
 use crate::config::Sources as Config;
 use crate::dns::Resolution;
@@ -41,6 +42,8 @@ pub(super) struct Sources {
     ehlo_names: Vec<Option<Arc<str>>>,
     /// What they have of their limits at sites.
     pub(super) shares: held::Shares,
+    /// Those whose proxies do not work.
+    pub(super) down: Down,
 }
 
 /// What a connection is made from.
@@ -66,14 +69,15 @@ impl Sources {
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
         let end = self.ends.peek().map(|Reverse((at, ..))| *at);
-        end.into_iter().chain(self.shares.poll_timeout()).min()
+        end.into_iter().chain(self.shares.poll_timeout()).chain(self.down.poll_timeout()).min()
     }
 
     fn rests_until(&self, site: &Scope, source: u16, now: Moment) -> Option<Moment> {
         if planted!(RestForgotten) {
             return None;
         }
-        self.rests.get(&(site.clone(), source)).copied().filter(|until| *until > now)
+        let rest = self.rests.get(&(site.clone(), source)).copied().filter(|until| *until > now);
+        rest.max(self.down.rest(source, site, now).map(|(until, _)| *until))
     }
 
     /// Rests, their ends, and shares.
@@ -248,9 +252,9 @@ impl Deliverer {
     /// All sources of a destination's pool rest: its mail waits until the first of them is back.
     pub(super) fn await_source(&mut self, destination: DestinationId, until: Moment, turn: &mut Turn<'_>) {
         if self.pools.get(&destination).is_some_and(|pool| !pool.connections.is_empty()) {
-            return;
+            return self.sources.down.await_end(destination);
         }
-        let why = "every source address of its pool rests for this site, which does not want their mail for now";
+        let why = &*self.why_sources_rest(destination, turn.now.mono);
         let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 7, 0)), why.as_bytes());
         self.put_back_loaded(destination);
         self.queue.pause(destination, reply, until, age::steady(turn.now));
@@ -304,6 +308,7 @@ impl Deliverer {
                 self.wake_members(&key.0);
             }
         }
+        self.proxies_turn(now);
         self.source_shares_turn(turn);
     }
 }

@@ -214,6 +214,15 @@ pub const SOURCE_RESTS: usize = 100_000;
 /// turn, without an end.
 pub const SOURCE_LIMITS_COUNT: bool = false;
 
+/// A name or a password for a SOCKS5 proxy, octets: its length is one octet (RFC 1929 §2).
+pub const SOCKS_TEXT_BYTES: usize = 255;
+
+/// All that a proxy is told before it connects: of SOCKS5, the greeting, a login, BIND and CONNECT.
+pub const PROXY_OPENING_BYTES: usize = 4 + 3 + 2 * SOCKS_TEXT_BYTES + 2 * 22;
+
+/// What is kept of a SOCKS5 proxy's longest reply while the rest of it is awaited: one with a name of 255 octets (RFC 1928 §6).
+pub const SOCKS_REPLY_BYTES: usize = 4 + 1 + 255 + 2;
+
 /// Days of a warm-up: two to six weeks are usual.
 pub const WARMUP_DAYS: usize = 400;
 

@@ -6,6 +6,8 @@
 
 use crate::accounts::file::LoadError;
 use crate::accounts::{self, Accounts};
+use crate::config::proxy::ProxySpeaks;
+use crate::config::sources::Source;
 use crate::config::{self, Config, Host};
 use crate::limits;
 use crate::local::{self, LocalTable};
@@ -16,6 +18,7 @@ use crate::rt::tls::{self, Acceptor};
 use crate::shaping::Shaping;
 use crate::shard::Tables;
 use crate::smtp::sasl::Login;
+use crate::smtp::socks::SocksLogin;
 use crate::starttls::TlsLevel;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -46,9 +49,11 @@ pub fn load(config: &Config) -> Result<Loaded, TablesError> {
     let local = found.local(config);
     let shaping = Arc::new(found.shaping(config));
     let routes = found.routes(config);
+    let proxy_logins = found.proxy_logins(config);
     let authorities = found.authorities(config, routes.wants_tls() || shaping.wants_tls());
     if found.errors.is_empty() {
-        Ok(Loaded { tables: Tables { accounts, tls, authorities, local, shaping, routes }, warnings: found.warnings })
+        let tables = Tables { accounts, tls, authorities, local, shaping, routes, proxy_logins };
+        Ok(Loaded { tables, warnings: found.warnings })
     } else {
         Err(TablesError(found.errors))
     }
@@ -132,14 +137,31 @@ impl Found {
 
     /// Name and password; whoever can read them can send as us.
     fn login(&mut self, file: &str) -> Option<Arc<Login>> {
+        self.secret(Path::new(file), |text| Login::parse(text).map_err(|error| error.to_string()))
+    }
+
+    /// By the numbers of the sources.
+    fn proxy_logins(&mut self, config: &Config) -> Vec<Option<Arc<SocksLogin>>> {
+        let mut login = |source: &Source| match &source.proxy.as_ref()?.speaks {
+            ProxySpeaks::Socks5 { auth: Some(file), .. } => {
+                self.secret(file, |text| SocksLogin::parse(text).map_err(|error| error.to_string()))
+            }
+            _ => None,
+        };
+        config.sources.list.iter().map(&mut login).collect()
+    }
+
+    /// What a file says that only its owner and group may read.
+    fn secret<T>(&mut self, file: &Path, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<Arc<T>> {
         let read = || {
             let mode = std::fs::metadata(file).map_err(|error| error.to_string())?.mode();
             if mode & 0o007 != 0 {
                 return Err(format!("everybody may read it (mode {:o}); chmod o= it", mode & 0o7777));
             }
-            let text = read_bounded(Path::new(file), limits::LOGIN_FILE_BYTES).map_err(|error| error.to_string())?;
-            Login::parse(&text).map_err(|error| error.to_string())
+            let text = read_bounded(file, limits::LOGIN_FILE_BYTES).map_err(|error| error.to_string())?;
+            parse(&text)
         };
+        let file = file.display();
         read().map(Arc::new).map_err(|why| self.errors.push(format!("{file}: {why}"))).ok()
     }
 

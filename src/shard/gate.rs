@@ -24,6 +24,7 @@ use crate::smtp::policy::{self, Extensions, PeerFacts, ServerPolicy, TlsFacts};
 use crate::smtp::reply::text;
 use crate::smtp::sasl::{self, Mechanism};
 use crate::smtp::server::{Answer, Question, Server};
+use crate::smtp::socks::SocksLogin;
 use crate::time::{Moment, Now};
 use slab::Slab;
 use std::collections::{BTreeSet, VecDeque};
@@ -46,6 +47,8 @@ pub struct Tables {
     pub shaping: Arc<Shaping>,
     /// Domains whose mail does not go where DNS says.
     pub routes: RouteTable,
+    /// The logins of the sources' proxies, by the numbers of the sources.
+    pub proxy_logins: Vec<Option<Arc<SocksLogin>>>,
 }
 
 /// The answer to a session's question.

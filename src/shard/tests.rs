@@ -10,6 +10,7 @@ mod edge;
 mod local;
 mod parameters;
 mod peers;
+mod proxies;
 mod quota;
 mod restart;
 mod routes;

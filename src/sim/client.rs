@@ -681,7 +681,7 @@ impl Host for Client {
                 self.sessions.remove(&link);
             }
             HostEvent::Failed { link } => drop(self.sessions.remove(&link)),
-            HostEvent::Accepted { .. } | HostEvent::Connected { .. } | HostEvent::Datagram { .. } => {}
+            _ => {}
         }
     }
 }

@@ -267,6 +267,7 @@ pub fn tables(scenario: &Scenario, known: bool) -> Tables {
         local,
         shaping: shaping(scenario),
         routes: routes(scenario),
+        ..Tables::default()
     }
 }
 

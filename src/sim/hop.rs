@@ -163,7 +163,7 @@ impl Host for Hop {
                 let open = self.send_next(link, &mut call, side);
                 self.keep(link, call, open, side.now().mono);
             }
-            HostEvent::Connected { .. } | HostEvent::Datagram { .. } => {}
+            _ => {}
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod day;
 pub mod guise;
 pub mod hop;
 pub mod oracle;
+pub mod proxy;
 pub mod run;
 pub mod saturated;
 pub mod scenario;

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::guise;
 use super::hop::{Hop, Mood, StartTls};
 use super::oracle::{Oracle, Rest, Violation};
+use super::proxy::ProxyFault;
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
 use super::sources::Plan;
 use super::world::{Found, Machine, World, config};
@@ -523,6 +524,7 @@ impl<'a> Run<'a> {
                     }
                 }
                 Machine::Zone(zone) => zone.calm(),
+                Machine::Proxy(proxy) => proxy.fault = ProxyFault::None,
                 Machine::Client(_) | Machine::Other(_) | Machine::Feeder(_) | Machine::Day(_) => {}
             }
         }

@@ -6,6 +6,7 @@
 use super::client::Client;
 use super::day::Someone;
 use super::hop::Hop;
+use super::proxy::Proxy;
 use super::saturated::Feeder;
 use super::zone::Zone;
 use crate::config::{self, Config, Host as HostName};
@@ -39,6 +40,8 @@ pub enum Machine {
     Client(Box<Client>),
     /// It answers questions.
     Zone(Box<Zone>),
+    /// It connects for others.
+    Proxy(Box<Proxy>),
     /// It does what a test tells it.
     Other(Box<dyn Host>),
     /// It sends all it has at once.
@@ -53,6 +56,7 @@ impl Host for Machine {
             Machine::Hop(hop) => hop.listens(port),
             Machine::Client(client) => client.listens(port),
             Machine::Zone(zone) => zone.listens(port),
+            Machine::Proxy(proxy) => proxy.listens(port),
             Machine::Other(host) => host.listens(port),
             Machine::Feeder(feeder) => feeder.listens(port),
             Machine::Day(someone) => someone.listens(port),
@@ -64,6 +68,7 @@ impl Host for Machine {
             Machine::Hop(hop) => hop.handle(event, side),
             Machine::Client(client) => client.handle(event, side),
             Machine::Zone(zone) => zone.handle(event, side),
+            Machine::Proxy(proxy) => proxy.handle(event, side),
             Machine::Other(host) => host.handle(event, side),
             Machine::Feeder(feeder) => feeder.handle(event, side),
             Machine::Day(someone) => someone.handle(event, side),

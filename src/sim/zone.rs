@@ -462,7 +462,7 @@ impl Host for Zone {
                     self.send(way, &bytes, side);
                 }
             }
-            HostEvent::Connected { .. } => {}
+            _ => {}
         }
     }
 }

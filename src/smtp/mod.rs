@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod reply;
 pub mod sasl;
 pub mod server;
+pub mod socks;
 
 #[cfg(test)]
 mod client_auth_tests;

@@ -2,11 +2,12 @@
 //! before the first byte of that client. The reading is the crate `ppp`'s.
 //!
 //! In: the first bytes of a connection from a network that the listener trusts. Out: [`Proxied`]. It refuses what is no
-//! header: from such a network each connection has one.
+//! header: from such a network each connection has one. And the other way round: [`header`] is what a proxy is told that is to
+//! connect for us.
 
 use crate::limits::PROXY_HEADER_BYTES;
 use ppp::{HeaderResult, PartialResult, v1, v2};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,32 @@ pub fn parse(input: &[u8]) -> Proxied {
     }
 }
 
+/// What begins each header of version 2.
+const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
+
+/// The header of version 2 of a TCP connection from `from` to `to`: a proxy that is to connect to `to` is told so, and from which
+/// of its addresses. Which port it shall be there is left to it. `None`: the two are of different families.
+pub fn header(from: IpAddr, to: SocketAddr) -> Option<Vec<u8>> {
+    let mut header = SIGNATURE.to_vec();
+    // Version 2, PROXY; then family and TCP, and the octets that follow.
+    match (from, to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            header.extend_from_slice(&[0x21, 0x11, 0, 12]);
+            header.extend_from_slice(&from.octets());
+            header.extend_from_slice(&to.octets());
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            header.extend_from_slice(&[0x21, 0x21, 0, 36]);
+            header.extend_from_slice(&from.octets());
+            header.extend_from_slice(&to.octets());
+        }
+        _ => return None,
+    }
+    header.extend_from_slice(&[0, 0]);
+    header.extend_from_slice(&to.port().to_be_bytes());
+    Some(header)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,5 +118,23 @@ mod tests {
             assert_eq!(parse(wrong), Proxied::Wrong, "{wrong:?}");
         }
         assert_eq!(parse(&[&b"PROXY "[..], &[b'x'; 200]].concat()), Proxied::Wrong);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (from, to) in [("192.0.2.1", "198.51.100.7:25"), ("2001:db8::1", "[2001:db8::2]:2525")] {
+            let (from, to): (IpAddr, SocketAddr) = (from.parse().expect("one"), to.parse().expect("one"));
+            let written = header(from, to).expect("of one family");
+            assert_eq!(parse(&written), Proxied::Header { length: written.len(), client: Some(from) });
+            let Ok(read) = v2::Header::try_from(&written[..]) else { panic!("a header") };
+            let (host, port) = match read.addresses {
+                v2::Addresses::IPv4(a) => (IpAddr::V4(a.destination_address), a.destination_port),
+                v2::Addresses::IPv6(a) => (IpAddr::V6(a.destination_address), a.destination_port),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!((SocketAddr::new(host, port), read.command), (to, v2::Command::Proxy));
+        }
+        let from = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(header(from, SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 25))), None);
     }
 }

@@ -70,6 +70,8 @@ pub struct Kept {
     pub wire: Vec<u8>,
     /// The peer that sent it.
     pub peer: SocketAddr,
+    /// What that called itself.
+    pub helo: String,
 }
 
 impl Kept {
@@ -523,6 +525,7 @@ impl Connection {
                 recipients: message.recipients.iter().map(|r| text(r)).collect(),
                 wire,
                 peer: self.peer,
+                helo: text(message.helo),
             });
         }
         let hang_up = self.session.handle_arrival_noted(&mut self.shared.borrow_mut());

@@ -77,6 +77,7 @@ pub struct Session {
     chunk: Option<(u64, bool, bool)>,
     /// A chunk of this message has come.
     in_chunks: bool,
+    helo: Vec<u8>,
     mail_from: Option<Vec<u8>>,
     recipients: Vec<Vec<u8>>,
     /// Buffers of recipients of earlier transactions.
@@ -90,6 +91,8 @@ pub struct Session {
 
 /// A message that came, as the session saw it.
 pub struct Arrived<'a> {
+    /// The name in EHLO or HELO.
+    pub helo: &'a [u8],
     /// Without angle brackets.
     pub mail_from: &'a [u8],
     /// Without angle brackets.
@@ -156,6 +159,7 @@ impl Session {
     /// The message that [`Step::Message`] announced.
     pub fn arrived(&mut self) -> Arrived<'_> {
         Arrived {
+            helo: &self.helo,
             mail_from: self.mail_from.as_deref().unwrap_or_default(),
             recipients: &self.recipients,
             data: &mut self.data,
@@ -213,6 +217,7 @@ impl Session {
             }
             _ => {
                 self.next_transaction();
+                self.helo = line[4..].trim_ascii().to_vec();
                 if &verb == b"HELO" {
                     return say(b"250 sink.test\r\n", used, out);
                 }

@@ -73,6 +73,8 @@ pub(super) enum What {
     Call(LinkId, usize, SocketAddr),
     ConnectedToRelay(LinkId),
     Connected(LinkId),
+    /// A proxy's attempt for the relay reaches its host.
+    Dial(LinkId, SocketAddr, IpAddr, Vec<u8>),
     ToRelay(LinkId, Vec<u8>),
     RelayEnd(LinkId),
     RelayFailed(LinkId, i32),

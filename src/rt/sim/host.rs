@@ -32,6 +32,10 @@ pub enum HostEvent<'a> {
     Ended { link: LinkId },
     /// The connection broke, or could not be made: over.
     Failed { link: LinkId },
+    /// A way that was asked for by [`HostSide::dial`] stands, and is not this host's any more.
+    Reached { link: LinkId },
+    /// It could not be made: `refused`, or nobody is there.
+    Unreached { link: LinkId, refused: bool },
     /// The time asked for by [`HostSide::timer`] has come.
     Timer { token: u64 },
 }
@@ -95,6 +99,14 @@ impl HostSide<'_> {
         if self.core.host_end(link).is_some() && !bytes.is_empty() {
             self.core.send_to_relay(link, What::ToRelay(link, bytes.to_vec()));
         }
+    }
+
+    /// Has a connection of the relay's go on to another host, as a proxy does: to it the relay's address is `from`. `done` is sent
+    /// to the relay once it stands. `Reached` or `Unreached` follows, or nothing if the host does not answer.
+    pub fn dial(&mut self, link: LinkId, to: SocketAddr, from: IpAddr, done: &[u8]) {
+        let core = &mut *self.core;
+        let at = core.net.arrival(to.ip(), core.now.mono, &mut core.rng);
+        core.plan(at, What::Dial(link, to, from, done.to_vec()));
     }
 
     /// Answers a datagram. `forged` ones claim to come from the host that was asked, as an attacker's do.

@@ -269,6 +269,29 @@ impl<S: Shard, H: Host> Sim<S, H> {
                     core.cpus[shard].inbox.push_back(ToShard::Connected(conn));
                 }
             }
+            What::Dial(id, to, from, done) => {
+                let Some(link) = core.net.links.get(&id).filter(|link| link.relay_open && link.host_open) else {
+                    return;
+                };
+                let (proxy, ip) = (link.host, to.ip());
+                if core.net.paths.get(&ip).is_some_and(|path| path.silent) {
+                    return;
+                }
+                match self.hosts.get(&ip).map(|host| host.listens(to.port())) {
+                    Some(true) => {
+                        core.count_connection(proxy, None, false);
+                        core.count_connection(ip, Some(from), true);
+                        core.send_to_relay(id, What::ToRelay(id, done));
+                        if let Some(link) = core.net.links.get_mut(&id) {
+                            (link.host, link.to, link.from) = (ip, to, Some(from));
+                        }
+                        self.tell_host(proxy, HostEvent::Reached { link: id });
+                        self.tell_host(ip, HostEvent::Accepted { link: id, port: to.port(), from });
+                    }
+                    listens => self.tell_host(proxy, HostEvent::Unreached { link: id, refused: listens.is_some() }),
+                }
+            }
+            What::ToRelay(_, bytes) if bytes.is_empty() => {}
             What::ToRelay(id, bytes) => {
                 let Some((shard, conn)) = core.relay_end(id) else {
                     // Nobody there any more: a reset.
@@ -401,6 +424,8 @@ impl<S: Shard, H: Host> Sim<S, H> {
             HostEvent::Datagram { link, bytes, .. } => ("datagram", link.0, bytes),
             HostEvent::Ended { link } => ("ended", link.0, &[]),
             HostEvent::Failed { link } => ("failed", link.0, &[]),
+            HostEvent::Reached { link } => ("reached", link.0, &[]),
+            HostEvent::Unreached { link, .. } => ("unreached", link.0, &[]),
             HostEvent::Timer { token } => ("timer", *token, &[]),
         };
         core.trace.record(core.now.mono, &ip, what, n, bytes);

@@ -9,6 +9,7 @@ mod lmtp;
 
 pub use crate::sim::client::Letter;
 pub use crate::sim::hop::{Act, At, Hop, Mood, Received};
+pub use crate::sim::proxy::{Proxy, ProxyFault};
 pub use crate::sim::world::config;
 pub use lmtp::Lmtp;
 
@@ -270,6 +271,15 @@ impl World {
         }
         self.records.domain(domain, &[(10, &exchanger)]);
         self.hop(address);
+    }
+
+    /// The proxy at `address`, made if it is not there.
+    pub fn proxy(&mut self, address: &str) -> &mut Proxy {
+        let machine = self.sim.hosts.entry(address.parse().unwrap()).or_insert_with(|| Machine::Proxy(Box::default()));
+        match machine {
+            Machine::Proxy(proxy) => proxy,
+            _ => unreachable!("no other has its address"),
+        }
     }
 
     pub fn door(&mut self, address: &str, door: Door) {

@@ -316,7 +316,7 @@ impl Host for Receiver {
                 self.gone(link, side.now().mono);
             }
             HostEvent::Failed { link } => self.gone(link, side.now().mono),
-            HostEvent::Connected { .. } | HostEvent::Datagram { .. } => {}
+            _ => {}
         }
     }
 }

@@ -243,7 +243,7 @@ impl Host for Sender {
                 }
             }
             HostEvent::Ended { link } | HostEvent::Failed { link } => self.lost(link, side),
-            HostEvent::Connected { .. } | HostEvent::Accepted { .. } | HostEvent::Datagram { .. } => {}
+            _ => {}
         }
     }
 }
