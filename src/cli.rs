@@ -5,6 +5,7 @@
 
 mod account;
 mod shaping;
+mod sources;
 mod tlsrpt;
 
 use crate::config::{self, Config, Events, Level, Loaded, Machine, Size, Span};
@@ -66,6 +67,22 @@ Example:
     /// Explain the rules for what receivers take: limits and replies.
     #[command(subcommand)]
     Shaping(shaping::ShapingCommand),
+    /// Show the source addresses: pools, warm-ups with what was sent to each site, and where they rest until when and why.
+    #[command(after_help = "\
+A source that is new sends each site no more messages in a day than its
+warm-up allows (docs/sources.md). Day 1 is the day that `started` names; days
+begin at midnight UTC. One that a site does not want rests for that site.
+
+What was sent, and what rests, stands in the spool's folder, where a running
+relay writes it: this reads it there, beside the relay or after its end.
+
+Examples:
+  ringpost sources -c /etc/ringpost/ringpost.toml
+      Is the new address on its way, and is any of them blocked?
+  ringpost sources --json -c /etc/ringpost/ringpost.toml |
+      jq '.sources[] | select(.rests != []) | {address, rests}'
+      Those that rest.")]
+    Sources(sources::SourcesArgs),
     /// Show what will be reported of TLS (RFC 8460).
     #[command(subcommand)]
     Tlsrpt(tlsrpt::TlsrptCommand),
@@ -121,6 +138,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(args) => check(&args).map(|()| 0),
         Command::Account(command) => account::run(&command).map(|()| 0),
         Command::Shaping(command) => shaping::run(&command).map(|()| 0),
+        Command::Sources(args) => sources::run(&args).map(|()| 0),
         Command::Tlsrpt(command) => tlsrpt::run(&command).map(|()| 0),
         Command::Spool(SpoolCommand::Verify(args)) => verify(&args),
         Command::Spool(SpoolCommand::List(args)) => list(&args),

@@ -236,6 +236,8 @@ mod switches {
         ProxyBlamesHost,
         /// that a host cannot be reached counts as if its proxy could not
         HostBlamesProxy,
+        /// what is kept of rests and lower limits is not taken up at the start
+        RestsLostAtStart,
         /// lanes share a limit evenly, whosever mail they have
         LanesWeighTheSame,
     }

@@ -4,6 +4,7 @@
 //! says why and what to do, and nothing has been accepted yet. End: the control plane asks every shard to drain; when the
 //! last one has stopped, the remaining events are written.
 
+pub mod sources;
 mod tables;
 
 pub use tables::{TablesError, shaping};
@@ -17,7 +18,7 @@ use crate::rt::disk::StdDisk;
 use crate::rt::uring::{self, Build, Options, StartError, Wakers};
 use crate::rt::{descriptor_limit, random_u64};
 use crate::shard::mailbox::{Control, Mail, Mailboxes};
-use crate::shard::{Ending, Parts, QuotaFiles, ShardCore, Tables};
+use crate::shard::{Ending, Parts, QuotaFiles, RestFiles, ShardCore, Tables};
 use crate::spool::{self, RecoveryError};
 use crate::time::{Moment, Now, Wall};
 use std::io;
@@ -95,6 +96,14 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
     );
 
     let quotas = Arc::new(QuotaFiles::read(&StdDisk, &config.spool.path)?);
+    let rests = RestFiles::read(&StdDisk, &config.spool.path, Now { mono: Moment(0), wall: wall() });
+    for problem in &rests.problems {
+        tracing::error!("spool: {problem}: what it says of rests and lower limits is forgotten");
+    }
+    if !rests.all().is_empty() {
+        tracing::info!("{} rests and lower limits of before are in force still", rests.all().len());
+    }
+    let rests = Arc::new(rests);
     let policies =
         Arc::new(if config.delivery.mta_sts { sts::load(&sts::folder(&config.spool.path)) } else { Vec::new() });
     let wakers = Wakers::new(config.shards)?;
@@ -147,7 +156,9 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
         }
     });
     let https = tables.authorities.as_ref().filter(|_| config.delivery.mta_sts).and_then(|a| a.https().ok());
-    let control = control::start(Arc::clone(&config), links, https, command).map_err(ServerError::Control)?;
+    let pages = Arc::clone(&config);
+    let pages = Box::new(move || sources::json(&pages));
+    let control = control::start(Arc::clone(&config), links, https, (command, pages)).map_err(ServerError::Control)?;
 
     let dns = dns_settings(&config);
     let spool::Recovery { shards: recovered, lock, .. } = recovery;
@@ -158,6 +169,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             config: Arc::clone(&config),
             tables: Arc::clone(&tables),
             quotas: Arc::clone(&quotas),
+            rests: Arc::clone(&rests),
             policies: Arc::clone(&policies),
             now: Now { mono: Moment(0), wall: wall() },
             routes: Arc::clone(&routes),

@@ -1,4 +1,4 @@
-//! The admin pages over HTTP: /metrics, /healthz and an index. Reads only; changes nothing.
+//! The admin pages over HTTP: /metrics, /sources, /healthz and an index. Reads only; changes nothing.
 //!
 //! Bounded: so many connections at a time, each so long ([`crate::limits`]).
 
@@ -25,19 +25,32 @@ use tokio::time::{Sleep, sleep};
 /// Both users of the lock are tasks of the control thread that hold it without awaiting.
 pub type Shared = Arc<Mutex<Metrics>>;
 
+/// Makes the text of a page, on a thread that may wait for files.
+pub type Page = Box<dyn Fn() -> Result<String, String> + Send + Sync>;
+
 /// The pages.
-pub fn router(metrics: Shared) -> Router {
+pub fn router(metrics: Shared, sources: Page) -> Router {
+    let sources: Arc<Page> = Arc::new(sources);
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthz))
+        .route("/sources", get(move || from_files(Arc::clone(&sources))))
         .with_state(metrics)
+}
+
+async fn from_files(page: Arc<Page>) -> (StatusCode, [(header::HeaderName, &'static str); 1], String) {
+    let made = tokio::task::spawn_blocking(move || page()).await.unwrap_or_else(|error| Err(error.to_string()));
+    match made {
+        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], text),
+        Err(why) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], format!("{why}\n")),
+    }
 }
 
 async fn index() -> impl IntoResponse {
     let version = env!("CARGO_PKG_VERSION");
     let text = format!(
-        "Ringpost {version}\n\n/metrics   counters, gauges and latencies for Prometheus\n/healthz   200 while mail is taken, 503 while draining\n"
+        "Ringpost {version}\n\n/metrics   counters, gauges and latencies for Prometheus\n/sources   source addresses: warm-ups, rests (JSON)\n/healthz   200 while mail is taken, 503 while draining\n"
     );
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text)
 }
@@ -53,9 +66,9 @@ async fn healthz(State(metrics): State<Shared>) -> impl IntoResponse {
 }
 
 /// Serves until dropped.
-pub async fn serve(listener: TcpListener, metrics: Shared) {
+pub async fn serve(listener: TcpListener, metrics: Shared, sources: Page) {
     let bounded = Bounded { listener, permits: Arc::new(Semaphore::new(ADMIN_CONNECTIONS)) };
-    if let Err(error) = axum::serve(bounded, router(metrics)).await {
+    if let Err(error) = axum::serve(bounded, router(metrics, sources)).await {
         tracing::error!("admin HTTP has ended: {error}");
     }
 }

@@ -84,7 +84,7 @@ pub fn start(
     config: Arc<Config>,
     shards: Vec<ShardLink>,
     https: Option<Arc<rustls::ClientConfig>>,
-    command: Box<dyn Fn(Command) + Send>,
+    (command, sources): (Box<dyn Fn(Command) + Send>, admin::Page),
 ) -> io::Result<ControlThread> {
     let log = EventLog::open(&config.log)?;
     let listener = config.admin.map(bind_admin).transpose()?;
@@ -100,7 +100,7 @@ pub fn start(
         runtime.block_on(async {
             let fetcher = Fetcher::new(https, sts::folder(&config.spool.path));
             let reports = tlsrpt::Reports::new(&config, tlsrpt::now());
-            match Control::new(log, shards, fetcher, (command, reports), listener) {
+            match Control::new(log, shards, fetcher, (command, reports), (listener, sources)) {
                 Ok(control) => {
                     drop(ready.send(Ok(())));
                     control.run(finished).await;
@@ -170,7 +170,7 @@ impl Control {
         shards: Vec<ShardLink>,
         (fetcher, policies): (Fetcher, mpsc_async::Receiver<Told>),
         (command, reports): (Box<dyn Fn(Command) + Send>, Option<tlsrpt::Reports>),
-        listener: Option<std::net::TcpListener>,
+        (listener, sources): (Option<std::net::TcpListener>, admin::Page),
     ) -> io::Result<Control> {
         let (mut events, mut measured) = (Vec::new(), Vec::new());
         for shard in shards {
@@ -180,7 +180,7 @@ impl Control {
         let metrics = Arc::new(Mutex::new(Metrics::new(measured)));
         if let Some(listener) = listener {
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            drop(tokio::spawn(admin::serve(listener, Arc::clone(&metrics))));
+            drop(tokio::spawn(admin::serve(listener, Arc::clone(&metrics), sources)));
         }
         Ok(Control {
             metrics,

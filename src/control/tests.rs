@@ -29,12 +29,16 @@ fn http(address: SocketAddr, path: &str) -> (u16, String) {
     (status, text)
 }
 
+fn no_page() -> admin::Page {
+    Box::new(|| Ok("{}".to_owned()))
+}
+
 #[test]
 fn all_events_are_in_the_log_when_the_control_thread_has_finished() {
     let directory = tempfile::tempdir().unwrap();
     let config = configuration(directory.path(), false);
     let (mut sides, links): (Vec<_>, Vec<_>) = (0..2).map(|_| link(&config)).unzip();
-    let control = start(config, links, None, Box::new(|_| ())).unwrap();
+    let control = start(config, links, None, (Box::new(|_| ()), no_page())).unwrap();
     for n in 0..20_000 {
         sides[n % 2].events.push(delivered(n));
         if n % 5 == 0 {
@@ -59,7 +63,7 @@ fn the_pages_answer_over_loopback() {
     let directory = tempfile::tempdir().unwrap();
     let config = configuration(directory.path(), true);
     let (mut side, taken) = link(&config);
-    let control = start(config, vec![taken], None, Box::new(|_| ())).unwrap();
+    let control = start(config, vec![taken], None, (Box::new(|_| ()), no_page())).unwrap();
     side.stats.accepted_messages.add(12);
     side.histograms.record(LatencyStage::Commit, 150);
     side.histograms.publish();
@@ -86,11 +90,12 @@ fn an_admin_address_in_use_or_a_log_that_cannot_be_opened_stops_the_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = Config::clone(&configuration(directory.path(), false));
     config.admin = Some(taken.local_addr().unwrap());
-    let error = start(Arc::new(config.clone()), Vec::new(), None, Box::new(|_| ())).err().unwrap().to_string();
+    let error =
+        start(Arc::new(config.clone()), Vec::new(), None, (Box::new(|_| ()), no_page())).err().unwrap().to_string();
     assert!(error.contains("admin.address"), "{error}");
     config.admin = None;
     config.log.events = Events::File(directory.path().join("no/such"));
-    let error = start(Arc::new(config), Vec::new(), None, Box::new(|_| ())).err().unwrap().to_string();
+    let error = start(Arc::new(config), Vec::new(), None, (Box::new(|_| ()), no_page())).err().unwrap().to_string();
     assert!(error.contains("no/such"), "{error}");
 }
 
@@ -103,7 +108,7 @@ fn a_hanging_event_log_stops_neither_the_shards_nor_the_pages_nor_the_end() {
     assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
     let _never_read = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let (mut side, taken) = link(&config);
-    let control = start(Arc::clone(&config), vec![taken], None, Box::new(|_| ())).unwrap();
+    let control = start(Arc::clone(&config), vec![taken], None, (Box::new(|_| ()), no_page())).unwrap();
     let bound = crate::limits::EVENT_BATCH * crate::limits::EVENT_BATCHES_PER_SHARD;
     // More than the pipe, the write in progress and the queue can hold.
     let mut pushed = 0;
@@ -156,7 +161,9 @@ fn signalled(directory: &Path) {
     let config = configuration(directory, true);
     let (mut side, taken) = link(&config);
     let (commands, received) = mpsc::channel();
-    let control = start(config, vec![taken], None, Box::new(move |command| commands.send(command).unwrap())).unwrap();
+    let control =
+        start(config, vec![taken], None, (Box::new(move |command| commands.send(command).unwrap()), no_page()))
+            .unwrap();
     let address = control.admin_address().unwrap();
     assert_eq!(http(address, "/healthz").0, 200);
 

@@ -6,7 +6,7 @@
 //! divided between the shards for good (`route`).
 
 use super::{Deliverer, Map};
-use crate::lease::{self, Crowd, Ledgers, Paced, Scope, Share, Spread, ToLane, ToLedger};
+use crate::lease::{self, Crowd, Ledgers, Measure, Paced, Scope, Share, Spread, ToLane, ToLedger};
 use crate::limits;
 use crate::queue::{DestinationId, FlowId};
 use crate::route;
@@ -131,6 +131,21 @@ impl Lanes {
             timers: BinaryHeap::new(),
             tenants_rest: false,
         }
+    }
+
+    /// What is in force at the sites whose ledgers are here.
+    pub(super) fn measures(&self) -> impl Iterator<Item = (&Scope, &Measure)> {
+        self.ledgers.measures()
+    }
+
+    /// Whether anything of it is new since the last call, or lasts longer.
+    pub(super) fn have_taken(&mut self) -> bool {
+        self.ledgers.has_taken()
+    }
+
+    /// It was in force before the start.
+    pub(super) fn restore(&mut self, site: &Scope, measure: Measure, now: Moment) {
+        self.ledgers.restore(site, measure, now);
     }
 
     /// Shares and ledgers.

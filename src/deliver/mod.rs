@@ -14,6 +14,7 @@ mod audit;
 mod connection;
 mod flights;
 mod heard;
+mod kept;
 mod lanes;
 mod login;
 mod maildir;

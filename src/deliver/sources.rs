@@ -34,8 +34,10 @@ const POOL: &str = " (pool ";
 /// The sources' state here. Lives on its shard.
 #[derive(Default)]
 pub(super) struct Sources {
-    /// Those that rest at a site, and until when.
-    rests: BTreeMap<(Scope, u16), Moment>,
+    /// Those that rest at a site.
+    rests: BTreeMap<(Scope, u16), Rest>,
+    /// One rests that did not, or for longer, and that is to be kept.
+    taken: bool,
     /// Ends of rests, earliest first.
     ends: BinaryHeap<Reverse<(Moment, Scope, u16)>>,
     /// The sources' names in EHLO.
@@ -44,6 +46,13 @@ pub(super) struct Sources {
     pub(super) shares: held::Shares,
     /// Those whose proxies do not work.
     pub(super) down: Down,
+}
+
+/// A source rests at a site.
+struct Rest {
+    until: Moment,
+    /// Why; `None`: it has sent what its warm-up allows, which is kept elsewhere.
+    why: Option<Arc<str>>,
 }
 
 /// What a connection is made from.
@@ -76,8 +85,34 @@ impl Sources {
         if planted!(RestForgotten) {
             return None;
         }
-        let rest = self.rests.get(&(site.clone(), source)).copied().filter(|until| *until > now);
+        let rest = self.rests.get(&(site.clone(), source)).map(|rest| rest.until).filter(|until| *until > now);
         rest.max(self.down.rest(source, site, now).map(|(until, _)| *until))
+    }
+
+    /// A source rests until then.
+    fn take(&mut self, site: &Scope, source: u16, until: Moment, why: Option<&Arc<str>>) {
+        self.taken |= why.is_some();
+        self.rests.insert((site.clone(), source), Rest { until, why: why.cloned() });
+        self.ends.push(Reverse((until, site.clone(), source)));
+        while self.rests.len() > limits::SOURCE_RESTS {
+            let Some(Reverse((_, site, source))) = self.ends.pop() else { break };
+            self.rests.remove(&(site, source));
+        }
+    }
+
+    /// Whether a source rests that did not at the last call, or for longer; but for warm-ups.
+    pub(super) fn have_taken(&mut self) -> bool {
+        std::mem::take(&mut self.taken)
+    }
+
+    /// Those that rest, where, until when and why; but for warm-ups.
+    pub(super) fn resting(&self) -> impl Iterator<Item = (&Scope, u16, Moment, &Arc<str>)> {
+        self.rests.iter().filter_map(|((site, source), rest)| Some((site, *source, rest.until, rest.why.as_ref()?)))
+    }
+
+    /// A source rested before the start, and does so still.
+    pub(super) fn restore(&mut self, site: &Scope, source: u16, until: Moment, why: &Arc<str>) {
+        self.take(site, source, until, Some(why));
     }
 
     /// Rests, their ends, and shares.
@@ -207,25 +242,28 @@ impl Deliverer {
         let seconds = until.since(turn.now.mono).as_secs();
         let text = format!("{address} rests for {site} for {seconds} s: {why}");
         turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::SourceRests, text.as_bytes()));
+        turn.report.stats.source_rests.add(1);
+        let why: Arc<str> = why.into();
         for shard in (0..self.shards).filter(|shard| *shard != self.me) {
-            let rest = Box::new(SourceRest { site: site.clone(), source, until });
+            let rest = Box::new(SourceRest { site: site.clone(), source, until, why: Arc::clone(&why) });
             turn.post.send(usize::from(shard), Mail::SourceRest(rest));
         }
-        self.source_rests(site, source, until, turn);
+        self.source_rests(site, (source, until), Some(&why), turn);
     }
 
     /// A source rests for a site: so it was found here, or on another shard.
-    pub(crate) fn source_rests(&mut self, site: &Scope, source: u16, until: Moment, turn: &mut Turn<'_>) {
+    pub(crate) fn source_rests(
+        &mut self,
+        site: &Scope,
+        (source, until): (u16, Moment),
+        why: Option<&Arc<str>>,
+        turn: &mut Turn<'_>,
+    ) {
         let now = turn.now.mono;
         if self.sources.rests_until(site, source, now).is_some_and(|known| known >= until) {
             return;
         }
-        self.sources.rests.insert((site.clone(), source), until);
-        self.sources.ends.push(Reverse((until, site.clone(), source)));
-        while self.sources.rests.len() > limits::SOURCE_RESTS {
-            let Some(Reverse((_, site, source))) = self.sources.ends.pop() else { break };
-            self.sources.rests.remove(&(site, source));
-        }
+        self.sources.take(site, source, until, why);
         if planted!(RestForgotten) {
             return;
         }
@@ -303,7 +341,7 @@ impl Deliverer {
             let Some(Reverse((at, site, source))) = self.sources.ends.pop() else { break };
             // A longer one may have come.
             let key = (site, source);
-            if self.sources.rests.get(&key) == Some(&at) {
+            if self.sources.rests.get(&key).is_some_and(|rest| rest.until == at) {
                 self.sources.rests.remove(&key);
                 self.wake_members(&key.0);
             }

@@ -1,7 +1,7 @@
 //! PURE. The ledgers of one shard: who has how much of each limit.
 
 use super::crowd::Crowds;
-use super::measures::{Change, Measures};
+use super::measures::{Change, Measure, Measures};
 use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
@@ -22,6 +22,8 @@ pub struct Ledgers {
     out: VecDeque<(u16, ToLane)>,
     /// What began or ended by replies.
     changes: VecDeque<(Scope, Change)>,
+    /// Something is in force that was not, or for longer.
+    taken: bool,
 }
 
 #[derive(Debug)]
@@ -391,7 +393,25 @@ impl Ledgers {
     /// Of so many shards.
     pub fn new(shards: u16) -> Self {
         let (ledgers, timers) = (HashMap::default(), BinaryHeap::new());
-        Ledgers { shards, ledgers, timers, out: VecDeque::new(), changes: VecDeque::new() }
+        Ledgers { shards, ledgers, timers, out: VecDeque::new(), changes: VecDeque::new(), taken: false }
+    }
+
+    /// A measure of before the start is in force still.
+    pub fn restore(&mut self, scope: &Scope, measure: Measure, now: Moment) {
+        let new = || Ledger::new(Limits::default(), self.shards);
+        let ledger = self.ledgers.entry(scope.clone()).or_insert_with(new);
+        ledger.measures.take(measure, &mut Vec::new());
+        self.look(scope, now);
+    }
+
+    /// All measures in force.
+    pub fn measures(&self) -> impl Iterator<Item = (&Scope, &Measure)> {
+        self.ledgers.iter().flat_map(|(scope, ledger)| ledger.measures.all().map(move |measure| (scope, measure)))
+    }
+
+    /// Whether any is new since the last call, or lasts longer.
+    pub fn has_taken(&mut self) -> bool {
+        std::mem::take(&mut self.taken)
     }
 
     /// How many there are.
@@ -417,7 +437,9 @@ impl Ledgers {
         let mut changes = Vec::new();
         let mut renewed = others;
         for measure in told {
-            renewed |= !planted!(SuspensionNotTold) && ledger.measures.take(measure, &mut changes);
+            let taken = !planted!(SuspensionNotTold) && ledger.measures.take(measure, &mut changes);
+            renewed |= taken;
+            self.taken |= taken;
         }
         self.changes.extend(changes.into_iter().map(|change| (scope.clone(), change)));
         if renewed && !ledger.measures.is_empty() {

@@ -74,6 +74,11 @@ impl Measures {
         self.all.is_empty()
     }
 
+    /// Those in force.
+    pub fn all(&self) -> impl Iterator<Item = &Measure> {
+        self.all.iter()
+    }
+
     /// Takes a measure; whether anything is other than before. What begins by it goes to `changes`.
     pub fn take(&mut self, measure: Measure, changes: &mut Vec<Change>) -> bool {
         if let Some(same) = self.all.iter_mut().find(|other| other.what == measure.what) {

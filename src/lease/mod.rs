@@ -29,12 +29,13 @@
 //! A rule may have a site rest for a time, a tenant at it, or its limits lowered ([`Measure`]). The shard that read the reply keeps to
 //! a rest at once, and tells the ledger; that gives nothing out that is against it, and tells all shards; who comes
 //! later is told before it is given anything. So a rest holds everywhere as soon as word has gone from shard to shard twice,
-//! and a lower limit is kept to as exactly as any.
+//! and a lower limit is kept to as exactly as any. Both outlast the process (`kept`).
 //!
 //! The mail between two shards keeps its order, and is never lost: both end together. The same would do between machines,
 //! with terms on connections as well.
 
 mod crowd;
+mod kept;
 mod ledger;
 mod measures;
 mod share;
@@ -42,6 +43,7 @@ mod share;
 mod tests;
 
 pub use crowd::{Crowd, Spread};
+pub use kept::{Keeper, Kept, Resting, Restored, Write};
 pub use ledger::Ledgers;
 pub use measures::{Change, InForce, Measure, Rest, Taken};
 pub use share::{Closing, Share};

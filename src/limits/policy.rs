@@ -223,6 +223,22 @@ pub const PROXY_OPENING_BYTES: usize = 4 + 3 + 2 * SOCKS_TEXT_BYTES + 2 * 22;
 /// What is kept of a SOCKS5 proxy's longest reply while the rest of it is awaited: one with a name of 255 octets (RFC 1928 §6).
 pub const SOCKS_REPLY_BYTES: usize = 4 + 1 + 255 + 2;
 
+/// What rests is written so often at the most: what is lost by a crash is of the last second, and a receiver that still means it says it
+/// again.
+pub const RESTS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After a write of them has failed it is tried again so much later: no mail waits for it.
+pub const RESTS_RETRY: Duration = Duration::from_secs(10);
+
+/// What rests is written again when the wall clock was set by more than this.
+pub const RESTS_CLOCK_STEP: Duration = Duration::from_secs(1);
+
+/// The file of them, of one shard: some 5000. Those that end first are left out.
+pub const RESTS_FILE_BYTES: usize = 1 << 20;
+
+/// Of the words that say why something rests so many octets are kept: the rule, the host and most replies.
+pub const RESTS_WHY_BYTES: usize = 400;
+
 /// Days of a warm-up: two to six weeks are usual.
 pub const WARMUP_DAYS: usize = 400;
 

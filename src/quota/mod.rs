@@ -57,7 +57,7 @@ mod property_tests;
 #[cfg(test)]
 mod tests;
 
-pub use owner::{Owner, Write};
+pub use owner::{Counted, Owner, Write};
 pub use purse::{Answer, Purse, Take};
 pub use snapshot::Refused;
 

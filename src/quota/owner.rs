@@ -14,6 +14,7 @@ use crate::limits::{
 use crate::time::{Moment, Now};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
+use std::time::Duration;
 
 /// A snapshot to be written to a slot of this shard, at its file's start, durably.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +51,23 @@ pub struct Owner {
     out: VecDeque<(u16, ToPurse)>,
     /// Where the next sweep begins.
     swept: Option<Key>,
+}
+
+/// What counts of a key.
+#[derive(Debug)]
+pub struct Counted {
+    /// Its name, without its kind.
+    pub name: String,
+    /// Units that were used, or were leased when that was written.
+    pub units: u64,
+    track: Track,
+}
+
+impl Counted {
+    /// From when on another one is within a limit of so many, if none is taken before.
+    pub fn room_from(&self, amount: u32, now: Moment) -> Moment {
+        self.track.down_to(u64::from(amount).saturating_sub(1), now)
+    }
 }
 
 /// One key.
@@ -141,6 +159,17 @@ impl Owner {
         owner.save = !latest.is_empty();
         owner.books = latest.into_iter().map(|(key, saved)| (key, book(saved))).collect();
         (owner, refused)
+    }
+
+    /// What counts of the keys of a kind in windows of that length, for people.
+    pub fn counted(self, kind: &str, window: Duration, now: Moment) -> impl Iterator<Item = Counted> {
+        let kind = format!("{kind} ");
+        self.books.into_iter().filter_map(move |(key, book)| {
+            let name = key.name().strip_prefix(&kind)?.to_owned();
+            let mut track = book.tracks.into_iter().find(|track| track.window == window)?;
+            let units = track.used(now);
+            (units > 0).then_some(Counted { name, units, track })
+        })
     }
 
     /// Takes mail of a purse.

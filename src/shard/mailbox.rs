@@ -212,6 +212,8 @@ pub struct SourceRest {
     pub source: u16,
     /// Until then.
     pub until: Moment,
+    /// Why, in words.
+    pub why: Arc<str>,
 }
 
 /// With which mail a message waits.

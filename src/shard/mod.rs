@@ -11,9 +11,11 @@ mod gate;
 mod guard;
 mod handshakes;
 mod home;
+mod kept;
 pub mod mailbox;
 mod names;
 mod notify;
+mod pair;
 pub mod quota;
 mod rates;
 mod session;
@@ -34,7 +36,9 @@ use crate::time::{Moment, Now};
 use event::{EventSink, Notice, NoticeKind};
 pub use gate::Tables;
 use home::{Home, Message};
-use mailbox::{Control, Mail, Mailboxes, Post};
+use kept::KeptRests;
+pub use kept::RestFiles;
+use mailbox::{Control, Mail, Mailboxes, Post, SourceRest};
 pub use quota::QuotaFiles;
 use stats::{ShardStats, StageHistograms};
 use std::sync::Arc;
@@ -87,6 +91,7 @@ pub struct ShardCore {
     me: u16,
     home: Home,
     deliverer: Deliverer,
+    kept: KeptRests,
     post: Post,
     report: Report,
     /// What recovery found, until all of it has an owner; and how much of it has.
@@ -119,6 +124,8 @@ pub struct Parts {
     pub tables: Arc<Tables>,
     /// What the run before has written of sending limits.
     pub quotas: Arc<QuotaFiles>,
+    /// What it has written of rests.
+    pub rests: Arc<RestFiles>,
     /// MTA-STS policies that were kept.
     pub policies: Arc<Vec<Arc<Stored>>>,
     /// Both clocks, at the start.
@@ -147,23 +154,27 @@ impl ShardCore {
     /// Makes the shard; on its own thread.
     pub fn new(parts: Parts) -> Self {
         let Parts { me, shards, config, tables, routes, dns, recovered, mailboxes, report, .. } = parts;
-        let Parts { quotas, policies, now, .. } = parts;
+        let Parts { quotas, rests, policies, now, .. } = parts;
         let Parts { ending, max_connections, geometry, seed, .. } = parts;
         let log = Log::new(&recovered, seed, geometry);
         report.stats.storage_ok.set(1);
+        let kept = KeptRests::new(me, shards, config.spool.path.clone(), &rests);
+        let mut deliverer = Deliverer::new(
+            me,
+            Arc::clone(&config),
+            Arc::clone(&tables),
+            Arc::clone(&routes),
+            (&dns, &policies),
+            max_connections,
+            seed,
+        );
+        deliverer.restore(rests.all(), now.mono);
         ShardCore {
             me,
+            kept,
             drain_timeout: config.drain_timeout,
-            home: Home::new(
-                me,
-                shards,
-                Arc::clone(&config),
-                Arc::clone(&tables),
-                (&quotas, now),
-                Arc::clone(&routes),
-                log,
-            ),
-            deliverer: Deliverer::new(me, config, tables, routes, (&dns, &policies), max_connections, seed),
+            home: Home::new(me, shards, config, tables, (&quotas, now), routes, log),
+            deliverer,
             post: Post::new(usize::from(me), mailboxes),
             report,
             recovered: Some(recovered),
@@ -190,7 +201,8 @@ impl ShardCore {
                     Mail::WarmUp(mail) => self.home.warm_up(*mail, turn),
                     Mail::Warmed(mail) => self.deliverer.warmed(*mail, turn),
                     Mail::SourceRest(rest) => {
-                        self.deliverer.source_rests(&rest.site, rest.source, rest.until, turn);
+                        let SourceRest { site, source, until, why } = &*rest;
+                        self.deliverer.source_rests(site, (*source, *until), Some(why), turn);
                     }
                     Mail::ToLane(mail) => self.deliverer.to_lane(*mail, turn),
                     Mail::ToOwner(mail) => self.home.quota_owner(mail, now),
@@ -226,6 +238,7 @@ impl ShardCore {
         turn.report.events.push(Notice::event(now.wall, self.me, NoticeKind::Draining, b""));
         self.home.drain(turn);
         self.deliverer.drain(turn);
+        self.kept.finish();
     }
 
     /// Whether the shard can end: nothing is under way here, and no other shard will send anything.
@@ -245,9 +258,13 @@ impl ShardCore {
         if late {
             // What is known is written, but nothing holds the process for long.
             let overdue = now.mono >= drain.deadline + limits::DRAIN_GRACE;
-            return overdue || (others_done && self.post.is_empty() && self.home.log_is_quiet());
+            let quiet = self.home.log_is_quiet() && self.kept.is_quiet();
+            return overdue || (others_done && self.post.is_empty() && quiet);
         }
-        others_done && self.post.is_empty() && (self.home.is_quiet() || planted!(DrainWithoutCommit))
+        others_done
+            && self.post.is_empty()
+            && self.kept.is_quiet()
+            && (self.home.is_quiet() || planted!(DrainWithoutCommit))
     }
 
     /// Hands recovered mail to its owners, as fast as they take it.
@@ -303,6 +320,16 @@ impl Shard for ShardCore {
                     turn.io.close(conn);
                 }
             }
+            Event::FileReady { file, .. } if KeptRests::owns_file(*file) => {
+                if let Event::FileReady { file, result } = event {
+                    self.kept.made(file, result, turn);
+                }
+            }
+            Event::Written { token, .. } if KeptRests::owns_write(*token) => {
+                if let Event::Written { result, .. } = event {
+                    self.kept.written(result, turn);
+                }
+            }
             Event::FileReady { .. } | Event::FileRemoved { .. } | Event::Written { .. } | Event::Read { .. } => {
                 self.home.handle_file(event, turn);
             }
@@ -324,6 +351,7 @@ impl Shard for ShardCore {
         let turn = &mut Turn { now, io, post: &mut self.post, report: &mut self.report };
         self.deliverer.turn(turn);
         self.home.turn(turn);
+        self.kept.turn(&mut self.deliverer, turn);
         self.post.flush(|to| io.wake(to));
         self.report.events.flush();
         if now.mono >= self.next_report {

@@ -5,61 +5,48 @@
 
 use super::Turn;
 use super::mailbox::{Mail, WarmUp, Warmed};
+use super::pair::{Found, Pair, file_name};
 use crate::accounts::Account;
 use crate::lease::Scope;
 use crate::limits::{WARMUP_RETRY, WARMUP_WINDOW};
-use crate::quota::{Answer, Key, Limit, Limits, Owner, Purse, Take, ToOwner, ToPurse, Write};
-use crate::rt::buffer::Buffer;
+use crate::quota::{Answer, Counted, Key, Limit, Limits, Owner, Purse, Refused, Take, ToOwner, ToPurse, Write};
 use crate::rt::disk::Disk;
 use crate::rt::{ConnId, FileNo};
 use crate::time::{Moment, Now};
 use slab::Slab;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Set in the token of a write that is ours; the log has the others.
 pub(super) const WRITE: u64 = 1 << 63;
 /// Our files' numbers: the log counts from 0, and never so far.
 pub(super) const FILES: FileNo = FileNo::MAX - 1;
-/// A file is made with so many octets; a longer snapshot makes it longer.
-const FILE_BYTES: u64 = 64 << 10;
+/// Their names begin with it.
+const KIND: &str = "quota";
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The files of all shards as the start found them: shard, slot, contents.
+/// The files of all shards as the start found them.
 #[derive(Debug, Default)]
-pub struct QuotaFiles(Vec<(u16, u8, Vec<u8>)>);
+pub struct QuotaFiles(Found);
 
 impl QuotaFiles {
     /// Reads those of a spool's folder.
     pub fn read(disk: &impl Disk, folder: &Path) -> io::Result<QuotaFiles> {
-        let mut names: Vec<_> =
-            disk.list(folder)?.into_iter().filter_map(|name| Some((parse_name(&name)?, name))).collect();
-        names.sort();
-        let mut files = Vec::new();
-        for ((shard, slot), name) in names {
-            let mut bytes = Vec::new();
-            disk.read(&folder.join(name), &mut bytes)?;
-            files.push((shard, slot, bytes));
-        }
-        Ok(QuotaFiles(files))
+        Found::read(disk, folder, KIND, |_, error| Err(error)).map(QuotaFiles)
     }
 
-    fn has(&self, shard: u16, slot: u8) -> bool {
-        self.0.iter().any(|(other, at, _)| (*other, *at) == (shard, slot))
+    fn owner(&self, me: u16, shards: u16, now: Now) -> (Owner, Vec<(usize, Refused)>) {
+        Owner::restore(me, shards, self.0.0.iter().map(|(_, _, bytes)| &bytes[..]), now)
     }
-}
 
-fn file_name(shard: u16, slot: u8) -> String {
-    format!("quota-{shard:04}-{slot}")
-}
-
-fn parse_name(name: &str) -> Option<(u16, u8)> {
-    let (shard, slot) = name.strip_prefix("quota-")?.split_once('-')?;
-    let found = (shard.parse().ok()?, slot.parse().ok()?);
-    (file_name(found.0, found.1) == name).then_some(found)
+    /// What sources that are new have sent in a day, or taken ahead, by the names of their scopes; and whether a file is damaged.
+    pub fn warmed(&self, now: Now) -> (Vec<Counted>, bool) {
+        let (owner, refused) = self.owner(0, 1, now);
+        let counted = owner.counted(WARMUP, WARMUP_WINDOW, now.mono).collect();
+        (counted, refused.iter().any(|(_, why)| *why != Refused::Blank))
+    }
 }
 
 /// What a session wants a unit of.
@@ -90,25 +77,12 @@ pub(super) enum Verdict {
     Unavailable,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum File {
-    /// There is none.
-    Absent,
-    /// It is there, from the run before.
-    Found,
-    Making,
-    Open,
-}
-
 /// See the module. Lives on its shard.
 pub(super) struct Quotas {
     me: u16,
-    folder: PathBuf,
     purse: Purse,
     owner: Owner,
-    files: [File; 2],
-    /// Waits for its file.
-    write: Option<Write>,
+    files: Pair,
     waiting: Slab<(Asker, Key, Unit)>,
     /// Answers for the delivering half.
     warmed: Vec<Warmed>,
@@ -118,26 +92,23 @@ pub(super) struct Quotas {
 
 impl Quotas {
     pub(super) fn new(me: u16, shards: u16, folder: PathBuf, found: &QuotaFiles, now: Now) -> Self {
-        let (owner, refused) = Owner::restore(me, shards, found.0.iter().map(|(_, _, bytes)| &bytes[..]), now);
+        let (owner, refused) = found.owner(me, shards, now);
         for (at, why) in refused.into_iter().filter(|_| me == 0) {
-            let (shard, slot, bytes) = &found.0[at];
+            let (shard, slot, bytes) = &found.0.0[at];
             // A file that was made and never written is all zeros.
             if bytes.iter().any(|b| *b != 0) {
                 tracing::warn!(
-                    file = file_name(*shard, *slot),
+                    file = file_name(KIND, *shard, *slot),
                     ?why,
                     "a snapshot of sending limits is not used: the other one is"
                 );
             }
         }
-        let file = |slot| if found.has(me, slot) { File::Found } else { File::Absent };
         Quotas {
             me,
-            folder,
             purse: Purse::new(me, shards),
             owner,
-            files: [file(0), file(1)],
-            write: None,
+            files: Pair::new((KIND, FILES, WRITE), me, folder, &found.0),
             waiting: Slab::new(),
             warmed: Vec::new(),
             next_sweep: Moment(0),
@@ -238,10 +209,13 @@ impl Quotas {
         while let Some((to, mail)) = self.purse.poll_send() {
             turn.post.send(usize::from(to), Mail::ToOwner(mail));
         }
-        if self.write.is_none() {
-            self.write = self.owner.poll_write(turn.now);
+        if !self.files.is_waiting()
+            && let Some(Write { slot, bytes }) = self.owner.poll_write(turn.now)
+        {
+            self.files.put(slot, bytes);
         }
-        self.start_write(turn);
+        let started = self.files.start(turn);
+        self.is_kept(started, turn);
         while let Some((to, mail)) = self.owner.poll_send() {
             turn.post.send(usize::from(to), Mail::ToPurse(mail));
         }
@@ -250,54 +224,18 @@ impl Quotas {
         }
     }
 
-    fn start_write(&mut self, turn: &mut Turn<'_>) {
-        let Some(Write { slot, bytes }) = &self.write else { return };
-        let (file, path) = (FILES + FileNo::from(*slot), self.folder.join(file_name(self.me, *slot)));
-        let state = &mut self.files[usize::from(*slot)];
-        match *state {
-            File::Absent => {
-                *state = File::Making;
-                turn.io.create_file(file, &path, FILE_BYTES);
-            }
-            File::Making => {}
-            File::Found => match turn.io.open_file(file, &path) {
-                Ok(()) => {
-                    *state = File::Open;
-                    self.start_write(turn);
-                }
-                Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "sending limits cannot be kept: mail of limited accounts gets 451");
-                    self.write = None;
-                    self.owner.handle_written(false, turn.now.mono);
-                }
-            },
-            File::Open => {
-                let mut buffer = Buffer::new(bytes.len());
-                buffer.extend(bytes);
-                let whole = bytes.len().next_multiple_of(crate::rt::buffer::BLOCK);
-                buffer.extend(&vec![0; whole - bytes.len()]);
-                turn.io.write_durable(WRITE | u64::from(*slot), file, 0, Arc::new(buffer), 0);
-                self.write = None;
-            }
+    /// A write was begun, or given up.
+    fn is_kept(&mut self, result: io::Result<()>, turn: &mut Turn<'_>) {
+        if let Err(error) = result {
+            tracing::error!(%error, "sending limits cannot be kept: mail of limited accounts gets 451");
+            self.owner.handle_written(false, turn.now.mono);
         }
     }
 
     /// A file was made.
     pub(super) fn made(&mut self, file: FileNo, result: io::Result<()>, turn: &mut Turn<'_>) {
-        let slot = if file == FILES { 0 } else { 1 };
-        match result {
-            Ok(()) => self.files[slot] = File::Open,
-            Err(error) => {
-                // Half of one may have been left by a crash.
-                self.files[slot] =
-                    if error.kind() == io::ErrorKind::AlreadyExists { File::Found } else { File::Absent };
-                if self.files[slot] == File::Absent {
-                    tracing::error!(%error, "sending limits cannot be kept: mail of limited accounts gets 451");
-                    self.write = None;
-                    self.owner.handle_written(false, turn.now.mono);
-                }
-            }
-        }
+        let made = self.files.made(file, result);
+        self.is_kept(made, turn);
     }
 
     /// A write has ended.
@@ -318,7 +256,7 @@ impl Quotas {
 
     /// Whether nothing is to be written.
     pub(super) fn is_quiet(&self) -> bool {
-        self.write.is_none() && self.owner.is_saved()
+        !self.files.is_waiting() && self.owner.is_saved()
     }
 
     /// Sessions that wait.
@@ -340,19 +278,4 @@ fn limits(account: &Account, unit: Unit) -> Option<(Key, Limits)> {
     let limit = |amount: Option<u32>, window| amount.map(|amount| Limit { amount, window });
     let list: Vec<Limit> = [limit(minute, MINUTE), limit(day, DAY)].into_iter().flatten().collect();
     Some((Key::new(kind, account.name())?, Limits::new(&list)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_files_are_read_and_nothing_else_is() {
-        for (shard, slot) in [(0, 0), (1022, 1)] {
-            assert_eq!(parse_name(&file_name(shard, slot)), Some((shard, slot)));
-        }
-        for other in ["quota-1-0", "quota-0001-0.tmp", "seg-00000000.log", "quota-0001", "quota--"] {
-            assert_eq!(parse_name(other), None, "{other}");
-        }
-    }
 }

@@ -116,6 +116,7 @@ shard_stats! {
     Counter delivered: "Recipients whose next hop took the message",
     Counter deferred: "Attempts that failed for now, per recipient",
     Counter reply_lost: "Messages sent to their end without a reply, per recipient: they may arrive twice",
+    Counter source_rests: "Times that a source address began to rest for a site",
     Counter bounced: "Recipients refused for good",
     Counter bounces_withheld: "Notifications of failure that were not sent, since their sender had too many, per recipient",
     Counter expired: "Recipients given up because of the message's age",

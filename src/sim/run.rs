@@ -280,8 +280,9 @@ impl<'a> Run<'a> {
             let at = at.0 as f64 / 1e9;
             oracle.violate("source", format!("{open} connections from {from} to {host} at {at:.3} s"));
         }
-        // Snapshots of sending limits are written over and over, each with its own checksum.
-        let is_segment = |path: &&std::path::PathBuf| !path.to_string_lossy().contains("quota-");
+        // Snapshots of sending limits and of rests are written over and over, each with its own checksum.
+        let is_snapshot = |path: &str| path.contains("quota-") || path.contains("rests-");
+        let is_segment = |path: &&std::path::PathBuf| !is_snapshot(&path.to_string_lossy());
         if let Some(path) = self.world.sim.core.disk.written_again().iter().find(is_segment) {
             oracle.violate("failed segment", format!("{} was written again after a write had failed", path.display()));
         }

@@ -18,7 +18,7 @@ use crate::rt::sim::{End, Host, HostEvent, HostSide, Rng, Sim, Step};
 use crate::shard::event::{self, Event, EventSource};
 use crate::shard::mailbox::{Control, Mail, Mailboxes, SourceRest};
 use crate::shard::stats::{HistogramSource, Kind, ShardStats, stage_histograms};
-use crate::shard::{Ending, Parts, QuotaFiles, Report, ShardCore, Tables};
+use crate::shard::{Ending, Parts, QuotaFiles, Report, RestFiles, ShardCore, Tables};
 use crate::spool::{self, Geometry};
 use crate::time::{Moment, Wall};
 use std::collections::BTreeMap;
@@ -182,6 +182,7 @@ impl World {
         self.mailboxes = Mailboxes::new(count);
         let ending = Ending::new(count);
         let quotas = Arc::new(QuotaFiles::read(&disk, Path::new(FOLDER)).map_err(|error| error.to_string())?);
+        let rests = Arc::new(RestFiles::read(&disk, Path::new(FOLDER), self.sim.now()));
         let routes = Arc::new(self.routes());
         let dns = DnsSettings {
             servers: self.config.dns.servers.clone(),
@@ -207,6 +208,7 @@ impl World {
                 config: Arc::clone(&self.config),
                 tables: Arc::clone(&self.tables),
                 quotas: Arc::clone(&quotas),
+                rests: Arc::clone(&rests),
                 now: self.sim.now(),
                 routes: Arc::clone(&routes),
                 dns: dns.clone(),
@@ -310,7 +312,7 @@ impl World {
         let mut all = true;
         for shard in 0..self.sim.shards.len() {
             if self.sim.shards[shard].is_some() {
-                let rest = Box::new(SourceRest { site: site.clone(), source, until });
+                let rest = Box::new(SourceRest { site: site.clone(), source, until, why: "a test".into() });
                 all &= self.mailboxes.push(shard, vec![Mail::SourceRest(rest)]).is_ok();
                 self.sim.wake(shard);
             }

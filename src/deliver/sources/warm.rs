@@ -117,8 +117,9 @@ impl Deliverer {
                     );
                     let notice = Notice::event(turn.now.wall, self.me, NoticeKind::SourceRests, text.as_bytes());
                     turn.report.events.push(notice);
+                    turn.report.stats.source_rests.add(1);
                 }
-                self.source_rests(&site, source, until, turn);
+                self.source_rests(&site, (source, until), None, turn);
                 self.wake_members(&site);
             }
         }

@@ -107,6 +107,35 @@ fn a_source_that_rests_sends_nothing_to_the_site_and_its_mail_goes_from_another(
 }
 
 #[test]
+fn what_rests_does_so_over_crashes_and_other_numbers_of_shards() {
+    for bug in [None, Some(Bug::RestsLostAtStart)] {
+        let _planted = bug.map(plant);
+        let mut world = sourced(6110, 3);
+        let site = crate::shaping::Shaping::default().site("d0.test", &mut ["mx.d0.test"].into_iter()).name.to_string();
+        let first = world.now() + secs(600);
+        for source in [0, 1] {
+            assert!(world.rest_source(&site.as_str().into(), source, first));
+        }
+        // It is on stable storage a second later.
+        world.run(secs(2));
+        for shards in [1, 4, 2] {
+            world.crash_by(crate::rt::sim::End::PowerLost, shards);
+            world.run(secs(2));
+        }
+        post(&mut world, 0, "", "a@d0.test");
+        post(&mut world, 0, "", "c@d1.test");
+        assert!(world.run_until(secs(30), |w| from(w, "c").len() == 1), "another site's mail goes");
+        let early = world.run_until(first.since(world.now()) - secs(1), |w| !from(w, "a").is_empty());
+        assert_eq!(early, bug.is_some(), "{bug:?}");
+        if bug.is_none() {
+            assert!(world.run_until(secs(5), |w| !from(w, "a").is_empty()), "and no longer than that");
+            world.run(secs(600));
+            assert_at_rest(&mut world);
+        }
+    }
+}
+
+#[test]
 fn a_pool_that_is_ignored_and_a_rest_that_is_forgotten_are_seen() {
     let planted = plant(Bug::PoolIgnored);
     let mut world = sourced(6104, 1);

@@ -4,6 +4,9 @@
 //! A shard knows a reply when it has been handed its last octet. It keeps to it from then on. All others do when word of it has
 //! gone to the ledger's shard and from there to them: each of the two looks when it is through with the turn that it is in. So the
 //! bound is two turns, if nobody stands still. What begins in that turn itself may come before the word is read.
+//!
+//! All of it outlasts the process, if that went on for [`KEPT`] behind it, with a disk and a wall clock that nothing was the matter
+//! with, ever, and cores that did not stand still meanwhile.
 
 use super::Oracle;
 use crate::limits;
@@ -17,6 +20,9 @@ use crate::time::Moment;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
+
+/// What is in force is on stable storage so long after it was told: a write that is under way, the pause between two, and the write.
+const KEPT: Duration = Duration::from_secs(4);
 
 /// A reply with a rule that the relay has read: of whose site, when, and what it does.
 struct Word<'a> {
@@ -84,8 +90,17 @@ impl Oracle<'_> {
         }
     }
 
+    /// At the end of which life what was told then may be forgotten; `None`: of none.
+    pub(super) fn forgotten(&self, world: &World, told: Moment) -> Option<Moment> {
+        let end = *self.ends.iter().filter(|end| **end >= told).min()?;
+        let scarred = self.scenario.has_scars || !self.disk_troubles.is_empty();
+        let troubled = scarred || !self.wall_jumps.is_empty() || !world.sim.core.disk_faults().is_empty();
+        let stood = self.stalls.iter().any(|(begins, ends)| *begins <= told + KEPT && *ends >= told);
+        (troubled || stood || end < told + KEPT).then_some(end)
+    }
+
     /// From when until when all shards have to keep to what was read then.
-    fn holds(&self, read: Moment, time: Duration) -> (Moment, Moment) {
+    fn holds(&self, world: &World, read: Moment, time: Duration) -> (Moment, Moment) {
         let mut from = read + Duration::from_micros(2 * (self.scenario.turn_us + 1));
         for (begin, end) in &self.stalls {
             if *begin <= from && *end >= read {
@@ -95,12 +110,11 @@ impl Oracle<'_> {
         }
         // What is in force already is not made longer by less.
         let until = read + time - limits::MEASURE_STEP;
-        let ends = self.ends.iter().filter(|end| **end >= read).min();
-        (from, ends.map_or(until, |end| until.min(*end)))
+        (from, self.forgotten(world, read).map_or(until, |end| until.min(end)))
     }
 
     fn begun<'w>(&self, world: &'w World, word: &Word<'_>, time: Duration) -> impl Iterator<Item = &'w Begun> {
-        let (from, until) = self.holds(word.at, time);
+        let (from, until) = self.holds(world, word.at, time);
         let group = word.group;
         world.sim.core.begun().iter().filter(move |b| b.group == group && b.at > from && b.at < until)
     }
@@ -127,11 +141,13 @@ impl Oracle<'_> {
 
     fn too_fast(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
         let rate = "1/s".parse().expect("a rate");
-        let mut pace = Pace::default();
+        let mut paces: BTreeMap<usize, Pace> = BTreeMap::new();
         // Permits of the usual rate that were given out count, and are void soon.
-        let from = self.holds(word.at, time).0 + limits::LEASE_TERM;
+        let from = self.holds(world, word.at, time).0 + limits::LEASE_TERM;
         let mut begun = self.begun(world, word, time).filter(|begun| begun.message && begun.at > from);
-        let begun = begun.find(|begun| !pace.take(rate, begun.at))?;
+        // What a process that is over had begun its successor does not know.
+        let life = |at: Moment| self.ends.iter().filter(|end| **end < at).count();
+        let begun = begun.find(|begun| !paces.entry(life(begun.at)).or_default().take(rate, begun.at))?;
         Some(format!("more than {rate} at {:.6} s", begun.at.0 as f64 / 1e9))
     }
 
@@ -147,7 +163,7 @@ impl Oracle<'_> {
             }
         }
         let tenant = whose.first().copied().flatten().filter(|first| whose.iter().all(|w| *w == Some(*first)))?;
-        let (from, until) = self.holds(word.at, time);
+        let (from, until) = self.holds(world, word.at, time);
         for (ip, hop) in world.hops().filter(|(ip, _)| world.sim.core.group_of(*ip) == Some(word.group)) {
             for received in hop.received.iter().filter(|r| !r.is_dsn() && !r.secure) {
                 let is_its = received.mark.is_some_and(|mark| of.get(&mark).copied().flatten() == Some(tenant));

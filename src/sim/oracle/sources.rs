@@ -71,14 +71,14 @@ impl Oracle<'_> {
                 // A core that stands still hears late.
                 let late =
                     self.stalls.iter().filter(|(begins, _)| *begins <= *from + TOLD).map(|(_, ends)| *ends).max();
+                let forgotten = self.forgotten(world, *from);
                 let from = late.unwrap_or(Moment(0)).max(*from) + TOLD;
-                let ends = |at: Moment| self.ends.iter().any(|end| *end + TOLD > from && *end < at);
                 let is_during = |begun: &&Begun| {
                     begun.message
                         && begun.from == Some(*source)
                         && core.group_of(*host) == Some(begun.group)
                         && (from..*until).contains(&begun.at)
-                        && !ends(begun.at)
+                        && forgotten.is_none_or(|end| begun.at < end)
                 };
                 if let Some(begun) = core.begun().iter().find(is_during) {
                     found
