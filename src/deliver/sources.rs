@@ -13,7 +13,7 @@ use super::proxies::Down;
 use super::{Deliverer, age};
 use crate::config::Sources as Config;
 use crate::dns::Resolution;
-use crate::lease::Scope;
+use crate::lease::{self, Scope};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{DestinationId, LastReply};
@@ -91,7 +91,6 @@ impl Sources {
 
     /// A source rests until then.
     fn take(&mut self, site: &Scope, source: u16, until: Moment, why: Option<&Arc<str>>) {
-        self.taken |= why.is_some();
         self.rests.insert((site.clone(), source), Rest { until, why: why.cloned() });
         self.ends.push(Reverse((until, site.clone(), source)));
         while self.rests.len() > limits::SOURCE_RESTS {
@@ -263,6 +262,8 @@ impl Deliverer {
         if self.sources.rests_until(site, source, now).is_some_and(|known| known >= until) {
             return;
         }
+        // Kept by the shard with the site's ledger.
+        self.sources.taken |= why.is_some() && lease::owner(site, self.shards) == self.me;
         self.sources.take(site, source, until, why);
         if planted!(RestForgotten) {
             return;
