@@ -57,8 +57,16 @@ pub struct Restored {
     pub all: Vec<Kept>,
     /// Files that are not used, by their place, and why; such as were made and never written are not among them.
     pub refused: Vec<(usize, &'static str)>,
-    /// Of each shard, by its number: the sequence of its newest file, and what that has.
-    of_shards: BTreeMap<u16, (u64, Vec<Kept>)>,
+    /// The newest file of each shard, by its number.
+    of_shards: BTreeMap<u16, Written>,
+}
+
+/// What stands in a file.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    shard: u16,
+    sequence: u64,
+    list: Vec<Kept>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -180,7 +188,7 @@ fn encode(shard: u16, sequence: u64, mut list: Vec<Kept>, now: Now) -> Vec<u8> {
 }
 
 /// `Ok(None)`: the file was made and never written.
-fn decode(bytes: &[u8], now: Now) -> Result<Option<(u16, u64, Vec<Kept>)>, &'static str> {
+fn decode(bytes: &[u8], now: Now) -> Result<Option<Written>, &'static str> {
     if bytes.iter().take(MAGIC.len()).all(|octet| *octet == 0) {
         return Ok(None);
     }
@@ -203,7 +211,7 @@ fn decode(bytes: &[u8], now: Now) -> Result<Option<(u16, u64, Vec<Kept>)>, &'sta
             list.push(Kept { site: site.into(), what, until: now.mono + left, why: why.into() });
         }
     }
-    Ok(Some((file.shard, file.sequence, list)))
+    Ok(Some(Written { shard: file.shard, sequence: file.sequence, list }))
 }
 
 impl Restored {
@@ -214,15 +222,15 @@ impl Restored {
             match decode(bytes, now) {
                 Ok(None) => {}
                 Err(why) => restored.refused.push((at, why)),
-                Ok(Some((shard, sequence, list))) => {
-                    if restored.of_shards.get(&shard).is_none_or(|(other, _)| *other < sequence) {
-                        restored.of_shards.insert(shard, (sequence, list));
+                Ok(Some(found)) => {
+                    if restored.of_shards.get(&found.shard).is_none_or(|other| other.sequence < found.sequence) {
+                        restored.of_shards.insert(found.shard, found);
                     }
                 }
             }
         }
         let mut all: BTreeMap<(Scope, String), Kept> = BTreeMap::new();
-        for kept in restored.of_shards.values().flat_map(|(_, list)| list) {
+        for kept in restored.of_shards.values().flat_map(|found| &found.list) {
             let same = all.entry((kept.site.clone(), format!("{:?}", kept.what))).or_insert_with(|| kept.clone());
             if same.until < kept.until {
                 *same = kept.clone();
@@ -262,8 +270,8 @@ pub struct Keeper {
 impl Keeper {
     /// Of shard `me`; `owns`: whether a site's ledger is there.
     pub fn new(me: u16, restored: &Restored, owns: impl Fn(&Scope) -> bool) -> Keeper {
-        let (sequence, had) = restored.of_shards.get(&me).cloned().unwrap_or_default();
-        let of_others = had.into_iter().filter(|kept| !owns(&kept.site)).collect();
+        let Written { sequence, list, .. } = restored.of_shards.get(&me).cloned().unwrap_or_default();
+        let of_others = list.into_iter().filter(|kept| !owns(&kept.site)).collect();
         // What others had kept of ours, and how the clocks stand, are written at once.
         let changed = restored.all.iter().any(|kept| owns(&kept.site));
         Keeper { me, sequence, of_others, changed, writing: None, not_before: Moment(0), clocks: None }
