@@ -170,13 +170,8 @@ const SATURATED: [Bug; 3] = [Bug::TurnsAreFree, Bug::PermitUsedAtItsEnd, Bug::La
 /// Bugs that no world shows: tests of their own do (`shard::tests`: `sources`, `scopes`, `proxies`). A day's numbers are longer
 /// than a world; a tenant seldom has more mail for a site that has just had it rest; worlds have no proxies; seldom is a world with
 /// rests and a restart one whose disk and clock nothing is the matter with.
-const SHOWN_BY_TESTS: [Bug; 5] = [
-    Bug::WarmupUncounted,
-    Bug::TenantRestIgnored,
-    Bug::ProxyBlamesHost,
-    Bug::HostBlamesProxy,
-    Bug::RestsLostAtStart,
-];
+const SHOWN_BY_TESTS: [Bug; 5] =
+    [Bug::WarmupUncounted, Bug::TenantRestIgnored, Bug::ProxyBlamesHost, Bug::HostBlamesProxy, Bug::RestsLostAtStart];
 
 /// A limit that binds is used, tenants share it, and one letter of another passes their backlogs: 200 seeds and more by
 /// `loadtest simulate --saturated 0..200`.
