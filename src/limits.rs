@@ -378,6 +378,8 @@ pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);
 
 /// Default of a TCP connect, per address.
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// An attempt to connect that has had no answer for so long gets another one beside it (RFC 8305 §5, Connection Attempt Delay).
+pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Idle outbound connections close after this; receivers commonly hang up after 5 s to 5 min.
 pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Connections to one destination, over all shards.

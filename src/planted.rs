@@ -232,6 +232,8 @@ mod switches {
         TenantRestIgnored,
         /// a rule that lowers limits is not acted upon
         LoweringForgotten,
+        /// an attempt to connect beside another is begun whatever the limits say
+        BesideUnbounded,
         /// that a proxy cannot be reached counts as if the host could not
         ProxyBlamesHost,
         /// that a host cannot be reached counts as if its proxy could not

@@ -48,6 +48,11 @@ pub(super) struct Connection {
     /// Addresses of `route` to try if this one fails, the next one last.
     pub(super) others: Vec<Attempt>,
     pub(super) began: Moment,
+    /// While it is attempted: when another may begin beside it.
+    pub(super) beside_at: Option<Moment>,
+    /// The first of the attempts that it is one of, and whether there were several.
+    pub(super) race: ConnId,
+    pub(super) races: bool,
     /// The peer has greeted us and answered EHLO or HELO.
     pub(super) ready: bool,
     /// What it announced then.
@@ -208,6 +213,9 @@ impl Connection {
             route,
             others,
             began: now,
+            beside_at: None,
+            race: conn,
+            races: false,
             ready: false,
             peer: Capabilities::default(),
             connect_us: 0,
@@ -484,7 +492,10 @@ impl Connection {
         idle_timeout: std::time::Duration,
     ) -> Option<Moment> {
         match (&self.client, self.idle_since) {
-            (None, _) => Some(self.began + connect_timeout),
+            (None, _) => {
+                let end = self.began + connect_timeout;
+                Some(self.beside_at.map_or(end, |at| at.min(end)))
+            }
             (Some(_), Some(since)) => {
                 let idle = if self.awaits_room() { idle_timeout.max(limits::PACED_IDLE) } else { idle_timeout };
                 Some(since + idle * if planted!(IdleTooLong) { 20 } else { 1 })

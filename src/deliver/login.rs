@@ -17,6 +17,7 @@ use std::sync::Arc;
 impl Deliverer {
     /// TCP stands: the machine is told what this host is to be to us.
     pub(super) fn connected(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        self.won(conn, turn);
         let Some(connection) = self.connections.get(conn) else { return };
         let ehlo_name = self.ehlo_name(connection.source);
         let Some(connection) = self.connections.get_mut(conn) else { return };

@@ -9,6 +9,7 @@
 //! where mail meets connections is `Deliverer::pump`; everything that could change its answer calls it.
 
 mod age;
+mod attempts;
 #[cfg(any(test, feature = "sim"))]
 mod audit;
 mod connection;
@@ -187,6 +188,8 @@ struct Pool {
     /// Its domain has come from there, or gone there: see `Deliverer::moved`.
     predecessor: Option<DestinationId>,
     heir: Option<DestinationId>,
+    /// An attempt that waits for room for another one beside it.
+    beside: Option<ConnId>,
     /// Addresses that an attempt has not come to, because connections have a rate.
     left: Option<Box<Left>>,
 }
@@ -548,6 +551,7 @@ impl Deliverer {
         for &conn in &due {
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             match &mut connection.client {
+                None if connection.beside_at.is_some_and(|at| at <= turn.now.mono) => self.try_beside(conn, turn),
                 None if connection.way.is_some() => self.way_timed_out(conn, turn),
                 None => self.connect_failed(conn, "no answer to the connection attempt in time", turn),
                 Some(_) if connection.idle_since.is_some() => {

@@ -211,8 +211,9 @@ impl Deliverer {
         let (route, plans) = (Rc::clone(&connection.route), Rc::clone(&connection.secure.plans));
         let site = (blame == Blame::Here).then(|| self.source_site(destination));
         self.proxy_failed(source, site, &why, turn);
+        let beside = self.beside(conn);
         self.forget(conn, turn);
-        self.try_others(destination, Left { route, plans, addresses: others, why, began }, turn);
+        self.try_others(destination, beside, Left { route, plans, addresses: others, why, began }, turn);
     }
 
     /// A source rests, as its proxy does not work: for a site, or for all.
@@ -226,6 +227,7 @@ impl Deliverer {
         }
         down.until.insert((source, site.clone()), (until, why.into()));
         down.ends.push_back((until, (source, site)));
+        turn.report.stats.source_rests.add(1);
         let seconds = limits::LOCAL_PAUSE.as_secs();
         let text = format!("{address} rests for {at} for {seconds} s: {why}");
         turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::SourceRests, text.as_bytes()));

@@ -1,27 +1,16 @@
 //! Where mail meets connections: who may be sent what, when another connection is opened, and to which address.
 
-use super::connection::{Connection, Transaction};
-use super::proxies::{by_proxy, is_of_network};
-use super::sources::From;
-use super::tls::Secure;
-use super::{Deliverer, Fetch, Left, Plans, Pool, age, params};
-use crate::dns::{Attempt, Resolution};
+use super::connection::Transaction;
+use super::{Deliverer, Fetch, Left, Pool, age, params};
 use crate::limits;
-use crate::local::LmtpServer;
-use crate::message::{MessageId, Status};
+use crate::message::MessageId;
 use crate::queue::{DestinationId, JobKey, LastReply, RecipientSet};
-use crate::route::{NextHop, RouteTable};
 use crate::rt::ConnId;
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
 use crate::smtp::client::Client;
 use crate::spool::RecordView;
 use crate::time::Moment;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
-use std::path::Path as FilePath;
-use std::rc::Rc;
-use std::sync::Arc;
 
 impl Deliverer {
     /// Brings the mail of a destination and its connections together, as far as both are there.
@@ -314,7 +303,10 @@ impl Deliverer {
                     || turn.now.mono < pool.no_more_until);
             if waiting == 0 || enough || pool.awaits_record {
                 pool.left = None;
-                return self.has_enough(destination);
+                if pool.beside.is_none() || !self.awaits_beside(destination, turn) {
+                    self.has_enough(destination);
+                }
+                return;
             }
             if open + pool.leaving >= most {
                 return;
@@ -399,200 +391,6 @@ impl Deliverer {
         None
     }
 
-    /// Begins a connection to the best address; false if not even that could be done.
-    fn open(
-        &mut self,
-        destination: DestinationId,
-        route: &Rc<Resolution>,
-        plans: &Rc<Plans>,
-        turn: &mut Turn<'_>,
-    ) -> bool {
-        let mut order = std::mem::take(&mut self.order);
-        route.attempt_order(turn.io.random(), &mut order);
-        let families = self.site_of(destination).and_then(|site| self.tables.shaping.ip_families(site));
-        if let Some(families) = families {
-            families.arrange(&mut order, |attempt| attempt.host, |attempt| attempt.address.is_ipv4());
-        }
-        order.reverse();
-        let others = order.clone();
-        self.order = order;
-        let began = turn.now.mono;
-        self.try_addresses(destination, (route, plans), others, "no address to connect to", began, turn)
-    }
-
-    /// Connects to the last of `others`, or the one before it, and so on; if none is left the destination is out of
-    /// reach, unless something else says that it is not.
-    fn try_addresses(
-        &mut self,
-        destination: DestinationId,
-        (route, plans): (&Rc<Resolution>, &Rc<Plans>),
-        mut others: Vec<Attempt>,
-        why: &str,
-        began: Moment,
-        turn: &mut Turn<'_>,
-    ) -> bool {
-        let mut error = why.to_owned();
-        let mut local = true;
-        let mut rests: Option<Moment> = None;
-        let mut skipped = Vec::new();
-        let routes = Arc::clone(&self.routes);
-        let next_hop = self.fixed_hop(destination).map(|name| routes.next_hop(name));
-        let server = match next_hop {
-            Some(NextHop::Lmtp(server)) => Some(server.clone()),
-            _ => self.queue.name(destination).and_then(RouteTable::lmtp_server),
-        };
-        let port = if let Some(NextHop::Host(_, port)) = next_hop { port } else { self.config.delivery.port };
-        while let Some(attempt) = others.pop() {
-            let Some(host) = route.hosts().get(usize::from(attempt.host)) else { break };
-            let remote = match &server {
-                Some(LmtpServer::Tcp(address)) => Some(*address),
-                Some(LmtpServer::Unix(_)) => None,
-                None => Some(SocketAddr::new(attempt.address, host.port.unwrap_or(port))),
-            };
-            let decision = match plans.decide(attempt.host, self.broken.contains(&host.name, turn.now.mono)) {
-                Ok(decision) => decision,
-                Err(refused) => {
-                    local = false;
-                    self.report_refused(destination, (plans, attempt.host), (&host.name, remote), refused, turn);
-                    error = format!("{}: {refused}", place(&host.name, remote));
-                    continue;
-                }
-            };
-            let from = match server {
-                None => self.source_for(destination, attempt.address, turn),
-                Some(_) => From::Any(None),
-            };
-            let (source, local_address) = match from {
-                From::Any(address) => (None, address),
-                From::Source(number) => (Some(number), self.source_address(Some(number))),
-                From::Nothing => {
-                    let family = if attempt.address.is_ipv4() { "IPv4" } else { "IPv6" };
-                    local = false;
-                    error = format!("{}: no source of {family} in its pool", place(&host.name, remote));
-                    continue;
-                }
-                From::Waits => {
-                    skipped.push(attempt);
-                    continue;
-                }
-                From::Rests(until) => {
-                    rests = Some(rests.map_or(until, |other| other.min(until)));
-                    continue;
-                }
-            };
-            let way = remote.and_then(|remote| self.way(source, remote));
-            let proxy = way.as_ref().map(|way| way.proxy);
-            let opened = match (&server, proxy.or(remote)) {
-                (Some(LmtpServer::Unix(path)), _) => turn.io.connect_unix(FilePath::new(path)),
-                (_, Some(to)) => turn.io.connect(to, local_address.filter(|_| proxy.is_none())),
-                (_, None) => break,
-            };
-            match opened {
-                Ok(conn) => {
-                    turn.report.stats.outbound_connections.add(1);
-                    self.pools.make(destination).connections.push(conn);
-                    let (host, route) = (Rc::clone(&host.name), Rc::clone(route));
-                    let secure = Secure::new(decision, Rc::clone(plans));
-                    let host = (host, remote, attempt, secure);
-                    let bounds = self.bounds(destination);
-                    let mut connection = Connection::new(conn, destination, host, route, others, bounds, turn.now.mono);
-                    connection.scope = self.count_connection(destination);
-                    connection.source = source;
-                    if let Some(number) = source {
-                        self.keep_to_source(&mut connection, number, turn.now.mono);
-                    }
-                    connection.lmtp = server.is_some();
-                    connection.way = way;
-                    self.connections.insert(conn, Box::new(connection));
-                    self.arm(conn);
-                    return true;
-                }
-                Err(e) if proxy.is_some() && is_of_network(&e) => {
-                    let (site, source) = (self.source_site(destination), source.unwrap_or_default());
-                    self.proxy_failed(source, None, &by_proxy(proxy, &e.to_string()), turn);
-                    if self.source_rest(&site, source, turn.now.mono).is_some() {
-                        others.push(attempt);
-                    }
-                }
-                // The source is not this host's, or its ports are used up: another one may do.
-                Err(e) if e.kind() == ErrorKind::AddrNotAvailable && source.is_some() => {
-                    let (site, why) = (self.source_site(destination), e.to_string());
-                    let until = turn.now.mono + limits::LOCAL_PAUSE;
-                    self.rest_source(&site, source.unwrap_or_default(), until, &why, turn);
-                    if self.source_rest(&site, source.unwrap_or_default(), turn.now.mono).is_some() {
-                        others.push(attempt);
-                    }
-                }
-                Err(e) => {
-                    // Ours (no descriptors, no such source address), unless the network says at once that it is closed.
-                    local &= !matches!(e.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable);
-                    error = format!("{}: {e}", place(&host.name, remote));
-                }
-            }
-        }
-        if !skipped.is_empty() {
-            // These wait for room of a source: it goes on with them when there is some.
-            skipped.reverse();
-            let (route, plans) = (Rc::clone(route), Rc::clone(plans));
-            let left = Left { route, plans, addresses: skipped, why: error, began };
-            self.pools.make(destination).left = Some(Box::new(left));
-            return false;
-        }
-        if let Some(until) = rests.filter(|_| error == why) {
-            // Nothing was tried.
-            self.await_source(destination, until, turn);
-            return false;
-        }
-        let local = local && error != why;
-        let waiting = self.queue.peek_len(destination);
-        let pool = self.pools.make(destination);
-        let waiting = waiting + pool.loaded.len() + pool.fetching;
-        if !pool.connections.is_empty() {
-            // The others go on. Whoever limits our connections does not want to be asked again at once.
-            pool.refusals = (pool.refusals + 1).min(limits::CONNECT_PAUSE_DOUBLINGS);
-            pool.no_more_until = turn.now.mono + limits::CONNECT_PAUSE * (1 << (pool.refusals - 1));
-        } else if waiting > 0 && pool.last_answer < began {
-            let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 4, 1)), error.as_bytes());
-            if local {
-                self.put_back_loaded(destination);
-                self.queue.pause(destination, reply, turn.now.mono + limits::LOCAL_PAUSE, age::steady(turn.now));
-                self.tell_suspended(destination, &error, turn.now.mono + limits::LOCAL_PAUSE, turn);
-            } else {
-                self.unreachable(destination, reply, turn);
-            }
-        } else {
-            // It answered while this was tried: it can be reached. The next message, or the one waiting, asks anew.
-            self.wake(destination);
-        }
-        false
-    }
-
-    /// A connection that never came to its first message: the next address is tried.
-    pub(super) fn connect_failed(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
-        turn.report.stats.outbound_connection_failures.add(1);
-        let Some(connection) = self.connections.get_mut(conn) else { return };
-        let (others, began) = (std::mem::take(&mut connection.others), connection.began);
-        let (destination, route) = (connection.destination, Rc::clone(&connection.route));
-        let plans = Rc::clone(&connection.secure.plans);
-        let why = format!("{}: {why}", place(&connection.host, connection.remote));
-        self.refused_connection(destination, &why, turn);
-        self.forget(conn, turn);
-        self.try_others(destination, Left { route, plans, addresses: others, why, began }, turn);
-    }
-
-    /// An attempt came to nothing: what is left of its addresses is tried.
-    pub(super) fn try_others(&mut self, destination: DestinationId, left: Left, turn: &mut Turn<'_>) {
-        let rests = self.rests(destination, turn.now.mono);
-        if !left.addresses.is_empty() && (rests || self.starts_are_paced(destination)) {
-            // The next one counts as well, or has to wait.
-            self.pools.make(destination).left = Some(Box::new(left));
-            self.wake(destination);
-        } else {
-            let Left { route, plans, addresses, why, began } = left;
-            self.try_addresses(destination, (&route, &plans), addresses, &why, began, turn);
-        }
-    }
-
     /// Closes a connection without ceremony and takes it out of its pool.
     pub(super) fn forget(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
         let Some(mut connection) = self.connections.remove(conn) else { return };
@@ -650,13 +448,5 @@ impl Pool {
             && !self.woken
             && !self.starved
             && !self.awaits_writer
-    }
-}
-
-/// A host for a message to the operator or the sender, who need not know the path of a socket.
-fn place(host: &str, remote: Option<SocketAddr>) -> String {
-    match remote {
-        Some(remote) => format!("{host} [{remote}]"),
-        None => format!("{host} [UNIX socket]"),
     }
 }

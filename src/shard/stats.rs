@@ -122,6 +122,7 @@ shard_stats! {
     Counter expired: "Recipients given up because of the message's age",
     Counter inbound_connections: "Connections taken from clients",
     Counter outbound_connections: "Connections opened to next hops",
+    Counter outbound_connections_beside: "Of these, attempts begun beside one that had no answer",
     Counter outbound_connection_failures: "Connections to next hops that could not be opened",
     Counter outbound_tls: "Connections to next hops that mail went over in TLS",
     Counter outbound_tls_resumed: "Of these, those that resumed an earlier session",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod arrivals;
+mod attempts;
 mod bounces;
 mod bounds;
 mod delivery;

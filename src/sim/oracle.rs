@@ -17,7 +17,7 @@ pub use sources::Rest;
 use super::client::Sent;
 use super::hop::{At, Mood, Received, Refusal};
 use super::scenario::{Scenario, Way};
-use super::world::{Found, World};
+use super::world::{Found, Machine, World};
 use super::zone::Records;
 use crate::limits;
 use crate::message::MessageId;
@@ -415,6 +415,12 @@ impl<'a> Oracle<'a> {
             self.check_promise(world, &account, sent);
         }
         let limit = self.scenario.messages_per_connection;
+        for machine in world.sim.hosts.values() {
+            let Machine::Proxy(proxy) = machine else { continue };
+            for complaint in &proxy.complaints {
+                self.violate("protocol", format!("proxy: {complaint}"));
+            }
+        }
         for (ip, hop) in world.hops() {
             for complaint in &hop.complaints {
                 self.violate("protocol", format!("{ip}: {complaint}"));

@@ -71,6 +71,9 @@ impl Host for Proxy {
             HostEvent::Received { link, bytes } => {
                 let Some(mut call) = self.calls.remove(&link) else { return };
                 call.input.extend_from_slice(bytes);
+                if self.fault != ProxyFault::None {
+                    side.mark(format!("proxy: {:?}", self.fault));
+                }
                 let goes_on = match self.fault {
                     ProxyFault::Mute => true,
                     ProxyFault::Hangs => false,
@@ -166,6 +169,7 @@ impl Proxy {
                 (1, _) => {
                     self.asked.push((address, call.from));
                     call.dialled = true;
+                    side.mark("proxy: asked by SOCKS5");
                     side.dial(link, address, call.from.unwrap_or(side.address()), &DONE);
                     return true;
                 }
@@ -205,6 +209,7 @@ impl Proxy {
         let to = SocketAddr::new(to, u16::from_be_bytes(port));
         self.asked.push((to, Some(from)));
         call.dialled = true;
+        side.mark("proxy: asked by a PROXY header");
         side.dial(link, to, from, &[]);
         true
     }

@@ -12,7 +12,7 @@ use super::hop::{Hop, Mood, StartTls};
 use super::oracle::{Oracle, Rest, Violation};
 use super::proxy::ProxyFault;
 use super::scenario::{Crash, Deed, SENDERS, SERVERS, SMART, Scenario, client_address, v6};
-use super::sources::Plan;
+use super::sources::{PROXY, Plan};
 use super::world::{Found, Machine, World, config};
 use super::zone::{EVIL_V4, Records, Zone};
 use crate::config::{Host, SmartHost};
@@ -192,6 +192,7 @@ impl<'a> Run<'a> {
             }
         }
         hosts.insert(EVIL_V4.into(), Machine::Hop(Box::default()));
+        hosts.insert(PROXY.into(), Machine::Proxy(Box::default()));
         for n in 0..self.scenario.clients {
             let mut client = Client::new(n + 1 < self.scenario.clients);
             let address = client_address(n, self.scenario.clients);
@@ -472,6 +473,12 @@ impl<'a> Run<'a> {
                         self.world.sim.kill_at_effect(crash.effects);
                     }
                     self.crash = Some((crash.clone(), now + Duration::from_secs(5)));
+                }
+            }
+            Deed::Proxy { fault } => {
+                self.oracle.trouble();
+                if let Some(Machine::Proxy(proxy)) = self.world.sim.hosts.get_mut(&PROXY.into()) {
+                    proxy.fault = *fault;
                 }
             }
             Deed::Rest { source, destination, time } => self.rest(*source, *destination, now + *time),

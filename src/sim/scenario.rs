@@ -14,6 +14,7 @@ use super::hop::{Mood, StartTls, name_number};
 use super::zone::Mood as DnsMood;
 use crate::rt::sim::{DiskFault, DiskOp, End, Reading, Rng};
 use crate::shaping::{Limits, Rate};
+use crate::sim::proxy::ProxyFault;
 use crate::sim::sources::Plan;
 use crate::spool::Geometry;
 use deeds::{Focus, Themes, deed, prelude};
@@ -130,6 +131,10 @@ pub enum Deed {
     /// Accounts and certificates are read again; only if `known` there are accounts in them.
     Reload {
         known: bool,
+    },
+    /// From now on that is wrong with the sources' proxy.
+    Proxy {
+        fault: ProxyFault,
     },
     /// A source is told to rest for the site of a destination.
     Rest {

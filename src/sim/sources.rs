@@ -1,10 +1,11 @@
 //! The relay's source addresses in the simulated world: some, in two pools; a letter's header says from which it goes.
 
+use super::proxy::ProxyFault;
 use super::scenario::{Deed, Scenario};
 use crate::config::{Machine, Sources, parse};
 use crate::rt::sim::rng::Rng;
 use crate::shaping::{Limits, Rate};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// What the scenario's sources are.
@@ -16,7 +17,12 @@ pub struct Plan {
     pub of: [u8; 2],
     /// What each keeps to at each site.
     pub limits: Limits,
+    /// What their proxies speak, of those that have one: SOCKS5, or else the PROXY protocol.
+    pub proxies: Vec<Option<bool>>,
 }
+
+/// The one proxy of all of them.
+pub const PROXY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
 
 /// The number of the pool that mail is to go from, by its header.
 pub fn pool_in(data: &[u8]) -> usize {
@@ -59,6 +65,11 @@ impl Plan {
             for address in Plan::address(number) {
                 text +=
                     &format!("[[source]]\naddress = \"{address}\"\npools = {pools:?}\nweight = {}\n", 50 + 50 * number);
+                text += &match self.proxies.get(usize::from(number)).copied().flatten() {
+                    None => String::new(),
+                    Some(true) => format!("proxy = \"socks5://{PROXY}:1080\"\nproxy_bind = true\n"),
+                    Some(false) => format!("proxy = \"haproxy://{PROXY}:2525\"\n"),
+                };
             }
         }
         parse("sources", &text, &Machine::default()).expect("good sources").config.sources
@@ -83,7 +94,8 @@ impl Scenario {
             limits.message_rate = if rng.one_in(2) { rate(rng, &messages) } else { None };
             limits.connection_rate = if rng.one_in(3) { rate(rng, &["1/s", "10/s", "10/s burst 4"]) } else { None };
         }
-        self.sources = Some(Plan { count, of: [first, (count - first + shared).min(count)], limits });
+        self.sources =
+            Some(Plan { count, of: [first, (count - first + shared).min(count)], limits, proxies: Vec::new() });
         let chosen = |rng: &mut Rng, deeds: &mut [(Duration, Deed)]| {
             for (_, deed) in deeds {
                 let Deed::Submit { letters, .. } = deed else { continue };
@@ -99,6 +111,34 @@ impl Scenario {
             let source = rng.below(2 * u64::from(count)) as u16;
             let time = Duration::from_secs(rng.within(5..300));
             self.deeds.insert(at, (Duration::from_millis(rng.below(40)), Deed::Rest { source, destination, time }));
+        }
+        self.add_proxies(rng);
+    }
+
+    /// Some of the sources have a proxy, which fails at times. A receiver counts a connection when the proxy makes it, which is
+    /// later than the relay's part: it cannot judge how many the relay begins in a time.
+    fn add_proxies(&mut self, rng: &mut Rng) {
+        let Some(plan) = self.sources.as_mut().filter(|_| self.rates[1].is_none()) else { return };
+        if plan.limits.connection_rate.is_some() || !rng.one_in(2) {
+            return;
+        }
+        plan.proxies = (0..plan.count).map(|_| rng.one_in(2).then(|| rng.one_in(2))).collect();
+        let faults = [
+            ProxyFault::None,
+            ProxyFault::None,
+            ProxyFault::None,
+            ProxyFault::Closed,
+            ProxyFault::Mute,
+            ProxyFault::Hangs,
+            ProxyFault::Foreign,
+            ProxyFault::Unbound,
+            ProxyFault::Says(1),
+            ProxyFault::Says(4),
+        ];
+        for _ in 0..rng.below(6) {
+            let at = 1 + rng.below(self.deeds.len() as u64) as usize;
+            let fault = *rng.pick(&faults);
+            self.deeds.insert(at, (Duration::from_millis(rng.below(40)), Deed::Proxy { fault }));
         }
     }
 }

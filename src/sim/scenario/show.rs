@@ -55,7 +55,7 @@ impl fmt::Display for Scenario {
             writeln!(f, "  receivers enforce it: {how}, and the connections")?;
         }
         if let Some(plan) = &self.sources {
-            writeln!(f, "  {} sources, {:?} of the pools", plan.count, plan.of)?;
+            writeln!(f, "  {} sources, {:?} of the pools, proxies {:?}", plan.count, plan.of, plan.proxies)?;
         }
         if let Some((n, way)) = self.route {
             writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
