@@ -23,6 +23,8 @@ pub struct Received<'a> {
     pub protocol: &'a str,
     /// The message.
     pub id: MessageId,
+    /// Its priority (RFC 6710), −9 to 9; 0 is that of all mail, and not told.
+    pub priority: i8,
     /// When it was accepted, from [`DateCache::text`].
     pub date: &'a [u8; DATE_BYTES],
 }
@@ -62,13 +64,16 @@ impl Received<'_> {
         out.extend_from_slice(b"\tby ");
         name(self.host.as_bytes(), out);
         out.extend_from_slice(b" (Ringpost)");
-        // " with ESMTP id " and the id and ";".
-        let rest = 24 + self.protocol.len();
+        // " with ESMTP id " and the id and " PRIORITY -4" and ";".
+        let rest = 24 + self.protocol.len() + if self.priority == 0 { 0 } else { 12 };
         out.extend_from_slice(if out.len() - line + rest > LINE_SHOULD_BYTES { b"\r\n\t" } else { b" " });
         out.extend_from_slice(b"with ");
         out.extend_from_slice(self.protocol.as_bytes());
         out.extend_from_slice(b" id ");
         out.extend_from_slice(&self.id.text());
+        if self.priority != 0 {
+            write!(out, " PRIORITY {}", self.priority).expect("a Vec takes what is written");
+        }
         out.extend_from_slice(b";\r\n\t");
         out.extend_from_slice(self.date);
         out.extend_from_slice(b"\r\n");
@@ -189,6 +194,7 @@ mod tests {
             host,
             protocol: if extended { "ESMTP" } else { "SMTP" },
             id,
+            priority: 0,
             date: &date,
         }
         .write(&mut out);
@@ -208,6 +214,28 @@ mod tests {
         assert!(text.contains(" with SMTP id "), "{text}");
         assert!(received(b"", "255.10.0.99", "h", true).starts_with("Received: from [255.10.0.99] ([255.10.0.99])"));
         assert!(received(b"a", "::ffff:192.0.2.7", "h", true).contains("([192.0.2.7])"));
+    }
+
+    #[test]
+    fn a_priority_stands_behind_the_id() {
+        let date = date_text(1_795_304_389);
+        for (priority, host, told) in [
+            (3, "mx.example", "\tby mx.example (Ringpost) with ESMTP id 0000000000001 PRIORITY 3;\r\n"),
+            (-9, "mx.example", "\tby mx.example (Ringpost) with ESMTP id 0000000000001 PRIORITY -9;\r\n"),
+            (0, "mx.example", "\tby mx.example (Ringpost) with ESMTP id 0000000000001;\r\n"),
+            (
+                -4,
+                "a-longer-name.mx.example",
+                "\tby a-longer-name.mx.example (Ringpost)\r\n\twith ESMTP id 0000000000001 PRIORITY -4;",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let (peer, protocol, id) = ("192.0.2.1".parse().unwrap(), "ESMTP", MessageId(1));
+            Received { helo: b"c", peer, host, protocol, id, priority, date: &date }.write(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(told), "{text}");
+            assert!(text.lines().all(|line| line.len() <= 78), "{text}");
+        }
     }
 
     #[test]
@@ -235,8 +263,8 @@ mod tests {
         let peer = "::1".parse().unwrap();
         for _ in 0..2 {
             out.clear();
-            Received { helo: &[b'x'; 255], peer, host: "mx", protocol: "UTF8SMTPSA", id: MessageId(1), date: &date }
-                .write(&mut out);
+            let (protocol, id, priority) = ("UTF8SMTPSA", MessageId(1), -4);
+            Received { helo: &[b'x'; 255], peer, host: "mx", protocol, id, priority, date: &date }.write(&mut out);
         }
         assert_eq!(out.as_ptr(), before);
     }

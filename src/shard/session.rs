@@ -639,6 +639,7 @@ impl Session {
             host: context.hostname,
             protocol: self.protocol(),
             id,
+            priority: self.server.envelope().options.priority,
             date: context.dates.text(turn.now.wall),
         };
         received.write(context.trace);

@@ -5,8 +5,8 @@
 //! gone to the ledger's shard and from there to them: each of the two looks when it is through with the turn that it is in. So the
 //! bound is two turns, if nobody stands still. What begins in that turn itself may come before the word is read.
 //!
-//! All of it outlasts the process, if that went on for [`KEPT`] behind it, with a disk and a wall clock that nothing was the matter
-//! with, ever, and cores that did not stand still meanwhile.
+//! All of it outlasts the process, if that went on for [`KEPT`] behind it with cores that did not stand still, with a disk that nothing
+//! had been the matter with up to the end of it, and a wall clock that nobody set meanwhile.
 
 use super::Oracle;
 use crate::limits;
@@ -90,13 +90,15 @@ impl Oracle<'_> {
         }
     }
 
-    /// At the end of which life what was told then may be forgotten; `None`: of none.
-    pub(super) fn forgotten(&self, world: &World, told: Moment) -> Option<Moment> {
+    /// At the end of which life what was told then, to be so until then, may be forgotten; `None`: of none.
+    pub(super) fn forgotten(&self, world: &World, told: Moment, until: Moment) -> Option<Moment> {
         let end = *self.ends.iter().filter(|end| **end >= told).min()?;
-        let scarred = self.scenario.has_scars || !self.disk_troubles.is_empty();
-        let troubled = scarred || !self.wall_jumps.is_empty() || !world.sim.core.disk_faults().is_empty();
+        let scarred = self.scenario.has_scars || self.disk_troubles.iter().any(|at| *at <= until);
+        let faulty = |at: &Moment| *at + limits::RESTS_RETRY >= told && *at <= told + KEPT;
+        let failed = world.sim.core.disk_faults().iter().any(faulty);
+        let set = self.wall_jumps.iter().any(|at| (told..=until).contains(at));
         let stood = self.stalls.iter().any(|(begins, ends)| *begins <= told + KEPT && *ends >= told);
-        (troubled || stood || end < told + KEPT).then_some(end)
+        (scarred || failed || set || stood || end < told + KEPT).then_some(end)
     }
 
     /// From when until when all shards have to keep to what was read then.
@@ -110,7 +112,7 @@ impl Oracle<'_> {
         }
         // What is in force already is not made longer by less.
         let until = read + time - limits::MEASURE_STEP;
-        (from, self.forgotten(world, read).map_or(until, |end| until.min(end)))
+        (from, self.forgotten(world, read, read + time).map_or(until, |end| until.min(end)))
     }
 
     fn begun<'w>(&self, world: &'w World, word: &Word<'_>, time: Duration) -> impl Iterator<Item = &'w Begun> {

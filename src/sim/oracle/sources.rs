@@ -71,7 +71,7 @@ impl Oracle<'_> {
                 // A core that stands still hears late.
                 let late =
                     self.stalls.iter().filter(|(begins, _)| *begins <= *from + TOLD).map(|(_, ends)| *ends).max();
-                let forgotten = self.forgotten(world, *from);
+                let forgotten = self.forgotten(world, *from, *until);
                 let from = late.unwrap_or(Moment(0)).max(*from) + TOLD;
                 let is_during = |begun: &&Begun| {
                     begun.message

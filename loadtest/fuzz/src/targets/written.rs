@@ -46,6 +46,7 @@ fn received(input: &mut Input<'_>) {
         host,
         protocol: if extended { "UTF8SMTPSA" } else { "SMTP" },
         id: MessageId(7),
+        priority: if extended { -9 } else { 0 },
         date: &date,
     }
     .write(&mut out);
