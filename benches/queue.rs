@@ -94,7 +94,7 @@ fn on_the_way(c: &mut Criterion) {
                 out.clear();
                 let date = dates.text(black_box(Wall(1_795_304_389_000)));
                 let (helo, host) = (&b"client.example.com"[..], "mail.example.org");
-                Received { helo, peer, host, protocol: "ESMTP", id: MessageId(1), date }.write(&mut out);
+                Received { helo, peer, host, protocol: "ESMTP", id: MessageId(1), priority: 0, date }.write(&mut out);
                 black_box(out.len())
             });
         });

@@ -97,12 +97,15 @@ proptest! {
         host in "[a-z.]{1,255}",
         extended in any::<bool>(),
         id in any::<u64>(),
+        priority in -9..=9i8,
         wall in any::<u64>(),
     ) {
         let mut dates = DateCache::default();
         let date = *dates.text(Wall(wall));
         let mut out = b"before".to_vec();
-        Received { helo: &helo, peer, host: &host, protocol: if extended { "ESMTP" } else { "SMTP" }, id: MessageId(id), date: &date }.write(&mut out);
+        let protocol = if extended { "ESMTP" } else { "SMTP" };
+        let id = MessageId(id);
+        Received { helo: &helo, peer, host: &host, protocol, id, priority, date: &date }.write(&mut out);
         let text = std::str::from_utf8(out.strip_prefix(b"before").unwrap()).unwrap();
         prop_assert!(text.len() <= RECEIVED_HEADER_BYTES);
         let lines: Vec<&str> = text.strip_suffix("\r\n").unwrap().split("\r\n").collect();
@@ -113,18 +116,18 @@ proptest! {
         }
         // Nobody else opens or ends a comment, or the field's clause with the date.
         assert_eq!((text.matches('(').count(), text.matches(')').count(), text.matches(';').count()), (2, 2, 1));
-        // Unfolded: from NAME (ADDRESS) by NAME (Ringpost) with PROTOCOL id ID; DATE
+        // Unfolded: from NAME (ADDRESS) by NAME (Ringpost) with PROTOCOL id ID [PRIORITY N]; DATE
         let words: Vec<&str> = text.split_ascii_whitespace().collect();
         let literal = match peer.to_canonical() {
             IpAddr::V4(v4) => format!("([{v4}])"),
             IpAddr::V6(v6) => format!("([IPv6:{v6}])"),
         };
         assert_eq!((words[0], words[1], words[3]), ("Received:", "from", literal.as_str()));
-        let protocol = if extended { "ESMTP" } else { "SMTP" };
         prop_assert_eq!(&words[4..9], &["by", &host, "(Ringpost)", "with", protocol][..]);
-        assert_eq!((words[9], words[10]), ("id", format!("{};", MessageId(id)).as_str()));
-        prop_assert_eq!(words[11..].join(" ").len(), DATE_BYTES);
-        prop_assert_eq!(words.len(), 17);
+        let clause = if priority == 0 { String::new() } else { format!(" PRIORITY {priority}") };
+        let (clauses, date) = words[9..].split_at(words.len() - 9 - 6);
+        prop_assert_eq!(clauses.join(" "), format!("id {id}{clause};"));
+        prop_assert_eq!(date.join(" ").len(), DATE_BYTES);
     }
 
     #[test]
