@@ -1,4 +1,4 @@
-//! Source addresses of the real process: what a receiver sees of them, pools, rests, a warm-up over a restart; and proxies that
+//! Source addresses of the real process: what a receiver sees of them, pools, rests and a warm-up over a restart; and proxies that
 //! connect for a source: a SOCKS5 server and a reader of the PROXY protocol, both written here, on loopback.
 
 #![allow(clippy::unwrap_used)]
@@ -9,13 +9,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Bench, Setup, wait_until};
+use common::{Bench, PROGRAM, Setup, wait_until};
 use loadtest::relay::{RelayConfig, free_port};
 use loadtest::sink::{Behaviour, Kept, Sink, SinkConfig};
+use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
 fn ip(last: u8) -> IpAddr {
@@ -50,6 +52,20 @@ fn arrived(bench: &Bench, mark: &str) -> Kept {
 
 fn events(bench: &Bench) -> String {
     fs::read_to_string(&bench.relay.config().events).unwrap_or_default()
+}
+
+/// What `ringpost sources` says of a source.
+fn shown(bench: &Bench, source: u8) -> Value {
+    let output = Command::new(PROGRAM)
+        .args(["relay", "sources", "--json", "--config"])
+        .arg(bench.dir.path().join("relay.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut all: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(all["problems"], Value::Array(Vec::new()));
+    let list = all["sources"].as_array_mut().unwrap();
+    list.iter().find(|found| found["address"] == ip(source).to_string()).unwrap().clone()
 }
 
 #[test]
@@ -169,11 +185,20 @@ fn a_source_that_a_reply_rule_has_rest_leaves_its_mail_to_the_other() {
         );
         let port = free_port().unwrap();
         let receiver = Receiver::start(port, ip(2));
-        let Some(bench) = start_with(move |config| config.delivery_port = port, &extra) else { return };
+        let Some(mut bench) = start_with(move |config| config.delivery_port = port, &extra) else { return };
         for n in 0..5 {
             send(&bench, &format!("n{n}"), "a@d0007.test", "", "b@d0001.test");
         }
         wait_until("all have come", || receiver.taken().len() == 5);
+        let why = |bench: &Bench| shown(bench, 2)["rests"][0]["why"].as_str().map(str::to_owned);
+        wait_until("the rest is kept", || why(&bench).is_some_and(|why| why.starts_with("rule listed: ")));
+        bench.relay.kill9().unwrap();
+        bench.relay.restart(|_| {}).unwrap();
+        assert!(why(&bench).is_some() && shown(&bench, 3)["rests"][0].is_null());
+        for n in 5..8 {
+            send(&bench, &format!("n{n}"), "a@d0007.test", "", "b@d0001.test");
+        }
+        wait_until("the others have come", || receiver.taken().len() >= 8);
         assert!(receiver.taken().iter().all(|(from, _)| *from == ip(3)), "{:?}", receiver.taken());
         let events = events(&bench);
         assert_eq!(events.matches("source_rests").count(), 1, "{events}");
@@ -183,7 +208,7 @@ fn a_source_that_a_reply_rule_has_rest_leaves_its_mail_to_the_other() {
 
 #[test]
 fn a_warm_up_holds_over_a_restart() {
-    let day = std::process::Command::new("date").args(["-u", "+%F"]).output().unwrap().stdout;
+    let day = Command::new("date").args(["-u", "+%F"]).output().unwrap().stdout;
     let day = String::from_utf8(day).unwrap().trim().to_owned();
     let extra = format!(
         "\n[[source]]\naddress = \"127.0.0.2\"\nweight = 1000\nwarmup = {{ started = \"{day}\", schedule = [3, 3] }}\n\
@@ -207,6 +232,9 @@ fn a_warm_up_holds_over_a_restart() {
         std::thread::sleep(Duration::from_millis(1500));
     }
     assert_eq!(from_new(&bench), 3, "a restart is no new day");
+    let warmup = &shown(&bench, 2)["warmup"];
+    assert_eq!((&warmup["day"], &warmup["allowed"], &warmup["sites"][0]["sent"]), (&1.into(), &3.into(), &3.into()));
+    assert!(warmup["sites"][0]["full_until"].is_string() && shown(&bench, 3)["warmup"].is_null(), "{warmup}");
 }
 
 // --- proxies ----------------------------------------------------------------------------------------------------------

@@ -241,7 +241,6 @@ impl Deliverer {
         let seconds = until.since(turn.now.mono).as_secs();
         let text = format!("{address} rests for {site} for {seconds} s: {why}");
         turn.report.events.push(Notice::event(turn.now.wall, self.me, NoticeKind::SourceRests, text.as_bytes()));
-        turn.report.stats.source_rests.add(1);
         let why: Arc<str> = why.into();
         for shard in (0..self.shards).filter(|shard| *shard != self.me) {
             let rest = Box::new(SourceRest { site: site.clone(), source, until, why: Arc::clone(&why) });
@@ -262,8 +261,11 @@ impl Deliverer {
         if self.sources.rests_until(site, source, now).is_some_and(|known| known >= until) {
             return;
         }
-        // Kept by the shard with the site's ledger.
-        self.sources.taken |= why.is_some() && lease::owner(site, self.shards) == self.me;
+        // All shards hear of it; the one with the site's ledger keeps it, and counts it.
+        if why.is_some() && lease::owner(site, self.shards) == self.me {
+            self.sources.taken = true;
+            turn.report.stats.source_rests.add(1);
+        }
         self.sources.take(site, source, until, why);
         if planted!(RestForgotten) {
             return;
