@@ -172,6 +172,8 @@ pub struct Delivery {
     pub connections_per_destination: u32,
     /// Notifications of failure that one sender gets in an hour, from each shard; 0: any number.
     pub bounces_per_hour: u32,
+    /// And beside those of a hundred recipients that it sends to so many.
+    pub bounces_percent: u32,
     /// Messages a second for a domain from other shards, above which all deliver it.
     pub lane_rate: u32,
     /// Most messages in flight at a time on one connection, where the next hop announces PIPELINING and CHUNKING.

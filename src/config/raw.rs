@@ -183,6 +183,7 @@ section! {
         mta_sts: Option<bool>,
         connections_per_destination: Option<i64>,
         bounces_per_hour: Option<i64>,
+        bounces_percent: Option<i64>,
         lane_rate: Option<i64>,
         messages_in_flight: Option<i64>,
         messages_per_connection: Option<i64>,

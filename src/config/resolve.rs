@@ -446,6 +446,13 @@ impl<'a> Resolver<'a> {
                 0,
                 10_000_000,
             ),
+            bounces_percent: self.count(
+                "delivery.bounces_percent",
+                raw.bounces_percent,
+                limits::BOUNCES_PERCENT_DEFAULT,
+                0,
+                100,
+            ),
             lane_rate: self.count("delivery.lane_rate", raw.lane_rate, limits::LANE_RATE_DEFAULT, 10, 1_000_000),
             messages_in_flight: self.count(
                 "delivery.messages_in_flight",

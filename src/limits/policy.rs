@@ -86,8 +86,14 @@ pub const QUEUE_RANK_SHARE: u8 = 8;
 /// A sender who asked for it (RFC 3461 §4.1, DELAY) is told of mail that is not delivered after this.
 pub const DELAY_NOTICE: Duration = Duration::from_secs(4 * 3600);
 /// Notifications of failure that one sender (an account, else a domain) gets in an hour from one shard, if the configuration says
-/// nothing else: a large sender with clean lists has fewer, and nobody reads a thousand.
+/// nothing else: nobody reads a thousand.
 pub const BOUNCES_PER_HOUR_DEFAULT: u32 = 1000;
+/// Of a hundred recipients of a sender so many failures are told beside those, if the configuration says nothing else: a large
+/// sender with clean lists has one or two.
+pub const BOUNCES_PERCENT_DEFAULT: u32 = 5;
+/// What a sender has earned so is no more than it would be told of in so many hours: after days a provider that is gone fails all
+/// of its mail.
+pub const BOUNCE_HOURS_EARNED: u64 = 10;
 /// Senders whose notifications are counted, some 100 octets each; all others together are one.
 pub const BOUNCE_SENDERS: usize = 10_000;
 /// How many notifications were withheld is told after this.

@@ -128,7 +128,7 @@ impl Home {
             shards,
             folder: config.spool.path.clone(),
             gate: Gate::new(me, shards, Arc::clone(&config), tables, quotas, now),
-            notifier: Notifier::new(me, config.delivery.bounces_per_hour),
+            notifier: Notifier::new(me, config.delivery.bounces_per_hour, config.delivery.bounces_percent),
             config,
             routes,
             lanes: Lanes::default(),
@@ -434,6 +434,7 @@ impl Home {
         if notify::is_notice(waiter) {
             return self.notifier.durable(waiter, &mut self.log);
         }
+        self.notifier.accepted(&view);
         let conn = session::waiting(waiter);
         let fate = self.with_session(conn, turn, |session, turn, context, out| {
             let now = turn.now;

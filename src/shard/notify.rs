@@ -143,8 +143,8 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    pub(super) fn new(me: u16, an_hour: u32) -> Self {
-        let budget = Budget::new(an_hour);
+    pub(super) fn new(me: u16, an_hour: u32, percent: u32) -> Self {
+        let budget = Budget::new(an_hour, percent);
         Notifier { me, budget, waiting: VecDeque::new(), reading: 0, written: Slab::new(), after: Moment(0) }
     }
 
@@ -168,6 +168,13 @@ impl Notifier {
     /// Has the sender told.
     pub(super) fn push(&mut self, notice: Notice) {
         self.waiting.push_back(notice);
+    }
+
+    /// A message was accepted: so many more failures its sender may be told of.
+    pub(super) fn accepted(&mut self, view: &RecordView<'_>) {
+        if !self.budget.is_empty() {
+            self.budget.sent(&whose(view.sender(), view), view.recipient_count());
+        }
     }
 
     /// What the operator is to be told.
@@ -218,7 +225,7 @@ impl Notifier {
             return settle(&notice, log);
         }
         let failed = matches!(notice.what, What::Refused | What::Expired);
-        if failed && !notice.paid && !self.budget.take(&whose(&notice, &view), now.mono) {
+        if failed && !notice.paid && !self.budget.take(&whose(sender(&notice, &view), &view), now.mono) {
             stats.bounces_withheld.add(told.len() as u64);
             return settle(&notice, log);
         }
@@ -269,12 +276,11 @@ fn settle(notice: &Notice, log: &mut Log) {
 }
 
 /// Whose budget a notification counts for: the account's that submitted the message, else the domain's of who is told.
-fn whose(notice: &Notice, view: &RecordView<'_>) -> String {
+fn whose(sender: &[u8], view: &RecordView<'_>) -> String {
     let account = view.params().account();
     if !account.is_empty() {
         return format!("tenant {}", String::from_utf8_lossy(account));
     }
-    let sender = sender(notice, view);
     let at = memchr::memrchr(b'@', sender).map_or(0, |at| at + 1);
     String::from_utf8_lossy(&sender[at..]).to_ascii_lowercase()
 }

@@ -181,6 +181,8 @@ pub fn since_midnight(at: Moment) -> u32 {
 
 /// An outcome is on stable storage so long after it was known: before a crash it may be known to nobody.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
+/// No way is longer.
+const UNDER_WAY: Duration = Duration::from_secs(1);
 
 impl Book {
     /// An empty one.
@@ -278,7 +280,8 @@ impl Pages {
             }
             _ => {
                 let ended = MIDNIGHT + Duration::from_millis(u64::from(before.ended));
-                let crash = |crash: &&Moment| ended <= **crash && crash.since(ended) <= SETTLE_TIME;
+                // What was under way when it came arrives behind it, and nobody hears that it did.
+                let crash = |crash: &&Moment| ended <= **crash + UNDER_WAY && crash.since(ended) <= SETTLE_TIME;
                 if before.state != State::Returned && (tries > 1 || self.crashes.iter().any(|c| crash(&c))) {
                     self.repeated += 1;
                 } else {
