@@ -107,7 +107,11 @@ pub fn simulate(args: &SimulateArgs) -> bool {
         usual(info);
     }));
     if let Some(seeds) = &args.saturated {
-        return saturated(seeds.clone());
+        let first = Setting::generate(seeds.start);
+        return match args.trace {
+            true => run_saturated(&first, Some(Box::new(|line| println!("{line}")))).violations.is_empty(),
+            false => saturated(seeds.clone()),
+        };
     }
     let first = args.seeds.start;
     if args.show {
@@ -151,7 +155,7 @@ fn saturated(seeds: Range<u64>) -> bool {
                         break;
                     }
                     let setting = Setting::generate(seed);
-                    let verdict = run_saturated(&setting);
+                    let verdict = run_saturated(&setting, None);
                     if !verdict.violations.is_empty() {
                         failed.fetch_add(1, Ordering::Relaxed);
                         let said: Vec<String> = verdict.violations.iter().map(ToString::to_string).collect();

@@ -20,6 +20,7 @@ use crate::config::{Demand, Listener, ListenerKind, Networks};
 use crate::limits;
 use crate::message::MessageId;
 use crate::rt::sim::rng::mix;
+use crate::rt::sim::trace::Lines;
 use crate::rt::sim::{Host, HostEvent, HostSide, LinkId, Rng, Step};
 use crate::shaping::{Rate, Shaping};
 use crate::shard::Tables;
@@ -378,12 +379,15 @@ fn begun(world: &World, setting: &Setting) -> Vec<(Moment, usize, u64)> {
     all
 }
 
-/// Runs the world of `setting`.
+/// Runs the world of `setting`; with `lines` its trace is printed.
 ///
 /// # Panics
 /// If the relay does, or refuses a letter.
-pub fn run(setting: &Setting) -> Verdict {
+pub fn run(setting: &Setting, lines: Option<Lines>) -> Verdict {
     let (mut world, guard) = build(setting);
+    if let Some(lines) = lines {
+        world.sim.core.trace.print(lines);
+    }
     world.start(setting.shards).expect("an empty disk has no faults");
     let tenants = setting.weights.len();
     let all = setting.letters as u64;

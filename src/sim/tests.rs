@@ -183,7 +183,7 @@ const SHOWN_BY_TESTS: [Bug; 5] =
 fn a_limit_that_binds_is_used_and_shared() {
     for seed in 0..seeds(12) {
         let setting = Setting::generate(seed);
-        let verdict = saturated::run(&setting);
+        let verdict = saturated::run(&setting, None);
         assert_eq!(verdict.violations, [], "{setting}: {verdict:?}");
     }
 }
@@ -196,7 +196,7 @@ fn hunt(bug: Bug, seeds: impl Iterator<Item = u64>, all: bool) -> (u64, u64, u64
         ran += 1;
         let violations = || {
             if SATURATED.contains(&bug) {
-                saturated::run(&Setting::generate(seed)).violations
+                saturated::run(&Setting::generate(seed), None).violations
             } else {
                 run(&Scenario::generate(seed), None).violations
             }
