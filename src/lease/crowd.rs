@@ -72,8 +72,8 @@ impl Crowds {
         self.lanes[lane].weight
     }
 
-    /// A lane has told. Returns what others are to know, lane by lane.
-    pub fn tell(&mut self, lane: usize, crowd: Crowd) -> Vec<(usize, Spread)> {
+    /// A lane has told. Returns whether it has a tenant that none had, and what others are to know, lane by lane.
+    pub fn tell(&mut self, lane: usize, crowd: Crowd) -> (bool, Vec<(usize, Spread)>) {
         let known =
             |key: &u64| self.lanes.iter().any(|part| part.crowd.tenants.binary_search_by_key(key, |t| t.0).is_ok());
         let brings_new = crowd.tenants.iter().any(|(key, _)| !known(key));
@@ -102,7 +102,7 @@ impl Crowds {
                 *pass = in_front.min(*pass);
             }
         }
-        news
+        (brings_new, news)
     }
 
     /// What a permit moves a lane on by.
@@ -158,16 +158,16 @@ mod tests {
     fn lanes_share_as_their_tenants_do() {
         let mut crowds = Crowds::new(2);
         assert_eq!(shares(&mut crowds, 100), [50, 50], "nobody has told");
-        assert_eq!(crowds.tell(0, crowd(&[(1, 100)])), []);
-        assert_eq!(crowds.tell(1, crowd(&[(2, 300)])), []);
+        assert_eq!(crowds.tell(0, crowd(&[(1, 100)])), (true, Vec::new()));
+        assert_eq!(crowds.tell(1, crowd(&[(2, 300)])), (true, Vec::new()));
         let had = shares(&mut crowds, 400);
         assert!(had[0].abs_diff(100) <= 3, "{had:?}");
         // A tenant that has mail in both weighs half in each.
         let both: Spread = Box::new([(1, 2)]);
-        assert_eq!(crowds.tell(1, crowd(&[(1, 100), (2, 300)])), [(0, both.clone()), (1, both)]);
+        assert_eq!(crowds.tell(1, crowd(&[(1, 100), (2, 300)])), (false, vec![(0, both.clone()), (1, both)]));
         let had = shares(&mut crowds, 800);
         assert!(had[0].abs_diff(100) <= 3, "{had:?}");
-        let news = crowds.tell(0, crowd(&[]));
+        let (_, news) = crowds.tell(0, crowd(&[]));
         assert_eq!(news, [(0, Spread::default()), (1, Spread::default())]);
     }
 
