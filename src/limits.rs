@@ -345,7 +345,7 @@ pub const SCOPE_IDLE: Duration = Duration::from_secs(10);
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
 /// Where each has some, but not as much as its tenants weigh, what does not divide goes round after so many turns: each move
 /// closes a connection and opens another.
-pub const LEASE_LONG_TURN: u32 = 4;
+pub const LEASE_LONG_TURN: u32 = 2;
 /// Connections to a destination of which nothing is known: as many as Postfix begins with.
 pub const WINDOW_INITIAL: u16 = 5;
 /// In the sharing of a destination between tenants a message counts one more for each so many octets: sending it takes about

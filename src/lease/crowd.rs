@@ -42,6 +42,8 @@ pub(super) struct Crowds {
     lanes: Vec<Part>,
     /// The pass of a lane that has had its part at all times, of each kind.
     clock: [u64; 2],
+    /// The last one of each kind went to a lane in front: ever new tenants get every other one at the most.
+    fronted: [bool; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -52,10 +54,14 @@ struct Part {
     told: Spread,
     /// What it had over its weight.
     pass: [u64; 2],
+    /// A tenant that had no mail in any lane has some there: it is next.
+    in_front: [bool; 2],
 }
 
 /// A lane that has told of nobody weighs as much as a tenant without a weight of its own.
 const UNTOLD: u64 = 100 * ONE;
+/// Permits that a lane may have had beyond its part and still be in front.
+const FRONT_DEBT: u64 = 64;
 /// Weights are divided by lanes.
 const ONE: u64 = 1024;
 /// Passes are divided by weights.
@@ -63,8 +69,14 @@ const STEP: u64 = 1 << 36;
 
 impl Crowds {
     pub fn new(lanes: usize) -> Crowds {
-        let part = Part { crowd: Crowd::default(), weight: UNTOLD, told: Spread::default(), pass: [STEP; 2] };
-        Crowds { lanes: vec![part; lanes], clock: [STEP; 2] }
+        let part = Part {
+            crowd: Crowd::default(),
+            weight: UNTOLD,
+            told: Spread::default(),
+            pass: [STEP; 2],
+            in_front: [false; 2],
+        };
+        Crowds { lanes: vec![part; lanes], clock: [STEP; 2], fronted: [false; 2] }
     }
 
     /// What a lane weighs.
@@ -95,11 +107,11 @@ impl Crowds {
             }
         }
         if brings_new {
+            // Unless ever new ones have had much more than their part already.
+            let job = (0..self.lanes.len()).map(|lane| self.step(lane)).max().unwrap_or(0);
             for kind in KINDS.map(|kind| kind as usize) {
-                let first = self.lanes.iter().map(|part| part.pass[kind]).min().unwrap_or(STEP);
-                let in_front = first.saturating_sub(1).max(self.clock[kind].saturating_sub(2 * self.step(lane)));
-                let pass = &mut self.lanes[lane].pass[kind];
-                *pass = in_front.min(*pass);
+                let part = &mut self.lanes[lane];
+                part.in_front[kind] = part.pass[kind] <= self.clock[kind].saturating_add(FRONT_DEBT * job);
             }
         }
         (brings_new, news)
@@ -112,7 +124,8 @@ impl Crowds {
 
     /// Whose turn it is of those that wait.
     pub fn first(&self, kind: Paced, waiting: impl Iterator<Item = usize>) -> Option<usize> {
-        waiting.min_by_key(|at| self.lanes[*at].pass[kind as usize])
+        let k = kind as usize;
+        waiting.min_by_key(|at| (!self.lanes[*at].in_front[k] || self.fronted[k], self.lanes[*at].pass[k]))
     }
 
     /// A lane waits that did not: what it did not ask for in time it does not get later.
@@ -128,6 +141,7 @@ impl Crowds {
         let (k, count) = (kind as usize, u64::from(count));
         let pass = self.lanes[lane].pass[k];
         self.clock[k] = self.clock[k].max(pass) + count.saturating_mul(STEP * ONE / all.max(1));
+        self.fronted[k] = !self.fronted[k] && std::mem::take(&mut self.lanes[lane].in_front[k]);
         self.lanes[lane].pass[k] = pass.saturating_add(count.saturating_mul(self.step(lane)));
     }
 }

@@ -65,6 +65,9 @@ struct Pass {
 /// A weight of 1.
 const ONE: u64 = 1024;
 
+/// So many jobs of the first may have been taken by those that came before it.
+const AHEAD: u64 = 2;
+
 /// Where the first tenants begin: others may be put in front of them.
 const FIRST_PASS: u64 = 1 << 40;
 
@@ -160,7 +163,7 @@ impl Many {
             let weight = pass.weight;
             let begin = self.first().map_or(self.clock, |(first, job)| {
                 // In front of the first, or right behind it.
-                first.saturating_sub(1).min(self.clock).max(self.clock.saturating_sub(job))
+                first.saturating_sub(1).min(self.clock).max(self.clock.saturating_sub(AHEAD * job))
             });
             let Some(pass) = self.tenants.get_mut(&tenant) else { return };
             (pass.at, pass.is_new) = (pass.at.max(begin), true);
@@ -311,10 +314,10 @@ impl Flows {
         pass.at = at.saturating_add(if planted!(TurnsAreFree) { 0 } else { cost });
         many.order.remove(&(at, tenant));
         many.order.insert((pass.at, tenant));
-        // Never behind the first, nor more than a job of its before it: who comes goes before the first, or right behind it.
+        // Never behind the first, nor more than two jobs of its before it: who comes goes before the first, or right behind it.
         many.clock = many.clock.max(at) + self::cost(size, 1) / many.weights.max(1);
         if let Some((first, job)) = many.first() {
-            many.clock = many.clock.min(first + job + 1);
+            many.clock = many.clock.min(first + AHEAD * job + 1);
         }
         index
     }
