@@ -315,8 +315,8 @@ impl Flows {
         many.order.remove(&(at, tenant));
         many.order.insert((pass.at, tenant));
         // Never behind the first, nor more than two jobs of its before it: who comes goes before the first, or right behind it.
-        // It goes on a little slower than they do, and so is back with the first some time behind many that came at once.
-        many.clock = many.clock.max(at) + self::cost(size, 1) / many.weights.max(1) * 3 / 4;
+        // It goes on half as fast as they do, and so is back with the first soon behind many that came at once.
+        many.clock = many.clock.max(at) + self::cost(size, 1) / many.weights.max(1) / 2;
         if let Some((first, job)) = many.first() {
             many.clock = many.clock.min(first + AHEAD * job + 1);
         }
@@ -332,7 +332,7 @@ impl Flows {
             pass.at = after;
             many.order.insert((after, tenant));
             // Nor has it moved on the moment at which others begin.
-            many.clock = many.clock.saturating_sub(cost(size, 1) / many.weights.max(1) * 3 / 4).max(after);
+            many.clock = many.clock.saturating_sub(cost(size, 1) / many.weights.max(1) / 2).max(after);
         }
     }
 
