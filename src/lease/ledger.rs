@@ -80,7 +80,7 @@ struct Turn {
 const TURN_STEP: u64 = 1 << 48;
 
 /// A turn moves weights by one part in so many.
-const LEARNED: u64 = 4;
+const LEARNED: u64 = 2;
 
 /// What is counted, while it is shared.
 struct Sharing {
