@@ -82,10 +82,8 @@ impl Sources {
     }
 
     fn rests_until(&self, site: &Scope, source: u16, now: Moment) -> Option<Moment> {
-        if planted!(RestForgotten) {
-            return None;
-        }
-        let rest = self.rests.get(&(site.clone(), source)).map(|rest| rest.until).filter(|until| *until > now);
+        let rest = self.rests.get(&(site.clone(), source)).map(|rest| rest.until);
+        let rest = rest.filter(|until| *until > now && !planted!(RestForgotten));
         rest.max(self.down.rest(source, site, now).map(|(until, _)| *until))
     }
 
