@@ -244,6 +244,11 @@ fn shutdown_by_421_at_any_reply() {
     d.start(2, &["a@x"]);
     d.hear("421 bye\r\n");
     assert_eq!(d.take(), ["1 refused Message 421", "2 lost false", "closed shutdown 421"]);
+    let _planted = crate::planted::plant(crate::planted::Bug::GoesOnAfter421);
+    let mut d = Driver::ready(FULL);
+    d.start(1, &["a@x"]);
+    d.hear("421 4.3.2 bye\r\n250 ok\r\n503 no\r\n");
+    assert!(!d.take().iter().any(|event| event.starts_with("closed")), "it goes on");
 }
 
 #[test]
