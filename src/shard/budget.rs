@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn without_a_bound_all_go_and_memory_has_one() {
         let mut budget = Budget::new(0, 5);
-        assert!((0..10_000).all(|_| budget.take("a.example", START)) && budget.len() == 0);
+        assert!((0..10_000).all(|_| budget.take("a.example", START)) && budget.is_empty());
         let mut budget = Budget::new(1, 5);
         for n in 0..BOUNCE_SENDERS + 100 {
             budget.take(&format!("d{n}.example"), START);
