@@ -18,11 +18,13 @@
 //!
 //! # Who gets how much
 //!
-//! Connections: each lane what it wants, if that is too much the same for each. Where one has more than that and another
-//! waits, they are recalled: a lane closes what idles at once and the rest behind its message. Where there are fewer units
-//! than lanes, they go round, each for [`crate::limits::LEASE_TURN`], and where messages have a rate until one was begun. Permits go
-//! round as well, to each lane as often as the weights of its tenants say (`crowd`). Octets are as connections, but that a message needs all of its own at once: each lane, in turn, gets what its
-//! next message needs before any gets more, and a turn lasts until it has that.
+//! Connections: each lane what it wants, if that is too much by the weights of the tenants that have mail there (`crowd`), as they
+//! were in the last turns. Where one has more than that and another waits, they are recalled: a lane closes what idles at once and
+//! the rest behind its message. What does not divide goes round, each turn to those that had least over their weights, for
+//! [`crate::limits::LEASE_TURN`] where there are fewer units than lanes, else twice that. Where messages have a rate each lane gets the
+//! same, and a turn lasts until one was begun: there permits go by the weights. A lane with mail of a tenant that no lane had mail
+//! of is next, of every other permit at the most. Octets are as connections, but that a message needs all of its own at once: the
+//! lane whose turn it is gets what its next message needs before any gets more, and the turn lasts until it has that.
 //!
 //! # What replies bring about
 //!
