@@ -140,12 +140,15 @@ pub(super) struct Notifier {
     after: Moment,
     /// Of each sender's notifications of failure.
     budget: Budget,
+    /// The name of a sender, while it is looked for: one is for each message.
+    name: String,
 }
 
 impl Notifier {
     pub(super) fn new(me: u16, an_hour: u32, percent: u32) -> Self {
         let budget = Budget::new(an_hour, percent);
-        Notifier { me, budget, waiting: VecDeque::new(), reading: 0, written: Slab::new(), after: Moment(0) }
+        let (waiting, written, name) = (VecDeque::new(), Slab::new(), String::new());
+        Notifier { me, budget, waiting, reading: 0, written, after: Moment(0), name }
     }
 
     /// Facts that wait, those whose record is being read, notifications that wait for their commit, senders with a budget.
@@ -173,7 +176,10 @@ impl Notifier {
     /// A message was accepted: so many more failures its sender may be told of.
     pub(super) fn accepted(&mut self, view: &RecordView<'_>) {
         if !self.budget.is_empty() {
-            self.budget.sent(&whose(view.sender(), view), view.recipient_count());
+            let mut name = std::mem::take(&mut self.name);
+            whose(view.sender(), view, &mut name);
+            self.budget.sent(&name, view.recipient_count());
+            self.name = name;
         }
     }
 
@@ -225,7 +231,8 @@ impl Notifier {
             return settle(&notice, log);
         }
         let failed = matches!(notice.what, What::Refused | What::Expired);
-        if failed && !notice.paid && !self.budget.take(&whose(sender(&notice, &view), &view), now.mono) {
+        whose(sender(&notice, &view), &view, &mut self.name);
+        if failed && !notice.paid && !self.budget.take(&self.name, now.mono) {
             stats.bounces_withheld.add(told.len() as u64);
             return settle(&notice, log);
         }
@@ -276,13 +283,16 @@ fn settle(notice: &Notice, log: &mut Log) {
 }
 
 /// Whose budget a notification counts for: the account's that submitted the message, else the domain's of who is told.
-fn whose(sender: &[u8], view: &RecordView<'_>) -> String {
+fn whose(sender: &[u8], view: &RecordView<'_>, name: &mut String) {
+    name.clear();
     let account = view.params().account();
     if !account.is_empty() {
-        return format!("tenant {}", String::from_utf8_lossy(account));
+        name.push_str("tenant ");
+        return name.push_str(&String::from_utf8_lossy(account));
     }
     let at = memchr::memrchr(b'@', sender).map_or(0, |at| at + 1);
-    String::from_utf8_lossy(&sender[at..]).to_ascii_lowercase()
+    name.push_str(&String::from_utf8_lossy(&sender[at..]));
+    name.make_ascii_lowercase();
 }
 
 /// Who is told: the sender, or who keeps the list that the recipients have the message by. They are of one job, and so of one
