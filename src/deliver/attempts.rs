@@ -255,8 +255,10 @@ impl Deliverer {
             connection.others.extend(left.addresses);
             return self.try_beside(beside, turn);
         }
+        // Its place may be another shard's by now, since a limit is lower or others lack it.
+        let full = self.lane(destination).is_some_and(|lane| !lane.share.has_room());
         let rests = self.rests(destination, turn.now.mono);
-        if !left.addresses.is_empty() && (rests || self.starts_are_paced(destination)) {
+        if !left.addresses.is_empty() && (rests || full || self.starts_are_paced(destination)) {
             // The next one counts as well, or has to wait.
             self.pools.make(destination).left = Some(Box::new(left));
             self.wake(destination);

@@ -238,7 +238,7 @@ impl Deliverer {
         self.pools.get(&destination)?.scope.as_ref()
     }
 
-    fn lane(&mut self, destination: DestinationId) -> Option<&mut Lane> {
+    pub(super) fn lane(&mut self, destination: DestinationId) -> Option<&mut Lane> {
         let pool = self.pools.get(&destination)?;
         pool.scope.as_ref()?;
         self.lanes.shares.places.get_mut(pool.lane)

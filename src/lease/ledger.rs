@@ -57,6 +57,8 @@ struct Holding {
     granted: u32,
     /// What it was told to come down to and has not yet.
     recalled_to: Option<u32>,
+    /// It was told that all have more than there is.
+    overdrawn: bool,
 }
 
 /// Who comes first where there is too little of something; moves on each [`limits::LEASE_TURN`], or where there is something
@@ -408,7 +410,8 @@ impl Ledger {
         let (k, limit) = (what as usize, self.limit(what));
         let granted: u64 = self.lanes.iter().map(|lane| u64::from(lane.has[k].granted)).sum();
         let mut free = u64::from(limit).saturating_sub(granted);
-        let mut waits = granted > u64::from(limit);
+        let overdrawn = granted > u64::from(limit);
+        let mut waits = overdrawn;
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(&targets)) {
             let state = &mut state.has[k];
             let more = u64::from(target.saturating_sub(state.granted)).min(free);
@@ -417,7 +420,7 @@ impl Ledger {
             if more > 0 {
                 let more = u32::try_from(more).expect("no more than was wanted");
                 state.granted += more;
-                state.recalled_to = None;
+                (state.recalled_to, state.overdrawn) = (None, false);
                 let mut mail = ToLane::empty(scope);
                 mail.granted[k] = more;
                 out.push_back((lane, mail));
@@ -425,10 +428,17 @@ impl Ledger {
         }
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(targets)) {
             let state = &mut state.has[k];
+            let mut mail = ToLane::empty(scope);
             if waits && state.granted > target && state.recalled_to != Some(target) {
                 state.recalled_to = Some(target);
-                let mut mail = ToLane::empty(scope);
                 mail.recalled_to[k] = Some(target);
+            }
+            if state.granted > 0 && state.overdrawn != overdrawn {
+                // What one lane ends must not be begun again while another has too much.
+                state.overdrawn = overdrawn;
+                mail.overdrawn[k] = Some(overdrawn);
+            }
+            if mail.recalled_to[k].is_some() || mail.overdrawn[k].is_some() {
                 out.push_back((lane, mail));
             }
         }
@@ -495,6 +505,7 @@ impl ToLane {
             scope: scope.clone(),
             granted: [0; 2],
             recalled_to: [None; 2],
+            overdrawn: [None; 2],
             permits: [None; 2],
             not_before: None,
             in_force: None,
@@ -578,6 +589,7 @@ impl Ledgers {
             if has.recalled_to.is_some_and(|to| has.granted <= to) {
                 has.recalled_to = None;
             }
+            has.overdrawn &= has.granted > 0;
         }
         for kind in KINDS {
             // What it has not told of it had not got when it asked.

@@ -178,6 +178,9 @@ pub struct ToLane {
     pub granted: [u32; 2],
     /// It is to have no more than so many.
     pub recalled_to: [Option<u32>; 2],
+    /// Whether all lanes together have more than the limit, which is lower than it was, if that has changed: the lane begins
+    /// nothing, and what ends goes back.
+    pub overdrawn: [Option<bool>; 2],
     /// Permits it gets, of each kind.
     pub permits: [Option<Batch>; 2],
     /// No message can begin before, by the rate and what others have.

@@ -43,6 +43,8 @@ struct Units {
     /// What is to be begun next takes so many of them.
     least: u32,
     recalled_to: Option<u32>,
+    /// All lanes have more than there is.
+    overdrawn: bool,
     /// What the ledger was told last of `wanted` and `least`.
     told: (u32, u32),
 }
@@ -50,6 +52,9 @@ struct Units {
 impl Units {
     /// What may be begun.
     fn room(&self) -> u32 {
+        if self.overdrawn {
+            return 0;
+        }
         self.granted.min(self.recalled_to.unwrap_or(u32::MAX)).saturating_sub(self.open)
     }
 }
@@ -361,7 +366,10 @@ impl Share {
             let units = self.units_mut(what);
             units.granted += granted;
             if granted > 0 {
-                units.recalled_to = None;
+                (units.recalled_to, units.overdrawn) = (None, false);
+            }
+            if let Some(overdrawn) = mail.overdrawn[what as usize] {
+                units.overdrawn = overdrawn && units.granted > 0;
             }
             if recalled_to.is_some() && !planted!(RecallIgnored) {
                 units.recalled_to = recalled_to;
@@ -401,8 +409,8 @@ impl Share {
         let mut returned = [0; 2];
         let mut told = true;
         for (units, returned) in self.counted.iter().zip(&mut returned) {
-            let most = units.recalled_to.unwrap_or(u32::MAX).max(units.open);
-            *returned = units.granted.saturating_sub(units.open.max(units.wanted).min(most));
+            let most = if units.overdrawn { 0 } else { units.recalled_to.unwrap_or(u32::MAX) };
+            *returned = units.granted.saturating_sub(units.open.max(units.wanted).min(most.max(units.open)));
             told &= units.told == (units.wanted, units.least);
         }
         let nothing_new =
@@ -418,6 +426,7 @@ impl Share {
             if units.recalled_to.is_some_and(|to| units.granted <= to) {
                 units.recalled_to = None;
             }
+            units.overdrawn &= units.granted > 0;
             units.told = (units.wanted, units.least);
         }
         self.inquiry.sent |= inquires;

@@ -449,3 +449,29 @@ fn lower_limits_hold_for_all_lanes_until_they_are_over_whatever_the_rules_say_me
     settle(&mut ledgers, &mut shares, until);
     assert!(shares.iter().all(|share| *share.limits() == connections(8) && !share.is_paced(Paced::Message)));
 }
+
+#[test]
+fn a_place_that_comes_free_is_not_used_again_while_all_lanes_have_more_than_a_lower_limit() {
+    let share = || Share::new("mx.example".into(), connections(6));
+    let (mut ledgers, mut shares) = (Ledgers::new(2), [share(), share()]);
+    let now = Moment(1_000_000_000);
+    let wants = [1, 2];
+    for (share, wants) in shares.iter_mut().zip(wants) {
+        share.wants(wants);
+    }
+    settle(&mut ledgers, &mut shares, now);
+    for (share, wants) in shares.iter_mut().zip(wants) {
+        (0..wants).for_each(|_| share.open());
+    }
+    let lower = measure(Taken::Lower(crate::shaping::Lowering::To(connections(1))), now + Duration::from_secs(60));
+    shares[0].impose(lower);
+    settle(&mut ledgers, &mut shares, now);
+    // Each would go on with what it ends, whoever's turn it is.
+    for (at, open) in [(0, 2), (1, 1), (1, 0)] {
+        assert!(shares.iter().all(|share| !share.has_room()), "{open} and one more stand");
+        shares[at].closed();
+        shares[at].wants(1);
+        settle(&mut ledgers, &mut shares, now);
+    }
+    assert_eq!(shares.iter().filter(|share| share.has_room()).count(), 1, "of one limit, one");
+}

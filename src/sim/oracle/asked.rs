@@ -37,10 +37,11 @@ impl Oracle<'_> {
         self.scenario.announced_by(ip).iter().any(|line| line.split(' ').next() == Some(keyword))
     }
 
-    /// When a letter is late that has a time to be delivered by: at the earliest, and at the latest.
+    /// When a letter is late that has a time to be delivered by: at the earliest, and at the latest. The relay notes it by its wall
+    /// clock, which leaves out what is less than a millisecond.
     fn deadline(sent: &Sent, time: Duration) -> (Moment, Moment) {
         let granted = sent.granted.0.or(sent.verdict.as_ref().map(|(_, at, _)| *at)).unwrap_or(sent.begun);
-        (sent.begun + time, granted + time)
+        (sent.begun + time.saturating_sub(Duration::from_millis(1)), granted + time)
     }
 
     /// Whether it may be returned because of what it asks for.
@@ -162,7 +163,10 @@ impl Oracle<'_> {
                 _ => false,
             };
             if !reason {
-                self.violate("notify", format!("#{mark} to {to} was reported as {word}, asking for {asks:?}"));
+                let (at, due) = (note.at, deadline.map(|(_, (first, _))| first));
+                let text =
+                    format!("#{mark} to {to} was reported as {word} at {at:?}, due at {due:?}, asking for {asks:?}");
+                self.violate("notify", text);
             }
         }
         for word in [passed_on, "delayed"] {
