@@ -383,8 +383,9 @@ pub const QUEUE_BODY_AGE: Duration = Duration::from_secs(2);
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// An attempt to connect that has had no answer for so long gets another one beside it (RFC 8305 §5, Connection Attempt Delay).
 pub const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// Idle outbound connections close after this; receivers commonly hang up after 5 s to 5 min.
-pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// Idle outbound connections close after this. Receivers commonly hang up after 5 s to 5 min; domains that get a message every few
+/// seconds, which are most of those that a provider writes to, are not to be connected to anew for each.
+pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Connections to one destination, over all shards.
 pub const CONNECTIONS_PER_DESTINATION_DEFAULT: u32 = 20;
 /// Messages over one connection before it is closed: receivers dislike endless ones, and load balancers need turns.

@@ -84,6 +84,8 @@ mod switches {
         LimitCheckedLate,
         /// a permit that is used stays
         PermitNotCounted,
+        /// a start takes nothing for begun before it
+        RatesForgottenAtStart,
         /// a source that rests for a site goes on sending to it
         RestForgotten,
         /// mail goes from any source, not only those of its pool

@@ -31,7 +31,8 @@ pub(super) struct Connection {
     pub(super) conn: ConnId,
     pub(super) destination: DestinationId,
     /// `None` while TCP connects, or a proxy for us.
-    pub(super) client: Option<Client>,
+    /// In a box, as it leaves the connection while an event of its borrows it.
+    pub(super) client: Option<Box<Client>>,
     /// What a proxy is still to do.
     pub(super) way: Option<Box<Way>>,
     /// `None`: a UNIX socket.
@@ -243,7 +244,7 @@ impl Connection {
         timeouts: crate::smtp::client::ClientTimeouts,
         now: Moment,
     ) {
-        self.client = Some(Client::new(ehlo_name, timeouts, now));
+        self.client = Some(Box::new(Client::new(ehlo_name, timeouts, now)));
     }
 
     /// Pieces that the socket has not taken, and how many bytes of them are copies.
@@ -315,7 +316,7 @@ impl Connection {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.client.as_ref().is_some_and(Client::is_idle) && self.transactions.is_empty()
+        self.client.as_ref().is_some_and(|client| client.is_idle()) && self.transactions.is_empty()
     }
 
     pub(super) fn transaction(&mut self, token: u64) -> Option<&mut Transaction> {

@@ -12,7 +12,7 @@ use crate::shaping::{Action, ReplyRule};
 use crate::shard::event::{Notice, NoticeKind};
 use crate::shard::stats::LatencyStage;
 use crate::shard::{Turn, micros};
-use crate::smtp::client::{Client, ClientEvent, CloseReason};
+use crate::smtp::client::{ClientEvent, CloseReason};
 use crate::smtp::reply::Reply;
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Deliverer {
     pub(super) fn client_events(&mut self, conn: ConnId, turn: &mut Turn<'_>) -> Option<End> {
         let mut end = None;
         while let Some(connection) = self.connections.get_mut(conn)
-            && connection.client.as_ref().is_some_and(Client::has_events)
+            && connection.client.as_ref().is_some_and(|client| client.has_events())
         {
             // The machine is out of the table while its event borrows it.
             let destination = connection.destination;

@@ -30,6 +30,11 @@ impl Deliverer {
         of_ledgers.chain(of_sources).filter(|kept| kept.until > now).collect()
     }
 
+    /// There was a process before this one: its rates are not to be passed together.
+    pub(crate) fn go_on(&mut self, now: Moment) {
+        self.lanes.go_on(now);
+    }
+
     /// What was in force before the start is so still.
     pub(crate) fn restore(&mut self, all: &[Kept], now: Moment) {
         for Kept { site, what, until, why } in all {

@@ -143,6 +143,11 @@ impl Lanes {
         self.ledgers.has_taken()
     }
 
+    /// There was a process before this one, which began at `now`.
+    pub(super) fn go_on(&mut self, now: Moment) {
+        self.ledgers.go_on(now);
+    }
+
     /// It was in force before the start.
     pub(super) fn restore(&mut self, site: &Scope, measure: Measure, now: Moment) {
         self.ledgers.restore(site, measure, now);

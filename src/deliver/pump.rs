@@ -8,7 +8,6 @@ use crate::queue::{DestinationId, JobKey, LastReply, RecipientSet};
 use crate::rt::ConnId;
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
-use crate::smtp::client::Client;
 use crate::spool::RecordView;
 use crate::time::Moment;
 
@@ -59,7 +58,7 @@ impl Deliverer {
             }
             // A message that the next hop's announcements forbid is over as soon as it is begun.
             let refused = |conn: &&ConnId| {
-                self.connections.get(**conn).and_then(|c| c.client.as_ref()).is_some_and(Client::has_events)
+                self.connections.get(**conn).and_then(|c| c.client.as_ref()).is_some_and(|client| client.has_events())
             };
             let Some(conn) = self.touched.iter().find(refused).copied() else { break };
             let _ = self.client_events(conn, turn);

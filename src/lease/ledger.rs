@@ -16,6 +16,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Ledgers {
     shards: u16,
+    /// When this process began, if there was one before.
+    again: Option<Moment>,
     ledgers: HashMap<Scope, Ledger, foldhash::quality::FixedState>,
     /// When a ledger is to be looked at, earliest first. It counts only while the ledger says the same.
     timers: BinaryHeap<Reverse<(Moment, Scope)>>,
@@ -37,6 +39,8 @@ struct Ledger {
     /// Of all that is counted together: of two lanes that each had a part of what a message needs, neither would go on.
     turn: Turn,
     paces: [Pacing; 2],
+    /// See [`Ledgers::again`].
+    again: Option<Moment>,
     /// Who gets the next permit.
     crowds: Crowds,
     timer: Option<Moment>,
@@ -155,10 +159,10 @@ impl Made {
 }
 
 impl Ledger {
-    fn new(limits: Limits, shards: u16) -> Self {
-        Ledger {
+    fn new(limits: Limits, shards: u16, again: Option<Moment>, now: Moment) -> Self {
+        let mut ledger = Ledger {
             usual: limits,
-            limits,
+            limits: Limits::default(),
             measures: Measures::default(),
             lanes: vec![Lane::default(); usize::from(shards)],
             turn: Turn {
@@ -171,20 +175,29 @@ impl Ledger {
                 ends_at_last: Moment(0),
             },
             paces: [Pacing::default(), Pacing::default()],
+            again,
             crowds: Crowds::new(usize::from(shards)),
             timer: None,
-        }
+        };
+        ledger.set_limits(limits, now);
+        ledger
     }
 
-    /// New rules: what was ahead of an old rate is as much ahead of the new one, in units and not in time.
+    /// New rules: what was ahead of an old rate is as much ahead of the new one, in units and not in time. What the process
+    /// before has begun nobody counted: as much as it may have, up to its end.
     fn set_limits(&mut self, limits: Limits, now: Moment) {
         let before = KINDS.map(|kind| self.rate(kind));
         self.limits = limits;
         for (kind, before) in KINDS.into_iter().zip(before) {
-            if let (Some(before), Some(after)) = (before, self.rate(kind))
-                && before != after
-            {
-                self.paces[kind as usize].rescale(before, after, now);
+            let after = self.rate(kind);
+            let pacing = &mut self.paces[kind as usize];
+            match (before, after) {
+                (Some(before), Some(after)) if before != after => pacing.rescale(before, after, now),
+                (None, Some(rate)) if !planted!(RatesForgottenAtStart) => {
+                    let spent = self.again.map(|began| began + rate.interval() * rate.burst());
+                    pacing.due = pacing.due.max(spent.unwrap_or(pacing.due));
+                }
+                _ => {}
             }
         }
     }
@@ -518,12 +531,19 @@ impl Ledgers {
     /// Of so many shards.
     pub fn new(shards: u16) -> Self {
         let (ledgers, timers) = (HashMap::default(), BinaryHeap::new());
-        Ledgers { shards, ledgers, timers, out: VecDeque::new(), changes: VecDeque::new(), taken: false }
+        let (out, changes) = (VecDeque::new(), VecDeque::new());
+        Ledgers { shards, again: None, ledgers, timers, out, changes, taken: false }
+    }
+
+    /// This process began at `now`, and another one was before it: of each rate all that it allows at once may have been begun
+    /// just then.
+    pub fn go_on(&mut self, now: Moment) {
+        self.again = Some(now);
     }
 
     /// A measure of before the start is in force still.
     pub fn restore(&mut self, scope: &Scope, measure: Measure, now: Moment) {
-        let new = || Ledger::new(Limits::default(), self.shards);
+        let new = || Ledger::new(Limits::default(), self.shards, self.again, now);
         let ledger = self.ledgers.entry(scope.clone()).or_insert_with(new);
         ledger.measures.take(measure, &mut Vec::new());
         self.look(scope, now);
@@ -555,7 +575,7 @@ impl Ledgers {
         let (is_new, told, crowd) = (mail.is_new, mail.measures, mail.crowd);
         let ledger = match (self.ledgers.entry(scope.clone()), limits) {
             (Entry::Occupied(entry), _) => entry.into_mut(),
-            (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards)),
+            (Entry::Vacant(entry), Some(limits)) => entry.insert(Ledger::new(limits, self.shards, self.again, now)),
             (Entry::Vacant(_), None) => return,
         };
         let others = limits.is_some_and(|limits| std::mem::replace(&mut ledger.usual, limits) != limits);

@@ -475,3 +475,24 @@ fn a_place_that_comes_free_is_not_used_again_while_all_lanes_have_more_than_a_lo
     }
     assert_eq!(shares.iter().filter(|share| share.has_room()).count(), 1, "of one limit, one");
 }
+
+#[test]
+fn a_start_takes_rates_for_used_up() {
+    let rate: Rate = "10/s burst 5".parse().unwrap();
+    let limits = Limits { message_rate: Some(rate), ..Limits::default() };
+    let start = Moment(1_000_000_000);
+    let (mut ledgers, mut shares) = (Ledgers::new(1), [Share::new("mx.example".into(), limits)]);
+    ledgers.go_on(start);
+    shares[0].could_use(Paced::Message, 5);
+    settle(&mut ledgers, &mut shares, start);
+    assert!(!shares[0].has_permit(Paced::Message, start), "all of it may have been used a moment ago");
+    let next = start + rate.interval();
+    assert_eq!(ledgers.poll_timeout(), Some(next));
+    settle(&mut ledgers, &mut shares, next);
+    assert_eq!(shares[0].permits_left(Paced::Message, next), 1);
+    // Of what comes into force later as well, and only so far.
+    let mut late = [Share::new("other.example".into(), limits)];
+    late[0].could_use(Paced::Message, 5);
+    settle(&mut ledgers, &mut late, start + rate.interval() * 5);
+    assert_eq!(late[0].permits_left(Paced::Message, start + rate.interval() * 5), 5, "as if nothing had been before");
+}

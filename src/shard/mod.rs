@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::deliver::{self, Deliverer};
 use crate::dns::DnsSettings;
 use crate::limits;
+use crate::message::MessageId;
 use crate::route::Routes;
 use crate::rt::{Event, Io, Shard, Wait};
 use crate::spool::{self, Log};
@@ -168,6 +169,10 @@ impl ShardCore {
             max_connections,
             seed,
         );
+        // A spool that never had mail has no past.
+        if recovered.newest > MessageId(0) {
+            deliverer.go_on(now.mono);
+        }
         deliverer.restore(rests.all(), now.mono);
         ShardCore {
             me,

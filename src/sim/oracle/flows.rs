@@ -74,12 +74,10 @@ impl Oracle<'_> {
 
     fn check_campaign_rate(&mut self, world: &World, limits: &Limits) {
         let Some(rate) = limits.message_rate.filter(|_| self.scenario.window.0 >= 1000) else { return };
-        let mut paces: BTreeMap<(usize, u8), Pace> = BTreeMap::new();
+        let mut paces: BTreeMap<u8, Pace> = BTreeMap::new();
         for Begun { at, sender, .. } in world.sim.core.begun().iter().filter(|begun| begun.message && !begun.behind) {
-            // What a process that is over had begun its successor does not know.
-            let life = self.ends.iter().filter(|end| **end < *at).count();
             let Some(sender) = sender else { continue };
-            if !paces.entry((life, *sender)).or_default().take(rate, *at) {
+            if !paces.entry(*sender).or_default().take(rate, *at) {
                 let text = format!("campaign s{}: more than {rate} at {at:?}", char::from(*sender));
                 return self.violate("flow", text);
             }

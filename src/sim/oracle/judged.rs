@@ -143,13 +143,11 @@ impl Oracle<'_> {
 
     fn too_fast(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
         let rate = "1/s".parse().expect("a rate");
-        let mut paces: BTreeMap<usize, Pace> = BTreeMap::new();
+        let mut pace = Pace::default();
         // Permits of the usual rate that were given out count, and are void soon.
         let from = self.holds(world, word.at, time).0 + limits::LEASE_TERM;
         let mut begun = self.begun(world, word, time).filter(|begun| begun.message && begun.at > from);
-        // What a process that is over had begun its successor does not know.
-        let life = |at: Moment| self.ends.iter().filter(|end| **end < at).count();
-        let begun = begun.find(|begun| !paces.entry(life(begun.at)).or_default().take(rate, begun.at))?;
+        let begun = begun.find(|begun| !pace.take(rate, begun.at))?;
         Some(format!("more than {rate} at {:.6} s", begun.at.0 as f64 / 1e9))
     }
 

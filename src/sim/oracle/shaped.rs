@@ -20,7 +20,7 @@ const REFUSALS: u64 = 12;
 impl Oracle<'_> {
     /// A receiver that enforces its limits need not, if the relay knows them: nobody is ever refused for them. If it does not, it is
     /// refused, but not on and on. Where something else was the matter with one of its hosts or the way to it, what was sent in time
-    /// may come in a heap; and what a process that is over had begun its successor does not know.
+    /// may come in a heap.
     pub(super) fn check_guards(&mut self, world: &World) {
         if self.scenario.smart_host || self.scenario.window.0 < 4096 || self.scenario.invents_exchangers() {
             return;
@@ -43,8 +43,7 @@ impl Oracle<'_> {
                 continue;
             }
             let delayed = |ip: &IpAddr| self.troubled.contains(ip) || self.delayed.contains(ip);
-            let first = guard.refused.first().filter(|(at, _)| self.ends.iter().all(|end| end > at));
-            if let (Some((at, message)), false) = (first, hosts.iter().any(delayed)) {
+            if let (Some((at, message)), false) = (guard.refused.first(), hosts.iter().any(delayed)) {
                 let what = if *message { "message" } else { "connection" };
                 let limits = (guard.rate.map(|rate| rate.to_string()), guard.connections);
                 let at = at.0 as f64 / 1e9;
@@ -61,14 +60,9 @@ impl Oracle<'_> {
         if self.scenario.smart_host || self.scenario.window.0 < 1000 || self.scenario.invents_exchangers() {
             return;
         }
-        // What a process that is over had begun its successor does not know.
-        let mut life = 0;
+        // Over all lives: what a process has begun counts for those behind it.
         let mut paces: BTreeMap<(usize, bool), Pace> = BTreeMap::new();
         for Begun { at, group, message, .. } in world.sim.core.begun().iter().filter(|begun| !begun.behind) {
-            let lives = self.ends.iter().filter(|end| **end < *at).count();
-            if std::mem::replace(&mut life, lives) != lives {
-                paces.clear();
-            }
             if self.scenario.local == Some(*group) {
                 continue;
             }
