@@ -4,7 +4,8 @@
 //! is taken costs nothing. What a host says of its own accord, at its greeting or with 421, is about the connection.
 
 use super::connection::Refused;
-use super::outcome::{Attempt, End, end_of_connection, last_reply, rcpt_reply};
+use super::outcome::Attempt;
+use super::replies::{End, end_of_connection, last_reply, rcpt_reply};
 use super::{Deliverer, age};
 use crate::queue::{DestinationId, Resized};
 use crate::rt::ConnId;

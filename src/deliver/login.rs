@@ -5,7 +5,7 @@
 //! that owns the connection. It refuses to return mail for a login that is missing or wrong: no sender can help it, and it
 //! would be all mail of the route; it waits for the operator, who is told.
 
-use super::outcome::last_reply;
+use super::replies::last_reply;
 use super::{Deliverer, Turn, age};
 use crate::message::Status;
 use crate::queue::{DestinationId, JobKey, LastReply};

@@ -7,7 +7,8 @@
 //! A recipient is settled once its file and the file's name are on stable storage. A process that ends between that and the
 //! settlement writes the message again when it is back: it may be there twice, and is never lost.
 
-use super::outcome::{Attempt, Stages, as_reply, is_permanent};
+use super::outcome::{Attempt, Stages};
+use super::replies::{as_reply, is_permanent};
 use super::{Deliverer, Fetch, params};
 use crate::limits;
 use crate::local::maildir::{ToStored, Unique, preface, was_delivered};

@@ -26,6 +26,7 @@ mod pools;
 mod proxies;
 mod pump;
 mod questions;
+mod replies;
 mod reports;
 mod rests;
 mod routed;
