@@ -11,6 +11,7 @@
 
 mod chunks;
 mod commands;
+mod data;
 mod effects;
 mod envelope;
 mod identity;
@@ -26,12 +27,10 @@ use super::reply::text;
 use super::sasl::{self, Exchange, Failure, Mechanism};
 use crate::limits;
 use crate::message::Envelope;
-use crate::message::params::BodyType;
 use crate::time::{Moment, Wall};
 pub(crate) use replies::fault_reply;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What an answer is due to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -556,17 +555,6 @@ impl Server {
 
     // --- transitions ----------------------------------------------------------------------------------------------
 
-    fn begin_data(&mut self, now: Moment) {
-        let raw = self.envelope.options.body == BodyType::Binary;
-        self.data = if raw {
-            DataScanner::raw(self.policy.max_message_bytes)
-        } else {
-            DataScanner::new(self.policy.max_message_bytes)
-        };
-        self.data_began = now;
-        self.deadline = now + self.policy.data_timeout;
-    }
-
     /// EHLO and HELO end a transaction like RSET (RFC 5321 §4.1.4); the reply stands in `out`.
     fn hello(&mut self, name: &[u8], esmtp: bool, now: Moment, out: &mut Vec<u8>) {
         self.esmtp = esmtp;
@@ -611,42 +599,6 @@ impl Server {
         }
     }
 
-    /// Octets of a chunk that nobody wants: dropped, and timed as any message data. How many there are.
-    fn skip(&mut self, input: &[u8], left: u64, now: Moment) -> usize {
-        let taken = drop_some(input, left);
-        if taken > 0 {
-            self.data.skip(taken);
-            self.watch_data(now);
-        }
-        taken
-    }
-
-    /// Message data: hands on what is valid, drops what is refused, until the end.
-    fn data<'a>(&mut self, input: &'a [u8], now: Moment) -> (usize, Option<Step<'a>>) {
-        let scanned = self.data.scan(input);
-        self.watch_data(now);
-        let step = match (self.state, self.data.fault()) {
-            (State::Data, None) => Some(Step::Body(&input[..scanned.consumed])),
-            (State::Data, Some(fault)) => {
-                self.state = State::Refusing(fault);
-                Some(Step::Discarded(fault))
-            }
-            _ => None,
-        };
-        if scanned.ended {
-            self.state = match self.state {
-                State::Refusing(fault) => State::Refused(fault),
-                _ => State::Ended,
-            };
-        }
-        (scanned.consumed, step)
-    }
-
-    fn watch_data(&mut self, now: Moment) {
-        let slowest = Duration::from_secs(self.data.bytes() / limits::SERVER_DATA_BYTES_PER_SECOND);
-        self.deadline = (now + self.policy.data_timeout).min(self.data_began + limits::SERVER_DATA_GRACE + slowest);
-    }
-
     /// The transaction is over and answered.
     fn end_transaction(&mut self, now: Moment, out: &mut Vec<u8>) {
         self.state = State::Idle;
@@ -683,9 +635,4 @@ impl Server {
 /// Whether a line begins as AUTH does.
 fn is_auth(line: &[u8]) -> bool {
     line.get(..5).is_some_and(|word| word.eq_ignore_ascii_case(b"AUTH "))
-}
-
-/// How many of `left` octets are at the front of `input`.
-fn drop_some(input: &[u8], left: u64) -> usize {
-    usize::try_from(left).map_or(input.len(), |left| left.min(input.len()))
 }

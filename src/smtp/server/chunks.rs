@@ -1,6 +1,7 @@
 //! PURE. The transitions of BDAT (RFC 3030 §2): message data in counted octets, in which nothing ends a message.
 
-use super::{Server, State, Step, drop_some};
+use super::data::drop_some;
+use super::{Server, State, Step};
 use crate::smtp::data::Fault;
 use crate::smtp::policy::Extensions;
 use crate::smtp::reply::text;
