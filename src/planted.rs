@@ -244,6 +244,12 @@ mod switches {
         RestsLostAtStart,
         /// lanes share a limit evenly, whosever mail they have
         LanesWeighTheSame,
+        /// connections of a source to a site are not limited
+        SourceConnectionsUncounted,
+        /// a connection from a source is begun without a permit of its rate at the site
+        SourceStartNotAsked,
+        /// a message is begun from a source without a permit of its rate at the site
+        SourcePermitNotAsked,
     }
 
     thread_local! {

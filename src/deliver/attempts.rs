@@ -288,12 +288,13 @@ impl Deliverer {
                 let other = equal.remove(at);
                 equal.push(other);
             }
-            if let Some(pool) = self.pools.get_mut(&destination) {
-                // What a source is asked for in vain is taken back.
-                pool.asks = true;
-            }
             let mut tried = Tried::new("");
             let begun = self.try_next(destination, (&route, &plans), &mut equal, &mut tried, turn);
+            if begun.is_none() {
+                // What was asked for in vain is taken back, unless it is wanted for mail.
+                self.pools.make(destination).asks = true;
+                self.wake(destination);
+            }
             if let Some(connection) = self.connections.get_mut(begun.unwrap_or(conn)) {
                 // Of the one that was begun: what it has is of the same preference, and comes first.
                 later.extend(tried.skipped.into_iter().rev());

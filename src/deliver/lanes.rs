@@ -290,6 +290,29 @@ impl Deliverer {
         free
     }
 
+    /// Whether it is time for a connection to a destination, by the rate of its site's messages.
+    pub(super) fn is_due(&mut self, destination: DestinationId, now: Moment) -> bool {
+        let Some(lane) = self.lane(destination) else { return true };
+        lane.share.begins_from(now).is_some_and(|from| from <= now)
+    }
+
+    /// A destination waits for a source, and so wants nothing of its site; if others here have what it waits for, one of
+    /// them ends a connection.
+    pub(super) fn waits_for_source(&mut self, destination: DestinationId, now: Moment) {
+        self.wants(destination, |member| {
+            member.connections = 0;
+            member.permits[Paced::Start as usize] = 0;
+        });
+        let Some(pool) = self.pools.get(&destination) else { return };
+        let has_none = pool.connections.is_empty() && pool.leaving == 0;
+        let Some(scope) = pool.scope.clone().filter(|_| has_none) else { return };
+        let Some(lane) = self.lanes.shares.get_mut(&scope) else { return };
+        if lane.members.len() > 1 && now >= lane.changes_from {
+            lane.changes_from = now + limits::LEASE_TURN;
+            self.change_over.push((scope, destination));
+        }
+    }
+
     /// Nothing waits at a destination for more connections than there are.
     pub(super) fn has_enough(&mut self, destination: DestinationId) {
         if self.pools.get_mut(&destination).is_some_and(|pool| std::mem::take(&mut pool.asks)) {
@@ -448,6 +471,10 @@ impl Deliverer {
     /// has carried something, or is not needed.
     fn change_over(&mut self, scope: &Scope, destination: DestinationId, turn: &mut Turn<'_>) {
         let Some(lane) = self.lanes.shares.get(scope) else { return };
+        if !lane.members.iter().any(|member| member.destination == destination && member.connections > 0) {
+            // It is a source that it waits for.
+            return self.change_source_over(destination, turn);
+        }
         let others = lane.members.iter().map(|member| member.destination).filter(|d| *d != destination);
         let mut best: Option<(u8, ConnId)> = None;
         for other in others {
@@ -455,27 +482,44 @@ impl Deliverer {
             if pool.leaving > 0 {
                 return;
             }
-            let waits = !pool.loaded.is_empty() || pool.fetching > 0 || self.queue.peek_len(other) > 0;
             for &conn in &pool.connections {
-                let Some(connection) = self.connections.get(conn) else { continue };
-                if connection.retires {
+                if self.connections.get(conn).is_some_and(|connection| connection.retires) {
                     return;
                 }
-                let rank = match (connection.is_idle(), waits) {
-                    (true, false) => 0,
-                    (true, true) if connection.done > 0 => 1,
-                    (false, _) if connection.begun > 0 => 2,
-                    _ => continue,
-                };
+                let Some(rank) = self.rank_to_end(conn) else { continue };
                 if best.is_none_or(|(least, _)| rank < least) {
                     best = Some((rank, conn));
                 }
             }
         }
-        let Some((_, conn)) = best else { return };
+        if let Some((_, conn)) = best {
+            self.end_for_others(conn, turn);
+        }
+    }
+
+    /// How far a connection is from being the first that ends for others; `None`: it has carried nothing, and is needed.
+    pub(super) fn rank_to_end(&self, conn: ConnId) -> Option<u8> {
+        let connection = self.connections.get(conn)?;
+        match (connection.is_idle(), self.waiting(connection.destination) > 0) {
+            (true, false) => Some(0),
+            (true, true) if connection.done > 0 => Some(1),
+            (false, _) if connection.begun > 0 => Some(2),
+            _ => None,
+        }
+    }
+
+    /// A connection ends, behind the message that it carries, or behind its first if one waits for it.
+    pub(super) fn end_for_others(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.retires = true;
-        if connection.is_idle() {
+        let (begun, destination) = (connection.begun, connection.destination);
+        let (connects, idles) = (connection.client.is_none(), connection.is_idle());
+        if begun == 0 && self.waiting(destination) > 0 {
+            return;
+        }
+        if connects {
+            self.forget(conn, turn);
+        } else if idles {
             self.quit(conn, turn);
         }
     }
@@ -509,19 +553,10 @@ impl Deliverer {
             if over == 0 {
                 break;
             }
-            let Some(connection) = self.connections.get_mut(conn).filter(|c| !c.retires) else { continue };
-            over -= 1;
-            connection.retires = true;
-            // Where turns are short and hosts slow, nobody would come to a message otherwise.
-            let (begun, destination) = (connection.begun, connection.destination);
-            let (connects, idles) = (connection.client.is_none(), connection.is_idle());
-            if begun == 0 && self.waiting(destination) > 0 {
-                continue;
-            }
-            if connects {
-                self.forget(conn, turn);
-            } else if idles {
-                self.quit(conn, turn);
+            if self.connections.get(conn).is_some_and(|c| !c.retires) {
+                over -= 1;
+                // Where turns are short and hosts slow, nobody would come to a message otherwise.
+                self.end_for_others(conn, turn);
             }
         }
     }
@@ -587,7 +622,6 @@ impl Deliverer {
                     self.queue.set_schedule(member.destination, self.tables.shaping.site_schedule(&lane.site));
                     if let Some(pool) = self.pools.get_mut(&member.destination) {
                         let has_rate = has_sources
-                            && limits::SOURCE_LIMITS_COUNT
                             && self.tables.shaping.source_limits(&lane.site).message_rate.is_some();
                         let by_source = has_rate || new_sources.get(usize::from(pool.from)) == Some(&true);
                         pool.paced = lane.share.is_paced(Paced::Message) || by_source;

@@ -536,6 +536,9 @@ impl Deliverer {
         }
         let destination = connection.destination;
         if !leaves {
+            if let Some(scope) = connection.source_scope.clone() {
+                self.begins_none_from(destination, &scope);
+            }
             let pool = self.pools.make(destination);
             pool.connections.retain(|c| *c != conn);
             pool.leaving += 1;

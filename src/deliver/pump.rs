@@ -289,6 +289,7 @@ impl Deliverer {
     fn open_more(&mut self, destination: DestinationId, blocked: usize, turn: &mut Turn<'_>) {
         loop {
             if self.queue.is_suspended(destination) {
+                self.has_enough(destination);
                 return;
             }
             let most = self.most_connections(destination).min(self.queue.window(destination) as usize);
@@ -308,6 +309,7 @@ impl Deliverer {
                 return;
             }
             if open + pool.leaving >= most {
+                self.has_enough(destination);
                 return;
             }
             let Some((route, plans)) = self.route(destination, turn) else { return };
@@ -320,8 +322,13 @@ impl Deliverer {
                 }
                 return;
             }
-            if !self.config.sources.list.is_empty() && !self.awaits_no_source(destination, &route, turn) {
-                return;
+            if !self.config.sources.list.is_empty() {
+                if !self.is_due(destination, turn.now.mono) {
+                    // A source is not kept for what the site's rate forbids: the site's share says when.
+                    self.source_is_enough(destination);
+                } else if !self.awaits_no_source(destination, &route, turn) {
+                    return;
+                }
             }
             // As many as would bring the backlog of each below the bound, and one more at least.
             let wanted = (open + 1).max(waiting / limits::BACKLOG_PER_CONNECTION).min(most);
@@ -398,7 +405,7 @@ impl Deliverer {
         }
         turn.io.close(conn);
         self.count_back(connection.scope);
-        self.count_source_back(connection.source_scope.take());
+        self.count_source_back(connection.destination, connection.source_scope.take());
         for transaction in &mut connection.transactions {
             self.scopes.give_back(transaction.counts.take());
         }

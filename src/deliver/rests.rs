@@ -110,6 +110,7 @@ impl Deliverer {
             if begins && let Some(rest) = &rest {
                 self.put_back_loaded(destination);
                 self.begins_none(destination);
+                self.ask_sources(destination, 0, turn);
                 self.has_enough(destination);
                 let status = Some(Status::new(4, 7, 0));
                 let reply = LastReply::new(turn.now.wall, "", 0, status, rest.why.as_bytes());

@@ -166,7 +166,14 @@ impl Deliverer {
                 continue;
             }
             match self.sources.rests_until(&site, number, turn.now.mono) {
-                Some(until) => rests = Some(rests.map_or(until, |other| other.min(until))),
+                Some(until) => {
+                    rests = Some(rests.map_or(until, |other| other.min(until)));
+                    self.wants_no_source(destination, |other, _| other == number);
+                }
+                None if self.awaits_permit_of(destination, number, turn.now.mono) => {
+                    waits = true;
+                    self.wants_no_source(destination, |other, _| other == number);
+                }
                 None if !self.source_has_room(destination, number, turn) => waits = true,
                 None => {
                     weights += u64::from(source.weight);
@@ -186,18 +193,30 @@ impl Deliverer {
         }
     }
 
-    /// Whether a connection of a destination to one of these hosts can be made from a source of its pool now.
+    /// Whether a connection of a destination can be made from a source of its pool now: to one of the hosts, or of the
+    /// addresses that are left of them.
     pub(super) fn source_is_ready(
         &mut self,
         destination: DestinationId,
         route: &Resolution,
         turn: &mut Turn<'_>,
     ) -> From {
-        let addresses = || route.hosts().iter().flat_map(|host| &host.addresses);
+        let left = self.pools.get(&destination).and_then(|pool| pool.left.as_deref());
+        let left = left.map(|left| left.addresses.iter().map(|attempt| attempt.address).collect::<Vec<_>>());
+        let all = || route.hosts().iter().flat_map(|host| host.addresses.iter().copied());
+        let of_family = |is_v4: bool| match &left {
+            Some(left) => left.iter().copied().find(|address| address.is_ipv4() == is_v4),
+            None => all().find(|address| address.is_ipv4() == is_v4),
+        };
+        let addresses = [true, false].map(of_family);
         let mut best = From::Nothing;
-        for is_v4 in [true, false] {
-            let Some(address) = addresses().find(|address| address.is_ipv4() == is_v4) else { continue };
-            best = match (best, self.source_for(destination, *address, turn)) {
+        for (is_v4, address) in [true, false].into_iter().zip(addresses) {
+            let Some(address) = address else {
+                // What was wanted for others is not any more.
+                self.wants_no_source(destination, |_, source| source.is_ipv4() == is_v4);
+                continue;
+            };
+            best = match (best, self.source_for(destination, address, turn)) {
                 (_, From::Source(number)) => return From::Source(number),
                 (From::Waits, _) | (_, From::Waits) => From::Waits,
                 (From::Rests(a), From::Rests(b)) => From::Rests(a.min(b)),
@@ -316,8 +335,12 @@ impl Deliverer {
             pool.asks = true;
         }
         match self.source_is_ready(destination, route, turn) {
-            From::Waits => false,
+            From::Waits => {
+                self.waits_for_source(destination, turn.now.mono);
+                false
+            }
             From::Rests(until) => {
+                self.has_enough(destination);
                 self.await_source(destination, until, turn);
                 false
             }

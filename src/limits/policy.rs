@@ -216,10 +216,6 @@ pub const SOURCES: usize = 1000;
 /// Sources that rest for a site, remembered by a shard. Beyond it the one that would end first is forgotten: it is tried, and rests again.
 pub const SOURCE_RESTS: usize = 100_000;
 
-/// Whether connections and rates of a source at a site are kept to. Not yet: worlds showed shards that asked for them and gave them back in
-/// turn, without an end.
-pub const SOURCE_LIMITS_COUNT: bool = false;
-
 /// A name or a password for a SOCKS5 proxy, octets: its length is one octet (RFC 1929 §2).
 pub const SOCKS_TEXT_BYTES: usize = 255;
 

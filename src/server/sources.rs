@@ -1,13 +1,14 @@
 //! What is known of source addresses: pools, warm-ups with what was sent, rests. For `ringpost sources` and the admin page.
 //!
-//! In: a configuration, and the files that a relay keeps in its spool's folder: what was sent is in them before it is sent, and
-//! what rests a second later at the most. So it may be asked beside a running relay, and says the same after its end. Out: a
+//! In: a configuration with its files of rules, and the files that a relay keeps in its spool's folder: what was sent is in them
+//! before it is sent, and what rests a second later at the most. So it may be asked beside a running relay, and says the same after its end. Out: a
 //! [`Status`]. Any thread that may block, never a shard's. It changes nothing.
 
 use crate::config::Config;
 use crate::config::sources::{Source, Sources, Warmup};
 use crate::lease::{Resting, Taken};
 use crate::rt::disk::StdDisk;
+use crate::shaping::Limits;
 use crate::shard::{QuotaFiles, RestFiles};
 use crate::time::{Moment, Now, Wall};
 use serde::Serialize;
@@ -19,6 +20,8 @@ use std::time::Duration;
 const DAY_MS: u64 = 86_400_000;
 /// Each snapshot is written over in turn: a file that is being written is whole a moment later.
 const TRIES: u32 = 5;
+/// What is for eyes is short.
+const SITES_SHOWN: usize = 40;
 
 /// Everything, as of a moment.
 #[derive(Debug, Serialize)]
@@ -27,6 +30,8 @@ pub struct Status {
     pub at: String,
     /// In the order of the configuration.
     pub sources: Vec<OfSource>,
+    /// What each of them keeps to at each site, by the rules.
+    pub limits: Vec<AtSite>,
     /// Rests of whole sites and of tenants, and limits that are lower.
     pub sites: Vec<OfSite>,
     /// Files that cannot be used: what they say is missing above.
@@ -46,6 +51,15 @@ pub struct OfSource {
     pub warmup: Option<OfWarmup>,
     /// Where it rests.
     pub rests: Vec<Rest>,
+}
+
+/// What a source keeps to at a site (`per_source` of the rules).
+#[derive(Debug, Serialize)]
+pub struct AtSite {
+    /// The provider; nothing: each site that is no provider's, or whose provider has no word of its own.
+    pub site: Option<String>,
+    /// In words, as the rules have them.
+    pub limits: String,
 }
 
 /// A source in a pool.
@@ -118,14 +132,30 @@ pub struct OfSite {
 pub fn status(config: &Config) -> io::Result<Status> {
     let now = Now { mono: Moment(0), wall: super::wall() };
     let mut tries = 0;
-    loop {
+    let mut status = loop {
         tries += 1;
         let status = read(config, now)?;
         if status.problems.is_empty() || tries == TRIES {
-            return Ok(status);
+            break status;
         }
         std::thread::sleep(Duration::from_millis(20));
+    };
+    if !config.sources.list.is_empty() {
+        match super::shaping(config) {
+            Ok(rules) => {
+                let all = rules.source_limits_of_all();
+                let limited = all.map(|(site, limits)| (site, Limits { bytes_in_flight: None, ..limits }));
+                let limited = limited.filter(|(site, limits)| site.is_some() || *limits != Limits::default());
+                let at_site = |(site, limits): (Option<&str>, Limits)| AtSite {
+                    site: site.map(str::to_owned),
+                    limits: limits.to_string(),
+                };
+                status.limits = limited.map(at_site).collect();
+            }
+            Err(error) => status.problems.push(format!("the limits of sources cannot be told: {error}")),
+        }
     }
+    Ok(status)
 }
 
 /// As JSON.
@@ -146,7 +176,7 @@ fn read(config: &Config, now: Now) -> io::Result<Status> {
     if damaged {
         problems.push("a file of sending limits (quota-*) is damaged: the other one of its shard is used".to_owned());
     }
-    let mut status = Status { at: stamp(now.wall), sources: Vec::new(), sites: Vec::new(), problems };
+    let mut status = Status { at: stamp(now.wall), sources: Vec::new(), limits: Vec::new(), sites: Vec::new(), problems };
     for (number, source) in (0..).zip(&config.sources.list) {
         let warmup = source.warmup.as_ref().map(|warmup| {
             let at = format!("Source {} at ", source.address);
@@ -233,6 +263,15 @@ impl fmt::Display for Status {
                 writeln!(f)?;
             }
             write!(f, "{source}")?;
+        }
+        if !self.limits.is_empty() {
+            writeln!(f, "\nEach source keeps to, at a site:")?;
+        }
+        for AtSite { site, limits } in self.limits.iter().take(SITES_SHOWN) {
+            writeln!(f, "  {:<20} {limits}", site.as_deref().unwrap_or("any other"))?;
+        }
+        if let Some(more) = self.limits.len().checked_sub(SITES_SHOWN).filter(|more| *more > 0) {
+            writeln!(f, "  and {more} more (--json has all)")?;
         }
         if !self.sites.is_empty() {
             writeln!(f, "\nFor all sources:")?;
@@ -348,6 +387,25 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&json(&config(folder.path(), &now)).unwrap()).unwrap();
         assert_eq!(value["sources"][1]["warmup"]["allowed"], 20);
         assert_eq!(value["sources"][1]["warmup"]["schedule"], serde_json::json!([10, 20]));
+    }
+
+    #[test]
+    fn limits_by_source_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let rules = folder.path().join("rules.toml");
+        let text = "[default]\nper_source = { connections = 10 }\n[[provider]]\nname = \"big\"\n\
+                    per_source = { message_rate = \"5/s\", bytes_in_flight = \"1MiB\" }\n[[provider]]\nname = \"small\"\n";
+        std::fs::write(&rules, text).unwrap();
+        let with_rules = format!("{SOURCES}[shaping]\nfiles = [{:?}]\n", rules.display().to_string());
+        let told = status(&config(folder.path(), &with_rules)).unwrap().to_string();
+        let expected = "\nEach source keeps to, at a site:\n  big                  connections 10, message_rate 5/s\n  \
+                        any other            connections 10\n";
+        assert!(told.contains(expected) && !told.contains("small"), "{told}");
+        std::fs::write(&rules, "[default]\nper_source = 1\n").unwrap();
+        let told = status(&config(folder.path(), &with_rules)).unwrap().to_string();
+        assert!(told.contains("warning: the limits of sources cannot be told"), "{told}");
+        let told = status(&config(folder.path(), SOURCES)).unwrap().to_string();
+        assert!(!told.contains("Each source"), "{told}");
     }
 
     #[test]

@@ -179,6 +179,14 @@ impl Shaping {
         self.provider(site).map_or(self.default.per_source, |provider| provider.per_source)
     }
 
+    /// The limits of a source address at each provider whose are other than `[default]`'s, by name, and then those of all other
+    /// sites, which have no name here.
+    pub fn source_limits_of_all(&self) -> impl Iterator<Item = (Option<&str>, Limits)> {
+        let others = self.default.per_source;
+        let own = self.providers.iter().filter(move |provider| provider.per_source != others);
+        own.map(|provider| (Some(&*provider.name), provider.per_source)).chain([(None, others)])
+    }
+
     fn tenant(&self, name: &str) -> Option<&Tenant> {
         self.tenants.get(name).or_else(|| self.tenants.get(ANY))
     }

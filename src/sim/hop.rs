@@ -200,7 +200,7 @@ impl Hop {
         let mut call = Call::new(side.now().mono, from);
         let guard = self.guard.as_ref();
         let guarded =
-            guard.is_some_and(|g| !g.borrow_mut().connect(link, side.now().mono, |link| side.relay_is_open(link)));
+            guard.is_some_and(|g| !g.borrow_mut().connect((link, from), side.now().mono, |link| side.relay_is_open(link)));
         let open = if guarded {
             side.mark("next hop: 421, more connections than its site takes");
             self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);
@@ -411,7 +411,7 @@ impl Hop {
             self.most_mails = self.most_mails.max(call.mails);
             call.sender = address(line);
             call.recipients.clear();
-            if self.guard.as_ref().is_some_and(|guard| !guard.borrow_mut().begin(side.now().mono)) {
+            if self.guard.as_ref().is_some_and(|guard| !guard.borrow_mut().begin(call.from, side.now().mono)) {
                 side.mark("next hop: 450, more messages than its site takes");
                 let text = "450 4.7.1 too many messages\r\n";
                 self.refuse(link, call, (At::Mail, None), text, side);

@@ -460,6 +460,9 @@ impl Scenario {
             let rate = self.rates[0].map(|rate| if is_secret { half(rate) } else { rate });
             let mut guard = Guard::new(rate, Some(self.connections as usize));
             guard.is_secret = is_secret && rate.is_some();
+            if let Some(plan) = self.sources.as_ref().filter(|_| !guard.is_secret) {
+                guard.of_source = plan.limits;
+            }
             (hosts, Rc::new(RefCell::new(guard)))
         };
         sites.map(guard).collect()

@@ -87,7 +87,7 @@ impl Scenario {
         let first = rng.within(1..u64::from(count)) as u8;
         let shared = u8::from(rng.one_in(2));
         let mut limits = Limits::default();
-        if rng.one_in(2) && crate::limits::SOURCE_LIMITS_COUNT {
+        if rng.one_in(2) {
             let rate = |rng: &mut Rng, rates: &[&str]| rng.pick(rates).parse().ok();
             limits.connections = Some(rng.within(1..4) as u32).filter(|_| !rng.one_in(4));
             let messages = ["1/s", "10/s burst 5", "5/s", "50/s burst 10"];

@@ -34,6 +34,8 @@ pub(super) struct Held {
     pub(super) source: u16,
     pub(super) warming: Warming,
     wants: Vec<Want>,
+    /// When it is to be looked at since something could begin.
+    begins: Option<Moment>,
     listed: bool,
 }
 
@@ -53,9 +55,16 @@ impl Held {
         &mut self.wants[at]
     }
 
+    /// Whether another connection may be opened, by their number.
+    fn bears_one(&self) -> bool {
+        self.share.bears(Counted::Connection, 1) || planted!(SourceConnectionsUncounted)
+    }
+
     fn sum_up(&mut self) {
         let more: u32 = self.wants.iter().map(|want| want.connections).sum();
-        self.share.could_have(Counted::Connection, more, 1);
+        // What is not limited is not asked for.
+        let limited = self.share.limits().connections.is_some();
+        self.share.wants(if limited { self.share.connections() + more } else { 0 });
         for kind in [Paced::Message, Paced::Start] {
             self.share.could_use(kind, self.wants.iter().map(|want| want.permits[kind as usize]).sum());
         }
@@ -93,12 +102,7 @@ impl Shares {
 
 /// The limits of a source at a site.
 fn limits_of(shaping: &Shaping, site: &Site) -> Limits {
-    let limits = shaping.source_limits(site);
-    let limits = Limits { bytes_in_flight: None, ..limits };
-    if crate::limits::SOURCE_LIMITS_COUNT {
-        return limits;
-    }
-    Limits { connections: None, connection_rate: None, message_rate: None, ..limits }
+    Limits { bytes_in_flight: None, ..shaping.source_limits(site) }
 }
 
 /// The scope of a source at a site. A site's own name has no capital letter.
@@ -115,7 +119,7 @@ impl Deliverer {
             let (site, limits) = (site.clone(), limits_of(&self.tables.shaping, site));
             let share = Share::new(scope.clone(), limits);
             let (wants, warming) = (Vec::new(), Warming::default());
-            let held = Held { share, site, source, warming, wants, listed: false };
+            let held = Held { share, site, source, warming, wants, begins: None, listed: false };
             self.sources.shares.all.insert(scope.clone(), held);
             // It is forgotten again if nothing comes of it.
             self.sources.shares.list(&scope);
@@ -134,11 +138,15 @@ impl Deliverer {
         let warm = held.warming.allows();
         let from = held.share.begins_from(now).filter(|_| warm);
         let is_time = from.is_some_and(|from| from <= now);
-        let free = is_time && held.share.bears(Counted::Connection, 1) && held.share.has_permit(Paced::Start, now);
+        let bears = held.bears_one();
+        let free = is_time && bears && (held.share.has_permit(Paced::Start, now) || planted!(SourceStartNotAsked));
         let want = held.want(destination);
-        (want.connections, want.permits[Paced::Start as usize]) = (u32::from(is_time), u32::from(is_time));
+        // A permit is void in a moment: without room it would be asked for again and again.
+        (want.connections, want.permits[Paced::Start as usize]) = (u32::from(is_time), u32::from(is_time && bears));
         held.sum_up();
-        if let Some(from) = from.filter(|_| !is_time) {
+        if let Some(from) = from.filter(|_| !is_time)
+            && held.begins.replace(from) != Some(from)
+        {
             shares.timers.push(Reverse((from, scope.clone())));
         }
         shares.list(&scope);
@@ -150,16 +158,63 @@ impl Deliverer {
 
     /// A destination wants no further connection of a source.
     pub(in crate::deliver) fn source_is_enough(&mut self, destination: DestinationId) {
+        self.wants_no_source(destination, |_, _| true);
+    }
+
+    /// A destination wants no further connection of these sources, by number and address.
+    pub(super) fn wants_no_source(&mut self, destination: DestinationId, which: impl Fn(u16, IpAddr) -> bool) {
         let (Some(site), Some(pool)) = (self.site_of(destination), self.pools.get(&destination)) else { return };
         let Some(pool) = self.config.sources.pools.get(usize::from(pool.from)) else { return };
-        let address = |source: &u16| self.config.sources.list[usize::from(*source)].address;
-        let scopes: Vec<Scope> = pool.sources.iter().map(|source| name(address(source), &site.name)).collect();
+        let of = pool.sources.iter().map(|number| (*number, self.config.sources.list[usize::from(*number)].address));
+        let scopes: Vec<Scope> =
+            of.filter(|(number, address)| which(*number, *address)).map(|(_, address)| name(address, &site.name)).collect();
         for scope in scopes {
             let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
-            let want = held.want(destination);
+            let Some(want) = held.wants.iter_mut().find(|want| want.destination == destination) else { continue };
+            if (want.connections, want.permits[Paced::Start as usize]) == (0, 0) {
+                continue;
+            }
             (want.connections, want.permits[Paced::Start as usize]) = (0, 0);
             held.sum_up();
             self.sources.shares.list(&scope);
+        }
+    }
+
+    /// Whether a connection of a destination from a source waits for a permit there: another one would wait beside it.
+    pub(super) fn awaits_permit_of(&self, destination: DestinationId, source: u16, now: Moment) -> bool {
+        let Some(pool) = self.pools.get(&destination).filter(|pool| pool.paced) else { return false };
+        let awaits = |conn: &ConnId| {
+            let connection = self.connections.get(*conn).filter(|c| c.source == Some(source));
+            connection.is_some_and(|c| c.can_start() && c.is_idle()) && !self.source_may_begin(*conn, now)
+        };
+        pool.connections.iter().any(awaits)
+    }
+
+    /// A destination has no connection, and other destinations here have all that its sources may have at the site: one of
+    /// them ends one, which has carried something or does so yet.
+    pub(in crate::deliver) fn change_source_over(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        let wanted = |held: &Held| held.wants.iter().any(|w| w.destination == destination && w.connections > 0);
+        let is_full = |held: &Held| !held.bears_one() && held.share.connections() > 0;
+        let of_site = |held: &Held| self.site_of(destination).is_some_and(|site| site.name == held.site.name);
+        let full = self.sources.shares.all.iter().filter(|(_, held)| of_site(held) && wanted(held) && is_full(held));
+        let full: Vec<Scope> = full.map(|(scope, _)| scope.clone()).collect();
+        let mut best: Option<(u8, ConnId)> = None;
+        for conn in self.connections.ids() {
+            let Some(connection) = self.connections.get(conn) else { continue };
+            if !connection.source_scope.as_ref().is_some_and(|scope| full.contains(scope)) {
+                continue;
+            }
+            if connection.retires || connection.leaves {
+                return;
+            }
+            // One that has carried nothing ends behind its first message: nobody would come to one otherwise.
+            let rank = self.rank_to_end(conn).unwrap_or(3);
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, conn));
+            }
+        }
+        if let Some((_, conn)) = best {
+            self.end_for_others(conn, turn);
         }
     }
 
@@ -179,9 +234,10 @@ impl Deliverer {
         Some(scope)
     }
 
-    /// A connection from a source is closed.
-    pub(in crate::deliver) fn count_source_back(&mut self, scope: Option<Scope>) {
+    /// A connection of a destination from a source is closed.
+    pub(in crate::deliver) fn count_source_back(&mut self, destination: DestinationId, scope: Option<Scope>) {
         let Some(scope) = scope else { return };
+        self.begins_none_from(destination, &scope);
         let Some(held) = self.sources.shares.all.get_mut(&scope) else { return };
         held.share.closed();
         held.sum_up();
@@ -207,7 +263,8 @@ impl Deliverer {
     pub(in crate::deliver) fn source_may_begin(&self, conn: ConnId, now: Moment) -> bool {
         let scope = self.connections.get(conn).and_then(|connection| connection.source_scope.as_ref());
         let held = scope.and_then(|scope| self.sources.shares.all.get(scope));
-        held.is_none_or(|held| held.share.has_permit(Paced::Message, now) && held.warming.allows())
+        let has_permit = |held: &Held| held.share.has_permit(Paced::Message, now) || planted!(SourcePermitNotAsked);
+        held.is_none_or(|held| has_permit(held) && held.warming.allows())
     }
 
     /// A message is begun over a connection.
@@ -224,8 +281,18 @@ impl Deliverer {
         }
     }
 
-    /// Asks for permits for the connections of a destination that could begin a message each, but for their sources: while mail
-    /// waits for them. How many there are.
+    /// No message of a destination is begun from a source: not over a connection that was there.
+    pub(in crate::deliver) fn begins_none_from(&mut self, destination: DestinationId, scope: &Scope) {
+        let Some(held) = self.sources.shares.all.get_mut(scope) else { return };
+        let Some(want) = held.wants.iter_mut().find(|want| want.destination == destination) else { return };
+        if std::mem::take(&mut want.permits[Paced::Message as usize]) > 0 {
+            held.sum_up();
+            self.sources.shares.list(scope);
+        }
+    }
+
+    /// Asks for permits of their sources for the connections of a destination that could begin a message each, while mail
+    /// waits for them. A permit that is there is kept while the site's is awaited. Returns how many connections lack one.
     pub(in crate::deliver) fn ask_sources(
         &mut self,
         destination: DestinationId,
@@ -239,11 +306,13 @@ impl Deliverer {
         for conn in &pool.connections {
             let Some(connection) = self.connections.get(*conn) else { continue };
             let Some(scope) = connection.source_scope.as_ref() else { continue };
-            let lacks = connection.can_start() && connection.is_idle() && !self.source_may_begin(*conn, now);
-            blocked += usize::from(lacks);
-            *could.entry(scope.clone()).or_default() += u32::from(lacks && blocked <= waiting);
+            let idles = connection.can_start() && connection.is_idle();
+            blocked += usize::from(idles && !self.source_may_begin(*conn, now));
+            *could.entry(scope.clone()).or_default() += u32::from(idles);
         }
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         for (scope, could) in could {
+            let could = could.min(waiting);
             let source = self.sources.shares.all.get(&scope).map_or(0, |held| held.source);
             let amount = self.warmup_of(source, turn.now.wall);
             let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
@@ -308,7 +377,8 @@ impl Deliverer {
             && *at <= now
         {
             let Some(Reverse((_, scope))) = self.sources.shares.timers.pop() else { break };
-            let Some(held) = self.sources.shares.all.get(&scope) else { continue };
+            let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
+            held.begins = held.begins.filter(|at| *at > now);
             let site: Scope = (&*held.site.name).into();
             self.sources.shares.list(&scope);
             self.warmup_turn(&scope, turn);
