@@ -62,6 +62,8 @@ pub(super) struct Lane {
     first: usize,
     /// No connection is taken from one destination for another before.
     changes_from: Moment,
+    /// Who waits for that is woken then.
+    woken_at: Moment,
     /// It stands in `Lanes::news`.
     listed: bool,
     /// Flows that were set aside since their tenants rest.
@@ -219,6 +221,7 @@ impl Deliverer {
                 members,
                 first: 0,
                 changes_from: Moment(0),
+                woken_at: Moment(0),
                 listed: false,
                 aside,
                 spread: Spread::default(),
@@ -279,11 +282,10 @@ impl Deliverer {
         lane.sum_up();
         let free = is_time && lane.share.has_room() && lane.share.take(Paced::Start, now);
         let full = is_time && !lane.share.has_room() && open == 0;
-        if full && lane.members.len() > 1 && now >= lane.changes_from {
-            lane.changes_from = now + limits::LEASE_TURN;
-            self.change_over.push((scope.clone(), destination));
-        }
         self.lanes.list(&scope);
+        if full {
+            self.asks_others(&scope, destination, now);
+        }
         if let Some(from) = from.filter(|_| !is_time) {
             self.lanes.timers.push(Reverse((from, scope)));
         }
@@ -305,11 +307,21 @@ impl Deliverer {
         });
         let Some(pool) = self.pools.get(&destination) else { return };
         let has_none = pool.connections.is_empty() && pool.leaving == 0;
-        let Some(scope) = pool.scope.clone().filter(|_| has_none) else { return };
-        let Some(lane) = self.lanes.shares.get_mut(&scope) else { return };
-        if lane.members.len() > 1 && now >= lane.changes_from {
+        if let Some(scope) = pool.scope.clone().filter(|_| has_none) {
+            self.asks_others(&scope, destination, now);
+        }
+    }
+
+    /// A destination of a site has no connection, and no room for one: another one here is to end one for it, by and by.
+    fn asks_others(&mut self, scope: &Scope, destination: DestinationId, now: Moment) {
+        let Some(lane) = self.lanes.shares.get_mut(scope).filter(|lane| lane.members.len() > 1) else { return };
+        if now >= lane.changes_from {
             lane.changes_from = now + limits::LEASE_TURN;
-            self.change_over.push((scope, destination));
+            self.change_over.push((scope.clone(), destination));
+        } else if lane.woken_at != lane.changes_from {
+            // Nothing else may come that has it asked again.
+            lane.woken_at = lane.changes_from;
+            self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
         }
     }
 

@@ -56,6 +56,7 @@ impl fmt::Display for Scenario {
         }
         if let Some(plan) = &self.sources {
             writeln!(f, "  {} sources, {:?} of the pools, proxies {:?}", plan.count, plan.of, plan.proxies)?;
+            writeln!(f, "  each source at each site: {}", plan.limits)?;
         }
         if let Some((n, way)) = self.route {
             writeln!(f, "  a route for {}: {way:?}", self.destinations[n].name)?;
