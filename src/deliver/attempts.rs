@@ -292,7 +292,7 @@ impl Deliverer {
             let begun = self.try_next(destination, (&route, &plans), &mut equal, &mut tried, turn);
             if begun.is_none() {
                 // What was asked for in vain is taken back, unless it is wanted for mail.
-                self.pools.make(destination).asks = true;
+                self.pools.make(destination).wants_none = false;
                 self.wake(destination);
             }
             if let Some(connection) = self.connections.get_mut(begun.unwrap_or(conn)) {

@@ -270,7 +270,7 @@ impl Deliverer {
     pub(super) fn may_open(&mut self, destination: DestinationId, wanted: u32, now: Moment) -> bool {
         let Some(pool) = self.pools.get_mut(&destination) else { return true };
         let Some(scope) = pool.scope.clone() else { return true };
-        pool.asks = true;
+        pool.wants_none = false;
         let open = u32::try_from(pool.connections.len() + pool.leaving).unwrap_or(u32::MAX);
         let Some(lane) = self.lanes.shares.get_mut(&scope) else { return true };
         // One without a message to begin would idle in vain.
@@ -327,7 +327,7 @@ impl Deliverer {
 
     /// Nothing waits at a destination for more connections than there are.
     pub(super) fn has_enough(&mut self, destination: DestinationId) {
-        if self.pools.get_mut(&destination).is_some_and(|pool| std::mem::take(&mut pool.asks)) {
+        if self.pools.get_mut(&destination).is_some_and(|pool| !std::mem::replace(&mut pool.wants_none, true)) {
             if !self.config.sources.list.is_empty() {
                 self.source_is_enough(destination);
             }
@@ -485,7 +485,7 @@ impl Deliverer {
         let Some(lane) = self.lanes.shares.get(scope) else { return };
         if !lane.members.iter().any(|member| member.destination == destination && member.connections > 0) {
             // It is a source that it waits for.
-            return self.change_source_over(destination, turn);
+            return self.change_source_over(scope, destination, turn);
         }
         let others = lane.members.iter().map(|member| member.destination).filter(|d| *d != destination);
         let mut best: Option<(u8, ConnId)> = None;
@@ -633,8 +633,8 @@ impl Deliverer {
                 for member in &lane.members {
                     self.queue.set_schedule(member.destination, self.tables.shaping.site_schedule(&lane.site));
                     if let Some(pool) = self.pools.get_mut(&member.destination) {
-                        let has_rate = has_sources
-                            && self.tables.shaping.source_limits(&lane.site).message_rate.is_some();
+                        let has_rate =
+                            has_sources && self.tables.shaping.source_limits(&lane.site).message_rate.is_some();
                         let by_source = has_rate || new_sources.get(usize::from(pool.from)) == Some(&true);
                         pool.paced = lane.share.is_paced(Paced::Message) || by_source;
                     }

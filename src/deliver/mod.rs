@@ -156,8 +156,8 @@ struct Pool {
     paced: bool,
     /// Its site rests until then.
     rests_until: Moment,
-    /// The lane was asked for a connection.
-    asks: bool,
+    /// It wants no connection of its lane and its sources. A pool is forgotten while its mail waits for one: a new one may.
+    wants_none: bool,
     connections: Vec<ConnId>,
     /// Connections that have said QUIT: for the receiver they are connections until they are closed.
     leaving: usize,

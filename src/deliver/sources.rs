@@ -332,7 +332,7 @@ impl Deliverer {
             return true;
         }
         if let Some(pool) = self.pools.get_mut(&destination) {
-            pool.asks = true;
+            pool.wants_none = false;
         }
         match self.source_is_ready(destination, route, turn) {
             From::Waits => {

@@ -176,7 +176,8 @@ fn read(config: &Config, now: Now) -> io::Result<Status> {
     if damaged {
         problems.push("a file of sending limits (quota-*) is damaged: the other one of its shard is used".to_owned());
     }
-    let mut status = Status { at: stamp(now.wall), sources: Vec::new(), limits: Vec::new(), sites: Vec::new(), problems };
+    let mut status =
+        Status { at: stamp(now.wall), sources: Vec::new(), limits: Vec::new(), sites: Vec::new(), problems };
     for (number, source) in (0..).zip(&config.sources.list) {
         let warmup = source.warmup.as_ref().map(|warmup| {
             let at = format!("Source {} at ", source.address);

@@ -16,6 +16,7 @@ mod quota;
 mod restart;
 mod routes;
 mod scopes;
+mod source_limits;
 mod sources;
 mod tls;
 mod ways;

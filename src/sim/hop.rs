@@ -199,8 +199,8 @@ impl Hop {
         self.connects += 1;
         let mut call = Call::new(side.now().mono, from);
         let guard = self.guard.as_ref();
-        let guarded =
-            guard.is_some_and(|g| !g.borrow_mut().connect((link, from), side.now().mono, |link| side.relay_is_open(link)));
+        let guarded = guard
+            .is_some_and(|g| !g.borrow_mut().connect((link, from), side.now().mono, |link| side.relay_is_open(link)));
         let open = if guarded {
             side.mark("next hop: 421, more connections than its site takes");
             self.say(link, &mut call, b"421 4.7.0 too many connections\r\n".to_vec(), side);

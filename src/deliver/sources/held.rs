@@ -166,8 +166,10 @@ impl Deliverer {
         let (Some(site), Some(pool)) = (self.site_of(destination), self.pools.get(&destination)) else { return };
         let Some(pool) = self.config.sources.pools.get(usize::from(pool.from)) else { return };
         let of = pool.sources.iter().map(|number| (*number, self.config.sources.list[usize::from(*number)].address));
-        let scopes: Vec<Scope> =
-            of.filter(|(number, address)| which(*number, *address)).map(|(_, address)| name(address, &site.name)).collect();
+        let scopes: Vec<Scope> = of
+            .filter(|(number, address)| which(*number, *address))
+            .map(|(_, address)| name(address, &site.name))
+            .collect();
         for scope in scopes {
             let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
             let Some(want) = held.wants.iter_mut().find(|want| want.destination == destination) else { continue };
@@ -192,10 +194,15 @@ impl Deliverer {
 
     /// A destination has no connection, and other destinations here have all that its sources may have at the site: one of
     /// them ends one, which has carried something or does so yet.
-    pub(in crate::deliver) fn change_source_over(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+    pub(in crate::deliver) fn change_source_over(
+        &mut self,
+        site: &Scope,
+        destination: DestinationId,
+        turn: &mut Turn<'_>,
+    ) {
         let wanted = |held: &Held| held.wants.iter().any(|w| w.destination == destination && w.connections > 0);
         let is_full = |held: &Held| !held.bears_one() && held.share.connections() > 0;
-        let of_site = |held: &Held| self.site_of(destination).is_some_and(|site| site.name == held.site.name);
+        let of_site = |held: &Held| *held.site.name == **site;
         let full = self.sources.shares.all.iter().filter(|(_, held)| of_site(held) && wanted(held) && is_full(held));
         let full: Vec<Scope> = full.map(|(scope, _)| scope.clone()).collect();
         let mut best: Option<(u8, ConnId)> = None;

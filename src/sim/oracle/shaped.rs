@@ -47,7 +47,9 @@ impl Oracle<'_> {
                 let what = if *message { "message" } else { "connection" };
                 let limits = (guard.rate.map(|rate| rate.to_string()), guard.connections);
                 let (at, of_source) = (at.0 as f64 / 1e9, guard.of_source);
-                found.push(format!("{hosts:?} takes {limits:?}, of a source {of_source}, and had to refuse a {what} at {at:.6} s"));
+                found.push(format!(
+                    "{hosts:?} takes {limits:?}, of a source {of_source}, and had to refuse a {what} at {at:.6} s"
+                ));
             }
         }
         found.into_iter().for_each(|text| self.violate("enforced", text));

@@ -1,0 +1,169 @@
+//! Limits of a source address at a site: exact over all shards and domains of it, used to the full, and in nobody else's way.
+
+use super::*;
+use crate::config::{self, Machine};
+use crate::message::Envelope;
+use crate::planted::{Bug, plant};
+use crate::shaping::{Limits, Shaping};
+use crate::shard::Tables;
+use crate::sim::hop::guard::Guard;
+use crate::time::Moment;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A provider of three domains, each at a host of its own, which enforces what each source keeps to; two sources of the default
+/// pool, and one of the tenant `bulk`'s.
+struct Limited {
+    world: World,
+    guard: Rc<RefCell<Guard>>,
+}
+
+impl Limited {
+    fn new(seed: u64, shards: u16, site: &str, per_source: &str) -> Limited {
+        let mut text = "[[pool]]\nname = \"bulk\"\ntenants = [\"bulk\"]\n".to_owned();
+        for (n, pool) in [(1, "default"), (2, "default"), (3, "bulk")] {
+            text += &format!("[[source]]\naddress = \"10.1.0.{n}\"\npools = [{pool:?}]\n");
+        }
+        let sources = config::parse("sources", &text, &Machine::default()).unwrap().config.sources;
+        let config = config::Config { sources, ..super::config() };
+        let rules = format!(
+            "[[provider]]\nname = \"big\"\ndomains = [\"d0.test\", \"d1.test\", \"d2.test\"]\n{site}\n\
+             per_source = {{ {per_source} }}\n"
+        );
+        let shaping = Shaping::parse(&[("rules.toml", &rules)]).unwrap();
+        let of_source = shaping.source_limits_of_all().next().unwrap().1;
+        let mut world =
+            World::guarded(seed, shards, config, 1000, Tables { shaping: shaping.into(), ..Tables::default() });
+        let mut guard = Guard::new(None, None);
+        guard.of_source = of_source;
+        let guard = Rc::new(RefCell::new(guard));
+        for n in 0..4 {
+            let address = format!("10.0.0.{}", n + 1);
+            world.domain(&format!("d{n}.test"), &address);
+            if n < 3 {
+                world.hop(&address).guard = Some(Rc::clone(&guard));
+            }
+        }
+        world.latency(millis(5));
+        Limited { world, guard }
+    }
+
+    fn post(&mut self, n: usize, tenant: &str, to: &str) {
+        let mut envelope = Envelope::default();
+        envelope.set_sender(b"x@sender.test");
+        if !tenant.is_empty() {
+            envelope.set_account(tenant.as_bytes());
+        }
+        envelope.add_recipient(to.as_bytes(), to.find('@').unwrap() + 1);
+        let shards = self.world.stats.len();
+        self.world.inject(
+            n % shards,
+            &envelope,
+            format!("From: a@sender.test\r\nX: {to}\r\n\r\nHello\r\n.\r\n").as_bytes(),
+        );
+    }
+
+    /// Mail of the default pool to all three domains; how long it took.
+    fn send(&mut self, count: usize, within: Duration) -> Duration {
+        let before = self.world.now();
+        for n in 0..count {
+            self.post(n, "", &format!("a{n}@d{}.test", n % 3));
+        }
+        let all = |w: &World| begun(w, "a").values().map(Vec::len).sum::<usize>() == count;
+        assert!(self.world.run_until(within, all), "{:?} of {count}", begun(&self.world, "a"));
+        self.world.now().since(before)
+    }
+
+    fn refused(&self) -> usize {
+        self.guard.borrow().refused.len()
+    }
+}
+
+/// When messages to recipients that begin like this began, from where.
+fn begun(world: &World, whose: &str) -> BTreeMap<IpAddr, Vec<Moment>> {
+    let mut all: BTreeMap<IpAddr, Vec<Moment>> = BTreeMap::new();
+    for received in world.received().filter(|r| r.recipients[0].starts_with(whose)) {
+        all.entry(received.from).or_default().push(received.mail_at);
+    }
+    all.values_mut().for_each(|times| times.sort_unstable());
+    all
+}
+
+#[test]
+fn a_sources_limits_hold_over_shards_and_domains_and_are_used() {
+    for (seed, shards, per_source, count, seconds) in [
+        (1, 1, "connections = 1", 60, 60),
+        (2, 3, "connections = 1", 60, 60),
+        (3, 1, "connections = 1, message_rate = \"10/s\"", 100, 12),
+        (4, 3, "connections = 2, message_rate = \"10/s\"", 100, 12),
+        (5, 2, "message_rate = \"20/s burst 5\"", 200, 8),
+        (6, 2, "connection_rate = \"1/s\"", 40, 40),
+        (7, 4, "connections = 1, connection_rate = \"2/s\", message_rate = \"5/s\"", 40, 30),
+    ] {
+        let mut limited = Limited::new(7200 + seed, shards, "", per_source);
+        let took = limited.send(count, secs(seconds));
+        println!("{per_source}, {shards} shards: {took:?}");
+        assert_eq!(limited.refused(), 0, "{per_source} on {shards} shards");
+        let used: Vec<IpAddr> = begun(&limited.world, "a").into_keys().collect();
+        assert_eq!(used, [1, 2].map(|n| IpAddr::from([10, 1, 0, n])), "{per_source} on {shards} shards");
+        assert_at_rest(&mut limited.world);
+    }
+}
+
+#[test]
+fn a_sources_rate_and_its_sites_hold_both_and_the_lower_is_used() {
+    for (seed, site, per_source, rate) in [
+        (1, "message_rate = \"10/s\"", "message_rate = \"8/s\", connections = 2", 10),
+        (2, "message_rate = \"20/s\"", "message_rate = \"4/s\"", 8),
+        (3, "connections = 1\nmessage_rate = \"5/s\"", "message_rate = \"4/s\", connections = 1", 5),
+    ] {
+        let mut limited = Limited::new(7300 + seed, 2, site, per_source);
+        let took = limited.send(60, secs(60));
+        let needed = 60.0 / f64::from(rate);
+        assert_eq!(limited.refused(), 0, "{site} {per_source}");
+        assert!(took.as_secs_f64() < needed * 1.25 + 2.0, "{site} {per_source}: {took:?} of {needed}");
+        assert_at_rest(&mut limited.world);
+    }
+}
+
+#[test]
+fn mail_of_another_pool_and_for_another_site_does_not_wait_for_a_source() {
+    let mut limited = Limited::new(7400, 2, "connections = 3", "connections = 1, message_rate = \"1/s\"");
+    for n in 0..40 {
+        limited.post(n, "", &format!("a{n}@d{}.test", n % 3));
+    }
+    limited.world.run(secs(2));
+    limited.post(0, "bulk", "b@d1.test");
+    limited.post(1, "", "c@d3.test");
+    let came = |w: &World| begun(w, "b").len() == 1 && begun(w, "c").len() == 1;
+    assert!(limited.world.run_until(secs(2), came));
+    assert!(limited.world.run_until(secs(40), |w| begun(w, "a").values().map(Vec::len).sum::<usize>() == 40));
+    assert_eq!(limited.refused(), 0);
+    assert_at_rest(&mut limited.world);
+}
+
+#[test]
+fn limits_of_sources_that_are_not_kept_to_are_seen() {
+    for (bug, per_source) in
+        [(Bug::SourceConnectionsUncounted, "connections = 1"), (Bug::SourcePermitNotAsked, "message_rate = \"5/s\"")]
+    {
+        let _planted = plant(bug);
+        let mut limited = Limited::new(7500, 2, "", per_source);
+        for n in 0..40 {
+            limited.post(n, "", &format!("a{n}@d{}.test", n % 3));
+        }
+        limited.world.run(secs(20));
+        assert!(limited.refused() > 0, "{bug:?}");
+    }
+}
+
+#[test]
+fn no_limit_is_no_limit() {
+    let limits = Limits::default();
+    let mut limited = Limited::new(7600, 2, "", "recipients = 100");
+    assert_eq!(limited.guard.borrow().of_source, Limits { recipients: Some(100), ..limits });
+    limited.send(60, secs(10));
+}
