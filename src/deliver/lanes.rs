@@ -489,6 +489,7 @@ impl Deliverer {
         }
         let others = lane.members.iter().map(|member| member.destination).filter(|d| *d != destination);
         let mut best: Option<(u8, ConnId)> = None;
+        let mut any = false;
         for other in others {
             let Some(pool) = self.pools.get(&other) else { continue };
             if pool.leaving > 0 {
@@ -498,14 +499,18 @@ impl Deliverer {
                 if self.connections.get(conn).is_some_and(|connection| connection.retires) {
                     return;
                 }
+                any = true;
                 let Some(rank) = self.rank_to_end(conn) else { continue };
                 if best.is_none_or(|(least, _)| rank < least) {
                     best = Some((rank, conn));
                 }
             }
         }
-        if let Some((_, conn)) = best {
-            self.end_for_others(conn, turn);
+        match best {
+            Some((_, conn)) => self.end_for_others(conn, turn),
+            // Those there have carried nothing yet. Nothing else may come that has it asked again.
+            None if any => self.lanes.wake_at(turn.now.mono + limits::LEASE_TURN, scope),
+            None => {}
         }
     }
 
