@@ -395,7 +395,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let rules = folder.path().join("rules.toml");
         let text = "[default]\nper_source = { connections = 10 }\n[[provider]]\nname = \"big\"\n\
-                    per_source = { message_rate = \"5/s\", bytes_in_flight = \"1MiB\" }\n[[provider]]\nname = \"small\"\n";
+                    domains = [\"big.example\"]\nper_source = { message_rate = \"5/s\", bytes_in_flight = \"1MiB\" }\n\
+                    [[provider]]\nname = \"small\"\ndomains = [\"small.example\"]\n";
         std::fs::write(&rules, text).unwrap();
         let with_rules = format!("{SOURCES}[shaping]\nfiles = [{:?}]\n", rules.display().to_string());
         let told = status(&config(folder.path(), &with_rules)).unwrap().to_string();
