@@ -1,10 +1,10 @@
 //! PURE. Shares of a limit: what a receiver allows in all, leased to the shards that have work for it.
 //!
-//! A *ledger* stands for one scope that is limited: a site, a source address at a site, a tenant, a tenant at a site, a campaign. It
-//! lives on the shard that
-//! a hash of its name chooses, the scope's owner. Each shard with mail for it is a *lane* and keeps a [`Share`]: connections and
-//! octets that it may have, permits to begin messages and connections. In: what lanes want and give back, the moment. Out: mail
-//! ([`ToLedger`], [`ToLane`]). It refuses to know what a connection is, and to decide which message goes.
+//! A *ledger* stands for one scope that is limited: a site, a source address at a site, a tenant, a tenant at a site, a
+//! campaign. It lives on the shard that a hash of its name chooses, the scope's owner. Each shard with mail for it is a *lane*
+//! and keeps a [`Share`]: connections and octets that it may have, permits to begin messages and connections. In: what lanes
+//! want and give back, the moment. Out: mail ([`ToLedger`], [`ToLane`]). It refuses to know what a connection is, and to decide
+//! which message goes.
 //!
 //! # Why no limit is passed
 //!
