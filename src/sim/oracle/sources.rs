@@ -35,13 +35,12 @@ impl Oracle<'_> {
         if self.scenario.window.0 < 1000 || self.scenario.invents_exchangers() {
             return;
         }
-        let mut paces: BTreeMap<(usize, usize, IpAddr, bool), Pace> = BTreeMap::new();
+        // Over all lives: what a process has begun counts for those behind it.
+        let mut paces: BTreeMap<(usize, IpAddr, bool), Pace> = BTreeMap::new();
         for Begun { at, group, message, from, .. } in world.sim.core.begun() {
             let Some(from) = from.filter(|_| self.scenario.local != Some(*group)) else { continue };
             let Some(rate) = (if *message { limits.message_rate } else { limits.connection_rate }) else { continue };
-            // What a process that is over had begun its successor does not know.
-            let life = self.ends.iter().filter(|end| **end < *at).count();
-            if !paces.entry((life, *group, from, *message)).or_default().take(rate, *at) {
+            if !paces.entry((*group, from, *message)).or_default().take(rate, *at) {
                 let what = if *message { "messages" } else { "connections" };
                 found.push(format!("{what} from {from} to site {group}: more than {rate} at {at:?}"));
                 return;
