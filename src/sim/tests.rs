@@ -170,18 +170,20 @@ fn without_power_at_every_effect() {
 /// Bugs that only calm worlds with too much mail show: nothing is lost and nothing passed, but somebody waits.
 const SATURATED: [Bug; 3] = [Bug::TurnsAreFree, Bug::PermitUsedAtItsEnd, Bug::LanesWeighTheSame];
 
-/// Bugs that no world shows: tests of their own do (`shard::tests`: `sources`, `scopes`, `proxies`). A day's numbers are longer
+/// Bugs that no world shows: tests of their own do (`shard::tests`: `sources`, `source_limits`, `scopes`, `proxies`). A day's numbers are longer
 /// than a world; a tenant seldom has more mail for a site that has just had it rest; whom a proxy's
 /// fault is put down to changes only when mail goes; seldom is a world with
 /// rests and a restart one whose disk and clock nothing is the matter with; a receiver that says 421 closes the connection, and
-/// what is written behind that no one sees (`smtp::client_tests`).
-const SHOWN_BY_TESTS: [Bug; 6] = [
+/// what is written behind that no one sees (`smtp::client_tests`); few worlds have sources with a rate, and much mail for one site.
+const SHOWN_BY_TESTS: [Bug; 8] = [
     Bug::WarmupUncounted,
     Bug::TenantRestIgnored,
     Bug::ProxyBlamesHost,
     Bug::HostBlamesProxy,
     Bug::RestsLostAtStart,
     Bug::GoesOnAfter421,
+    Bug::SourceStartNotAsked,
+    Bug::SourcePermitNotAsked,
 ];
 
 /// A limit that binds is used, tenants share it, and one letter of another passes their backlogs: 200 seeds and more by

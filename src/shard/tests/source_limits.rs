@@ -160,6 +160,23 @@ fn limits_of_sources_that_are_not_kept_to_are_seen() {
     }
 }
 
+/// Each message needs a connection of its own.
+#[test]
+fn a_rate_of_connections_is_kept_to() {
+    for bug in [None, Some(Bug::SourceStartNotAsked)] {
+        let _planted = bug.map(plant);
+        let mut limited = Limited::new(7700, 2, "", "connection_rate = \"1/s\", messages_per_connection = 1");
+        for n in 0..40 {
+            limited.post(n, "", &format!("a{n}@d{}.test", n % 3));
+        }
+        let all = |w: &World| begun(w, "a").values().map(Vec::len).sum::<usize>() == 40;
+        assert_eq!(limited.world.run_until(secs(10), all), bug.is_some(), "{bug:?}");
+        if bug.is_none() {
+            assert!(limited.world.run_until(secs(15), all), "{:?}", begun(&limited.world, "a"));
+        }
+    }
+}
+
 #[test]
 fn no_limit_is_no_limit() {
     let limits = Limits::default();
