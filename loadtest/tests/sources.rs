@@ -1,10 +1,11 @@
-//! Source addresses of the real process: what a receiver sees of them, pools, rests and a warm-up over a restart; and proxies that
+//! Source addresses of the real process: what a receiver sees of them, pools, rests, a warm-up over a restart, limits; and proxies that
 //! connect for a source: a SOCKS5 server and a reader of the PROXY protocol, both written here, on loopback.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Bench, PROGRAM, Setup, wait_until};
 use loadtest::relay::{RelayConfig, free_port};
@@ -410,4 +411,130 @@ fn a_proxy_that_fails_leaves_mail_to_another_source_or_keeps_it() {
     wait_until("it is told", || events(&bench).contains("the proxy ended the connection"));
     proxy.broken.store(false, SeqCst);
     assert_eq!(arrived(&bench, "later").peer.ip(), OWN);
+}
+
+// --- limits -----------------------------------------------------------------------------------------------------------
+
+/// A receiver of several domains that counts by the address that it is called from: connections at a time, and when messages begin.
+#[derive(Default)]
+struct Counts {
+    open: HashMap<IpAddr, usize>,
+    most: HashMap<IpAddr, usize>,
+    begun: HashMap<IpAddr, Vec<Instant>>,
+    taken: usize,
+}
+
+/// Starts it at the exchangers of these domains.
+fn start_counting(port: u16, domains: std::ops::Range<u32>) -> Arc<Mutex<Counts>> {
+    let counts = Arc::new(Mutex::new(Counts::default()));
+    for domain in domains {
+        let listener = TcpListener::bind((loadtest::dns::exchanger_address(domain), port)).unwrap();
+        let counts = Arc::clone(&counts);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let counts = Arc::clone(&counts);
+                std::thread::spawn(move || {
+                    let peer = stream.peer_addr().unwrap().ip();
+                    // One whose end has come, and was not read yet, does not stand any more.
+                    let end = Instant::now() + Duration::from_millis(50);
+                    while counts.lock().unwrap().open.get(&peer).is_some_and(|open| *open > 0) && Instant::now() < end {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    {
+                        let Counts { open, most, .. } = &mut *counts.lock().unwrap();
+                        let open = open.entry(peer).or_default();
+                        *open += 1;
+                        let most = most.entry(peer).or_default();
+                        *most = (*most).max(*open);
+                    }
+                    let _ = count(stream, peer, &counts);
+                    *counts.lock().unwrap().open.get_mut(&peer).unwrap() -= 1;
+                });
+            }
+        });
+    }
+    counts
+}
+
+fn count(mut stream: TcpStream, peer: IpAddr, counts: &Mutex<Counts>) -> Option<()> {
+    stream.write_all(b"220 receiver.test\r\n").ok()?;
+    let mut in_data = false;
+    for line in BufReader::new(stream.try_clone().ok()?).lines() {
+        let line = line.ok()?;
+        let reply = match line.get(..4).unwrap_or_default() {
+            _ if in_data && line == "." => {
+                in_data = false;
+                std::thread::sleep(Duration::from_millis(10));
+                counts.lock().unwrap().taken += 1;
+                "250 2.0.0 taken"
+            }
+            _ if in_data => continue,
+            "MAIL" => {
+                counts.lock().unwrap().begun.entry(peer).or_default().push(Instant::now());
+                "250 2.0.0 ok"
+            }
+            "DATA" => {
+                in_data = true;
+                "354 go on"
+            }
+            // Who hears this closes.
+            "QUIT" => return stream.write_all(b"221 2.0.0 bye\r\n").ok(),
+            _ => "250 2.0.0 ok",
+        };
+        stream.write_all(format!("{reply}\r\n").as_bytes()).ok()?;
+    }
+    Some(())
+}
+
+#[test]
+fn a_receiver_that_counts_by_address_sees_what_each_source_may() {
+    const COUNT: usize = 100;
+    const INTERVAL: Duration = Duration::from_millis(50);
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    let domains: Vec<String> = (1..5).map(|n| format!("\"d{n:04}.test\"")).collect();
+    let text = format!(
+        "[[provider]]\nname = \"big\"\ndomains = [{}]\nper_source = {{ connections = 1, message_rate = \"20/s\" }}\n",
+        domains.join(", ")
+    );
+    fs::write(&rules, text).unwrap();
+    let extra = format!(
+        "\n[shaping]\nfiles = [{:?}]\n[[source]]\naddress = \"127.0.0.2\"\n[[source]]\naddress = \"127.0.0.3\"\n",
+        rules.path().display().to_string()
+    );
+    let port = free_port().unwrap();
+    let counts = start_counting(port, 1..5);
+    let config = Box::new(move |config: &mut RelayConfig| {
+        config.extra.push_str(&extra);
+        config.delivery_port = port;
+    });
+    let Some(bench) = Bench::start(Setup { shards: 2, config, ..Setup::default() }) else { return };
+    let before = Instant::now();
+    for n in 0..COUNT {
+        send(&bench, &format!("n{n}"), "a@d0007.test", "", &format!("b@d{:04}.test", 1 + n % 4));
+    }
+    wait_until("all have come", || counts.lock().unwrap().taken >= COUNT);
+    let took = before.elapsed();
+    let Counts { most, begun, taken, .. } = &*counts.lock().unwrap();
+    println!("{COUNT} messages in {took:?}, from each {:?}", begun.values().map(Vec::len).collect::<Vec<_>>());
+    assert_eq!(*taken, COUNT);
+    assert_eq!(*most, HashMap::from([(ip(2), 1), (ip(3), 1)]), "both are used, over one connection each");
+    for (source, times) in begun {
+        for (n, first) in times.iter().enumerate() {
+            for (m, later) in times.iter().enumerate().skip(n + 1) {
+                // A machine that is busy reads late what came in time.
+                let least = INTERVAL * u32::try_from(m - n).unwrap();
+                assert!(*later - *first + Duration::from_millis(200) >= least, "{source}: {n} to {m}");
+            }
+        }
+    }
+    // Two sources could have sent all in half of that.
+    assert!(took < INTERVAL * u32::try_from(COUNT).unwrap() + Duration::from_secs(5), "{took:?}");
+    assert!(!events(&bench).contains("\"deferred\""), "{}", events(&bench));
+    let output = Command::new(PROGRAM)
+        .args(["relay", "sources", "--config"])
+        .arg(bench.dir.path().join("relay.toml"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("big                  connections 1, message_rate 20/s"), "{told}");
 }
