@@ -343,6 +343,9 @@ pub const SCOPE_TOLD: Duration = Duration::from_secs(600);
 pub const SCOPE_IDLE: Duration = Duration::from_secs(10);
 /// Where fewer connections are allowed than shards want, they go round, each for so long.
 pub const LEASE_TURN: Duration = Duration::from_millis(100);
+/// Letters of those who have had nothing go from a lane without a connection to one that has some, one of a site in this time: each is
+/// handed over once more than other mail.
+pub const LEASE_HOST_PAUSE: Duration = Duration::from_millis(5);
 /// Where each has some, but not as much as its tenants weigh, what does not divide goes round after so many turns: each move
 /// closes a connection and opens another.
 pub const LEASE_LONG_TURN: u32 = 2;
@@ -390,6 +393,9 @@ pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 pub const CONNECTIONS_PER_DESTINATION_DEFAULT: u32 = 20;
 /// Messages over one connection before it is closed: receivers dislike endless ones, and load balancers need turns.
 pub const MESSAGES_PER_CONNECTION_DEFAULT: u32 = 100;
+/// Of so many messages that a connection may carry and more, the last is kept for a letter of a tenant that has had nothing: while a
+/// flight lands there is no other way for it where there is one connection.
+pub const LAST_KEPT_FROM: u32 = 32;
 /// A destination gets another connection when more than this many messages wait for each it has.
 pub const BACKLOG_PER_CONNECTION: usize = 4;
 /// Another connection to a destination that has just refused one, while others stand, is tried after this; doubled with

@@ -73,6 +73,8 @@ pub(super) struct Connection {
     pub(super) leaves: bool,
     /// It ends behind the message that it carries, or behind its first: others wait for its place.
     pub(super) retires: bool,
+    /// It has had a letter since.
+    pub(super) took_last: bool,
     /// The number of the source that it is from, if that was chosen.
     pub(super) source: Option<u16>,
     /// What counts it for its source.
@@ -227,6 +229,7 @@ impl Connection {
             listed: false,
             leaves: false,
             retires: false,
+            took_last: false,
             source: None,
             source_scope: None,
             scope: None,
@@ -260,12 +263,23 @@ impl Connection {
     /// Whether it takes a message now. Not behind bytes that the socket has not taken: what an envelope says of time would
     /// be old when it comes (RFC 2852 §4).
     pub(super) fn can_start(&self) -> bool {
+        !self.is_spent() && !self.is_pinned() && self.has_space()
+    }
+
+    /// Likewise for a letter of somebody who has had nothing, where others have to wait.
+    pub(super) fn can_start_new(&self) -> bool {
+        let has_memory = self.pinned < limits::FLIGHT_PINNED_BYTES + limits::SPOOL_COMMIT_BYTES as usize;
+        (!self.is_spent() || self.takes_last()) && has_memory && self.has_space()
+    }
+
+    /// Whether what it carries keeps so much memory alive that others wait.
+    pub(super) fn is_pinned(&self) -> bool {
+        self.pinned >= limits::FLIGHT_PINNED_BYTES
+    }
+
+    fn has_space(&self) -> bool {
         let flows = self.unsent.is_empty() && self.stream.is_none();
-        flows
-            && !self.is_retired()
-            && self.begun < self.bounds.messages
-            && self.pinned < limits::FLIGHT_PINNED_BYTES
-            && self.client.as_ref().is_some_and(|client| client.can_start() && !self.hesitates(client))
+        flows && self.client.as_ref().is_some_and(|client| client.can_start() && !self.hesitates(client))
     }
 
     /// Whether it has had its last message.
@@ -290,6 +304,7 @@ impl Connection {
 
     /// A transaction has begun.
     pub(super) fn began(&mut self, transaction: Transaction) {
+        self.took_last |= self.is_spent();
         self.begun += 1;
         self.idle_since = None;
         self.transactions.push(transaction);
@@ -308,11 +323,23 @@ impl Connection {
         }
     }
 
-    /// Whether it takes no further message, by a limit of ours or the peer's.
+    /// Whether it takes no further message, by a limit of ours or the peer's; but for [one](Self::takes_last).
     pub(super) fn is_spent(&self) -> bool {
-        self.is_retired()
-            || self.begun >= self.bounds.messages
-            || self.client.as_ref().is_some_and(|client| client.is_spent() || self.hesitates(client))
+        let kept = u32::from(self.bounds.messages >= limits::LAST_KEPT_FROM);
+        self.is_retired() || self.begun + kept >= self.bounds.messages || self.is_spent_for_peer()
+    }
+
+    fn is_spent_for_peer(&self) -> bool {
+        self.client.as_ref().is_some_and(|client| client.is_spent() || self.hesitates(client))
+    }
+
+    /// Whether it is to end, and takes a letter of somebody who has had nothing before that, one: what it carries may be a flight.
+    pub(super) fn takes_last(&self) -> bool {
+        self.is_spent()
+            && !self.leaves
+            && !(self.is_retired() && self.took_last)
+            && self.begun < self.bounds.messages
+            && !self.is_spent_for_peer()
     }
 
     pub(super) fn is_idle(&self) -> bool {

@@ -77,13 +77,15 @@ pub(super) struct Member {
     pub(super) destination: DestinationId,
     connections: u32,
     permits: [u32; 2],
+    /// A letter of somebody who has had nothing has no connection to go on.
+    stranded: bool,
 }
 
 impl Lane {
     fn member(&mut self, destination: DestinationId) -> &mut Member {
         let at = self.members.iter().position(|member| member.destination == destination);
         let at = at.unwrap_or_else(|| {
-            self.members.push(Member { destination, connections: 0, permits: [0; 2] });
+            self.members.push(Member { destination, connections: 0, permits: [0; 2], stranded: false });
             self.members.len() - 1
         });
         &mut self.members[at]
@@ -93,6 +95,7 @@ impl Lane {
     fn sum_up(&mut self) {
         let more: u32 = self.members.iter().map(|member| member.connections).sum();
         self.share.wants(self.share.connections() + more);
+        self.share.strands(self.members.iter().any(|member| member.stranded));
         for kind in [Paced::Message, Paced::Start] {
             self.share.could_use(kind, self.members.iter().map(|member| member.permits[kind as usize]).sum());
         }
@@ -272,16 +275,19 @@ impl Deliverer {
         let Some(scope) = pool.scope.clone() else { return true };
         pool.wants_none = false;
         let open = u32::try_from(pool.connections.len() + pool.leaving).unwrap_or(u32::MAX);
+        let stranded = self.is_stranded(destination, now);
         let Some(lane) = self.lanes.shares.get_mut(&scope) else { return true };
+        let has_room = lane.share.has_room();
         // One without a message to begin would idle in vain.
         let from = lane.share.begins_from(now);
         let is_time = from.is_some_and(|from| from <= now);
         let member = lane.member(destination);
         member.connections = if is_time { wanted.saturating_sub(open).max(1) } else { 0 };
         member.permits[Paced::Start as usize] = u32::from(is_time);
+        member.stranded = is_time && stranded && !has_room;
         lane.sum_up();
-        let free = is_time && lane.share.has_room() && lane.share.take(Paced::Start, now);
-        let full = is_time && !lane.share.has_room() && open == 0;
+        let free = is_time && has_room && lane.share.take(Paced::Start, now);
+        let full = is_time && !has_room && open == 0;
         self.lanes.list(&scope);
         if full {
             self.asks_others(&scope, destination, now);
@@ -334,6 +340,7 @@ impl Deliverer {
             self.wants(destination, |member| {
                 member.connections = 0;
                 member.permits[Paced::Start as usize] = 0;
+                member.stranded = false;
             });
         }
     }
@@ -359,6 +366,7 @@ impl Deliverer {
         lane.share.open();
         let member = lane.member(destination);
         member.connections = member.connections.saturating_sub(1);
+        member.stranded = false;
         lane.sum_up();
         Some(scope)
     }
@@ -433,7 +441,7 @@ impl Deliverer {
             let owner = lease::owner(&scope, self.shards);
             return turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail.give_back(self.me))));
         };
-        let renewed = mail.in_force.is_some();
+        let (renewed, host) = (mail.in_force.is_some(), mail.host);
         if let Some(spread) = mail.spread.take() {
             lane.spread = spread;
             self.spread_out(&scope);
@@ -447,6 +455,9 @@ impl Deliverer {
             self.in_force_changed(&scope, turn);
         }
         self.retire(&scope, turn);
+        if let Some(host) = host {
+            self.send_to_host(&scope, host, turn);
+        }
         self.lanes.list(&scope);
         self.wake_members(&scope);
     }
@@ -471,11 +482,19 @@ impl Deliverer {
     fn spread_out(&mut self, scope: &Scope) {
         let Some(lane) = self.lanes.shares.get(scope) else { return };
         for destination in lane.members.iter().map(|member| member.destination) {
-            for (tenant, _) in self.queue.tenants_with_mail(destination, limits::LEASE_TENANTS).0 {
+            let loaded = self.pools.get(&destination).into_iter().flat_map(|pool| &pool.loaded);
+            let loaded = loaded.filter_map(|(job, _)| Some(self.queue.job(*job)?.tenant));
+            let named = self.queue.tenants_with_mail(destination, limits::LEASE_TENANTS).0;
+            // Also those whose mail was all taken ahead: they come again.
+            let tenants = named.into_iter().map(|(tenant, _)| tenant).chain(loaded);
+            let lanes = |tenant| {
                 let key = route::hash(self.queue.tenant_name(tenant).as_bytes());
-                let at = lane.spread.binary_search_by_key(&key, |(key, _)| *key);
-                self.queue.set_tenant_lanes(destination, tenant, at.map_or(1, |at| lane.spread[at].1));
-            }
+                lane.spread.binary_search_by_key(&key, |(key, _)| *key).ok().map(|at| lane.spread[at].1)
+            };
+            let mut spread: Vec<_> = tenants.filter_map(|tenant| Some((tenant, lanes(tenant)?))).collect();
+            spread.sort_unstable();
+            spread.dedup();
+            self.queue.set_tenant_lanes(destination, spread.into());
         }
     }
 

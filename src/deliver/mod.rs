@@ -33,6 +33,7 @@ mod routed;
 mod scopes;
 mod site;
 mod sources;
+mod stranded;
 mod sts;
 mod tls;
 mod verify;
@@ -387,13 +388,9 @@ impl Deliverer {
                     match (&record, self.queue.job_mut(key)) {
                         (Some(record), Some(job)) => {
                             job.body = Some(record.clone());
-                            let pool = self.pools.make(destination);
-                            if pool.overtaking.take_if(|first| *first == key).is_some() {
-                                pool.loaded.push_front((key, record.buffer_bytes()));
-                            } else {
-                                pool.loaded.push_back((key, record.buffer_bytes()));
-                            }
-                            self.ahead.loaded += record.buffer_bytes();
+                            let first =
+                                self.pools.make(destination).overtaking.take_if(|first| *first == key).is_some();
+                            self.push_loaded(destination, (key, record.buffer_bytes()), first);
                         }
                         (None, Some(_)) => {
                             // Settled meanwhile is impossible, so it cannot be read: later, perhaps.

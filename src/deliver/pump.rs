@@ -83,7 +83,7 @@ impl Deliverer {
     /// Whether the rate of a destination allows the next message, if there is one to begin.
     fn may_begin_next(&mut self, destination: DestinationId, turn: &mut Turn<'_>) -> bool {
         let pool = self.pools.make(destination);
-        if pool.loaded.is_empty() || self.scopes.is_active() || self.queue.is_next_new(destination) {
+        if pool.loaded.is_empty() || self.scopes.is_active() || self.overtakes(destination) {
             // What is not in memory comes first: a permit does not wait for the spool.
             let Some(key) = self.next_loaded(destination, turn) else { return false };
             self.load(key, destination);
@@ -98,23 +98,44 @@ impl Deliverer {
     fn load(&mut self, key: JobKey, destination: DestinationId) {
         let Some(record) = self.queue.job(key).and_then(|job| job.body.as_ref()) else { return };
         let bytes = record.buffer_bytes();
+        self.push_loaded(destination, (key, bytes), true);
+        self.pools.make(destination).reloaded = true;
+    }
+
+    /// Keeps a job whose record is in memory, in front of the others or behind them. The last of them goes back into the queue where
+    /// there are too many: some came in front of what was asked for before.
+    pub(super) fn push_loaded(&mut self, destination: DestinationId, (key, bytes): (JobKey, usize), first: bool) {
         let pool = self.pools.make(destination);
-        pool.loaded.push_front((key, bytes));
-        pool.reloaded = true;
+        let over = if pool.loaded.len() >= limits::FETCH_AHEAD { pool.loaded.pop_back() } else { None };
+        if first {
+            pool.loaded.push_front((key, bytes));
+        } else {
+            pool.loaded.push_back((key, bytes));
+        }
         self.ahead.loaded += bytes;
+        if let Some((over, bytes)) = over {
+            self.ahead.loaded -= bytes;
+            self.queue.put_back(over);
+        }
     }
 
     /// An idle connection, or else the one with the least under way that takes an envelope behind its final dot or in its
     /// flight; not that if messages have a rate: it counts when they are begun, not when they are written down. A flight
     /// takes no more than its connection's even share of the mail that there is: others may be about to open.
-    fn free_connection(&self, destination: DestinationId, paced: bool, now: Moment) -> Option<ConnId> {
+    fn free_connection(&mut self, destination: DestinationId, paced: bool, now: Moment) -> Option<ConnId> {
         let pool = self.pools.get(&destination)?;
         let (mut free, mut under_way) = (None, 0);
+        let mut is_new = None;
         for &conn in &pool.connections {
             let Some(connection) = self.connections.get(conn) else { continue };
             let count = connection.transactions.len();
             under_way += count;
-            if !connection.can_start() || (paced && !self.source_may_begin(conn, now)) {
+            let starts = connection.can_start()
+                || (connection.takes_last() || connection.is_pinned())
+                    && *is_new
+                        .get_or_insert_with(|| self.queue.brings_new(destination, pool.loaded.len() + pool.fetching))
+                    && connection.can_start_new();
+            if !starts || (paced && !self.source_may_begin(conn, now)) {
                 continue;
             }
             if connection.is_idle() {
@@ -148,14 +169,18 @@ impl Deliverer {
                 return None;
             }
             let fetching = self.pools.get(&destination).map_or(0, |p| p.fetching);
-            let most = self.read_ahead(destination) + usize::from(overtakes);
-            if fetching > 0 && (fetching >= most || !self.ahead.has_room()) {
+            let most = (self.read_ahead(destination) + usize::from(overtakes)).min(limits::FETCH_AHEAD);
+            let is_here = overtakes && self.queue.next_of_new(destination).is_some_and(|job| job.body.is_some());
+            if fetching > 0 && !is_here && (fetching >= most || !self.ahead.has_room()) {
                 return None;
             }
-            if fetching > 0 && !self.may_fetch_ahead(destination, turn.now.mono) {
+            if fetching > 0 && !is_here && !self.may_fetch_ahead(destination, turn.now.mono) {
                 return None;
             }
             let key = self.queue.take(destination)?;
+            if overtakes && let Some(pool) = self.pools.get_mut(&destination) {
+                pool.overtaken += 1;
+            }
             if !self.stays(key, destination, turn) {
                 self.queue.put_back(key);
                 continue;
@@ -181,19 +206,30 @@ impl Deliverer {
         }
     }
 
-    /// Whether mail of a tenant that had nothing yet goes before what is loaded, or is read. What is loaded cannot be kept
-    /// waiting by ever new tenants.
+    /// Whether mail of a tenant that had nothing yet goes before what is loaded, or is read. Its turn in the queue may be the next
+    /// but one there: what is loaded has had its own. What is loaded cannot be kept waiting by ever new tenants.
     fn overtakes(&mut self, destination: DestinationId) -> bool {
-        if !self.queue.is_next_new(destination) {
-            return false;
-        }
         let Some(pool) = self.pools.get_mut(&destination) else { return false };
         if pool.loaded.is_empty() && pool.fetching == 0 {
             pool.overtaken = 0;
             return false;
         }
-        pool.overtaken += 1;
-        pool.overtaken <= limits::FETCH_AHEAD
+        // The one before it is in front still: it goes first.
+        if pool.overtaken >= limits::FETCH_AHEAD || pool.overtaken > 0 && pool.reloaded {
+            return false;
+        }
+        if self.queue.is_next_new(destination)
+            || pool.overtaken == 0 && self.queue.promote_new(destination, pool.loaded.len() + pool.fetching)
+        {
+            return true;
+        }
+        let is_others =
+            |tenant, (key, _): &(JobKey, usize)| self.queue.job(*key).is_none_or(|job| job.tenant != tenant);
+        !pool.loaded.is_empty()
+            && self
+                .queue
+                .only_new(destination)
+                .is_some_and(|tenant| pool.loaded.iter().all(|loaded| is_others(tenant, loaded)))
     }
 
     /// Records of a destination that may be asked for at a time. Who comes later goes behind them, whosever turn it is: where
@@ -297,10 +333,10 @@ impl Deliverer {
             let pool = self.pools.make(destination);
             let open = pool.connections.len();
             let able = open.saturating_sub(blocked);
+            let few = waiting <= able * limits::BACKLOG_PER_CONNECTION || turn.now.mono < pool.no_more_until;
             let enough = able > 0
-                && (self.queue.is_probing(destination)
-                    || waiting <= able * limits::BACKLOG_PER_CONNECTION
-                    || turn.now.mono < pool.no_more_until);
+                && (self.queue.is_probing(destination) || few && !self.lacks_place_for_new(destination, waiting));
+            let pool = self.pools.make(destination);
             if waiting == 0 || enough || pool.awaits_record {
                 pool.left = None;
                 if pool.beside.is_none() || !self.awaits_beside(destination, turn) {

@@ -117,6 +117,11 @@ impl Crowds {
         (brings_new, news)
     }
 
+    /// The mail for which a lane is in front has left it.
+    pub fn leaves(&mut self, lane: usize) {
+        self.lanes[lane].in_front = [false; 2];
+    }
+
     /// What a permit moves a lane on by.
     fn step(&self, lane: usize) -> u64 {
         STEP * ONE / self.lanes[lane].weight

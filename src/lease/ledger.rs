@@ -2,7 +2,8 @@
 
 use super::crowd::Crowds;
 use super::measures::{Change, Measure, Measures};
-use super::{Batch, COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger, Used};
+use super::pacing::Pacing;
+use super::{COUNTED, Counted, KINDS, Paced, Scope, ToLane, ToLedger};
 use crate::limits;
 use crate::shaping::{Limits, Rate};
 use crate::time::Moment;
@@ -43,6 +44,8 @@ struct Ledger {
     again: Option<Moment>,
     /// Who gets the next permit.
     crowds: Crowds,
+    /// The next letter that is stranded gets a host from then on.
+    hosts_from: Moment,
     timer: Option<Moment>,
 }
 
@@ -50,6 +53,10 @@ struct Ledger {
 struct Lane {
     has: [Holding; 2],
     permits_wanted: [u32; 2],
+    /// A letter is stranded there.
+    stranded: bool,
+    /// It said so, and has got no connection since: it is nobody's host until then.
+    no_host_until: Moment,
 }
 
 /// What a lane has of what is counted.
@@ -95,69 +102,6 @@ struct Sharing {
     pass: Vec<u64>,
 }
 
-/// The batches of one rate that still count, in the order they were made.
-#[derive(Debug, Default)]
-struct Pacing {
-    /// When the next one would be due if all came evenly, by all that is not in `batches`.
-    due: Moment,
-    batches: VecDeque<Made>,
-}
-
-#[derive(Debug)]
-struct Made {
-    lane: u16,
-    /// What it was used for, or else what it may be.
-    used: Used,
-    told: bool,
-}
-
-impl Pacing {
-    /// The theoretical arrival time of the next one, each permit that may be used taken for used at its end.
-    fn due(&self, rate: Rate) -> Moment {
-        self.batches.iter().fold(self.due, |due, made| made.after(due, rate))
-    }
-
-    fn rescale(&mut self, before: Rate, after: Rate, now: Moment) {
-        let ahead = self.due.since(now).as_nanos() * after.interval().as_nanos();
-        let nanos = ahead.div_ceil(before.interval().as_nanos());
-        self.due = self.due.min(now) + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-    }
-
-    /// From when on another one conforms.
-    fn next(&self, rate: Rate) -> Moment {
-        self.due(rate) - rate.interval() * (rate.burst() - 1)
-    }
-
-    /// A lane has told what it used of its batch.
-    fn settle(&mut self, lane: u16, used: Used, rate: Option<Rate>) {
-        if let Some(made) = self.batches.iter_mut().find(|made| made.lane == lane && !made.told) {
-            let last = if planted!(PermitUsedAtItsEnd) { made.used.last } else { used.last };
-            (made.used, made.told) = (Used { last, ..used }, true);
-        }
-        while self.batches.front().is_some_and(|made| made.told) {
-            if let (Some(made), Some(rate)) = (self.batches.pop_front(), rate) {
-                self.due = made.after(self.due, rate);
-            }
-        }
-    }
-
-    /// Makes a batch of up to `wanted` permits; `None`: not one conforms now.
-    fn make(&mut self, lane: u16, wanted: u32, rate: Rate, now: Moment) -> Option<Batch> {
-        let first = self.next(rate);
-        let room = (first <= now).then(|| now.since(first).as_nanos() / rate.interval().as_nanos() + 1)?;
-        let count = wanted.min(rate.burst()).min(u32::try_from(room).unwrap_or(u32::MAX));
-        let until = now + limits::LEASE_TERM;
-        self.batches.push_back(Made { lane, used: Used { count, last: until }, told: false });
-        Some(Batch { count, until })
-    }
-}
-
-impl Made {
-    fn after(&self, due: Moment, rate: Rate) -> Moment {
-        if self.used.count == 0 { due } else { due.max(self.used.last) + rate.interval() * self.used.count }
-    }
-}
-
 impl Ledger {
     fn new(limits: Limits, shards: u16, again: Option<Moment>, now: Moment) -> Self {
         let mut ledger = Ledger {
@@ -177,6 +121,7 @@ impl Ledger {
             paces: [Pacing::default(), Pacing::default()],
             again,
             crowds: Crowds::new(usize::from(shards)),
+            hosts_from: Moment(0),
             timer: None,
         };
         ledger.set_limits(limits, now);
@@ -411,6 +356,40 @@ impl Ledger {
         }
     }
 
+    /// A letter of somebody who has had nothing waits in a lane without a connection, and none is free: it goes to where
+    /// one is. To take one from there would be to wait for all that it carries, and to end it for one letter.
+    fn find_hosts(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        let k = Counted::Connection as usize;
+        while let Some(at) = self.first_stranded().filter(|_| self.hosts_from <= now) {
+            let connections = |lane: &Lane| {
+                let has = &lane.has[k];
+                (has.recalled_to.unwrap_or(u32::MAX).min(has.granted), has.granted)
+            };
+            let may =
+                |&(_, lane): &(usize, &Lane)| lane.has[k].granted > 0 && !lane.stranded && lane.no_host_until <= now;
+            let host = self.lanes.iter().enumerate().filter(may).max_by_key(|(_, lane)| connections(lane));
+            let Some(host) = host.and_then(|(host, _)| u16::try_from(host).ok()) else { return };
+            let lane = &mut self.lanes[at];
+            lane.stranded = false;
+            // Nothing is recalled for it. What it wants for others it says again.
+            let has = &mut lane.has[k];
+            has.wanted = has.wanted.min(has.granted);
+            has.least = has.least.min(has.wanted);
+            lane.permits_wanted[Paced::Start as usize] = 0;
+            self.crowds.leaves(at);
+            self.hosts_from = now + limits::LEASE_HOST_PAUSE;
+            let lane = u16::try_from(at).expect("limits.rs bounds the shards");
+            out.push_back((lane, ToLane { host: Some(host), ..ToLane::empty(scope) }));
+        }
+    }
+
+    /// A lane whose letter no connection takes that it has or could be given.
+    fn first_stranded(&self) -> Option<usize> {
+        let what = Counted::Connection;
+        let free = u64::from(self.limit(what)).saturating_sub(self.sum(what, |has| has.granted));
+        self.lanes.iter().position(|lane| lane.stranded).filter(|_| free == 0 && self.measures.rests().is_none())
+    }
+
     /// Gives what is counted to those that should have more, and recalls it from those that others wait for.
     fn share_counted(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
         self.take_turns(now);
@@ -426,7 +405,7 @@ impl Ledger {
         let overdrawn = granted > u64::from(limit);
         let mut waits = overdrawn;
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(&targets)) {
-            let state = &mut state.has[k];
+            let (state, no_host_until) = (&mut state.has[k], &mut state.no_host_until);
             let more = u64::from(target.saturating_sub(state.granted)).min(free);
             free -= more;
             waits |= u64::from(state.granted) + more < u64::from(*target);
@@ -434,6 +413,7 @@ impl Ledger {
                 let more = u32::try_from(more).expect("no more than was wanted");
                 state.granted += more;
                 (state.recalled_to, state.overdrawn) = (None, false);
+                *no_host_until = Moment(0);
                 let mut mail = ToLane::empty(scope);
                 mail.granted[k] = more;
                 out.push_back((lane, mail));
@@ -486,21 +466,19 @@ impl Ledger {
     }
 
     /// When it is to be looked at next.
-    fn due(&self) -> Option<Moment> {
+    fn due(&self, now: Moment) -> Option<Moment> {
         let permits = KINDS.into_iter().filter_map(|kind| {
             let waits = (0..self.lanes.len()).any(|at| self.awaits(at, kind)) && self.measures.rests().is_none();
             self.rate(kind).filter(|_| waits).map(|rate| self.paces[kind as usize].next(rate))
         });
-        permits.chain(self.turn.ends).chain(self.measures.next()).min()
+        let hosts = self.first_stranded().map(|_| self.hosts_from).filter(|from| *from > now);
+        permits.chain(self.turn.ends).chain(self.measures.next()).chain(hosts).min()
     }
 
     /// Whether nothing of it must be remembered.
     fn is_idle(&self, now: Moment) -> bool {
         let at_rest = |lane: &Lane| lane.holds_nothing() && lane.permits_wanted == [0; 2];
-        let past = |kind: Paced| {
-            let pacing = &self.paces[kind as usize];
-            pacing.batches.is_empty() && pacing.due <= now
-        };
+        let past = |kind: Paced| self.paces[kind as usize].is_past(now);
         self.measures.is_empty() && self.lanes.iter().all(at_rest) && KINDS.into_iter().all(past)
     }
 }
@@ -523,6 +501,7 @@ impl ToLane {
             not_before: None,
             in_force: None,
             spread: None,
+            host: None,
         }
     }
 }
@@ -611,9 +590,13 @@ impl Ledgers {
             }
             has.overdrawn &= has.granted > 0;
         }
+        state.stranded = mail.stranded;
+        if mail.stranded {
+            state.no_host_until = now + limits::LEASE_TURN;
+        }
         for kind in KINDS {
             // What it has not told of it had not got when it asked.
-            let under_way = ledger.paces[kind as usize].batches.iter().any(|made| made.lane == lane && !made.told);
+            let under_way = ledger.paces[kind as usize].is_under_way(lane);
             let wanted = if under_way { 0 } else { permits_wanted[kind as usize] };
             if std::mem::replace(&mut state.permits_wanted[kind as usize], wanted) == 0 && wanted > 0 {
                 ledger.crowds.joins(usize::from(lane), kind);
@@ -626,7 +609,7 @@ impl Ledgers {
                 let lane = u16::try_from(lane).expect("limits.rs bounds the shards");
                 self.out.push_back((lane, ToLane { spread: Some(spread), ..ToLane::empty(&scope) }));
             }
-            if brings_new {
+            if brings_new && !mail.stranded {
                 ledger.let_in(at, now);
             }
         }
@@ -675,9 +658,12 @@ impl Ledgers {
             self.changes.extend(changes.into_iter().map(|change| (scope.clone(), change)));
             ledger.renew(now, scope, &mut self.out);
         }
+        ledger.find_hosts(now, scope, &mut self.out);
         ledger.share_counted(now, scope, &mut self.out);
+        // A lane may just have got the connection that was closed elsewhere.
+        ledger.find_hosts(now, scope, &mut self.out);
         ledger.share_permits(now, scope, &mut self.out);
-        let mut due = ledger.due();
+        let mut due = ledger.due(now);
         if due.is_none() && ledger.is_idle(now) {
             self.ledgers.remove(scope);
             return;

@@ -24,7 +24,8 @@
 //! the rest behind its message. What does not divide goes round, each turn to those that had least over their weights, for
 //! [`crate::limits::LEASE_TURN`] where there are fewer units than lanes, else twice that. Where messages have a rate each lane gets the
 //! same, and a turn lasts until one was begun: there permits go by the weights. A lane with mail of a tenant that no lane had mail
-//! of is next, of every other permit at the most. Octets are as connections, but that a message needs all of its own at once: the
+//! of is next, of every other permit at the most. Where it has no connection, and none is free, its letter goes to a lane that has some
+//! (`host`): that is sooner than one that ends what it carries, and is closed and opened. Octets are as connections, but that a message needs all of its own at once: the
 //! lane whose turn it is gets what its next message needs before any gets more, and the turn lasts until it has that.
 //!
 //! # What replies bring about
@@ -41,6 +42,7 @@ mod crowd;
 mod kept;
 mod ledger;
 mod measures;
+mod pacing;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -131,6 +133,8 @@ pub struct ToLedger {
     pub used: [Option<Used>; 2],
     /// It asks when a message could begin.
     pub inquires: bool,
+    /// A letter of somebody who has had nothing waits there, and no connection that will take it.
+    pub stranded: bool,
     /// Who has mail there, if that has changed.
     pub crowd: Option<Crowd>,
 }
@@ -156,6 +160,7 @@ impl ToLane {
             permits_wanted: [0; 2],
             used: self.permits.map(|batch| batch.map(|_| unused)),
             inquires: false,
+            stranded: false,
             crowd: Some(Crowd::default()),
         }
     }
@@ -190,6 +195,8 @@ pub struct ToLane {
     pub in_force: Option<Arc<InForce>>,
     /// In how many lanes its tenants have mail, if that has changed.
     pub spread: Option<Spread>,
+    /// The letter that is stranded there is to go to this lane: it has connections.
+    pub host: Option<u16>,
 }
 
 /// Permits.

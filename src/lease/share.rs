@@ -29,6 +29,9 @@ pub struct Share {
     new_limits: bool,
     /// Whether it is to be asked, or was, when a message could begin; and what it said, and when.
     inquiry: Inquiry,
+    /// A letter of somebody who has had nothing has no connection to go on; and the ledger knows.
+    stranded: bool,
+    told_stranded: bool,
     /// Who has mail here, and whether the ledger does not know yet.
     crowd: Crowd,
     new_crowd: bool,
@@ -99,6 +102,8 @@ impl Share {
             permits: [Permits::default(); 2],
             new_limits: false,
             inquiry: Inquiry::default(),
+            stranded: false,
+            told_stranded: false,
             crowd: Crowd::default(),
             new_crowd: false,
         }
@@ -266,6 +271,11 @@ impl Share {
         is_new
     }
 
+    /// Whether a letter of somebody who has had nothing waits for a connection: the ledger may know a lane that has one.
+    pub fn strands(&mut self, stranded: bool) {
+        self.stranded = stranded;
+    }
+
     /// It would have so many connections in all.
     pub fn wants(&mut self, connections: u32) {
         let units = self.units_mut(Counted::Connection);
@@ -361,6 +371,12 @@ impl Share {
             self.limits = force.limits;
             self.force = self.with_own(force, now);
         }
+        if mail.host.is_some() {
+            // What it wanted for that letter the ledger has forgotten: it is told what is wanted behind it.
+            self.told_stranded = false;
+            self.units_mut(Counted::Connection).told = (u32::MAX, 0);
+            self.permits[Paced::Start as usize].asked = 0;
+        }
         for what in COUNTED {
             let (granted, recalled_to) = (mail.granted[what as usize], mail.recalled_to[what as usize]);
             let units = self.units_mut(what);
@@ -416,8 +432,8 @@ impl Share {
         let nothing_new =
             used == [None; 2] && returned == [0; 2] && told && !self.new_limits && self.measures.is_empty();
         let inquires = self.inquiry.wanted && !self.inquiry.sent;
-        let nothing_new =
-            nothing_new && !inquires && !(self.new_crowd && (self.lacks() || self.crowd == Crowd::default()));
+        let nothing_new = nothing_new && !inquires && (!self.stranded || self.told_stranded);
+        let nothing_new = nothing_new && !(self.new_crowd && (self.lacks() || self.crowd == Crowd::default()));
         if nothing_new && !asks {
             return None;
         }
@@ -430,6 +446,7 @@ impl Share {
             units.told = (units.wanted, units.least);
         }
         self.inquiry.sent |= inquires;
+        self.told_stranded = self.stranded;
         self.new_limits = false;
         let mut permits_wanted = [0; 2];
         for kind in KINDS {
@@ -451,6 +468,7 @@ impl Share {
             permits_wanted,
             used,
             inquires,
+            stranded: self.stranded,
             crowd: std::mem::take(&mut self.new_crowd).then(|| self.crowd.clone()),
         })
     }

@@ -496,3 +496,43 @@ fn a_start_takes_rates_for_used_up() {
     settle(&mut ledgers, &mut late, start + rate.interval() * 5);
     assert_eq!(late[0].permits_left(Paced::Message, start + rate.interval() * 5), 5, "as if nothing had been before");
 }
+
+#[test]
+fn a_stranded_letter_goes_to_where_connections_are_and_none_is_recalled_for_it() {
+    let share = || Share::new("mx.example".into(), connections(2));
+    let (mut ledgers, mut shares) = (Ledgers::new(3), [share(), share(), share()]);
+    let mut now = Moment(1_000_000_000);
+    shares[0].wants(40);
+    settle(&mut ledgers, &mut shares, now);
+    (0..2).for_each(|_| shares[0].open());
+    let strand = |ledgers: &mut Ledgers, share: &mut Share, lane: u16, now: Moment| {
+        share.wants(1);
+        share.strands(true);
+        while let Some(mail) = share.poll_send(lane, now) {
+            ledgers.handle(mail, now);
+        }
+        ledgers.handle_timeout(now);
+        std::iter::from_fn(|| ledgers.poll_send()).collect::<Vec<_>>()
+    };
+    let told = strand(&mut ledgers, &mut shares[1], 1, now);
+    assert!(told.len() == 1 && told[0].0 == 1 && told[0].1.host == Some(0), "{told:?}");
+    told.into_iter().for_each(|(lane, mail)| shares[usize::from(lane)].handle(mail, now));
+    shares[1].strands(false);
+    shares[1].wants(0);
+    settle(&mut ledgers, &mut shares, now);
+    assert_eq!(shares[0].closing(), None);
+    // Another one soon after it waits a little, as all that has no connection.
+    let told = strand(&mut ledgers, &mut shares[2], 2, now);
+    assert!(told.iter().all(|(_, mail)| mail.host.is_none()), "{told:?}");
+    told.into_iter().for_each(|(lane, mail)| shares[usize::from(lane)].handle(mail, now));
+    assert_eq!(ledgers.poll_timeout(), Some(now + crate::limits::LEASE_HOST_PAUSE));
+    now = now + crate::limits::LEASE_HOST_PAUSE;
+    ledgers.handle_timeout(now);
+    let told: Vec<_> = std::iter::from_fn(|| ledgers.poll_send()).collect();
+    assert!(told.iter().any(|(lane, mail)| *lane == 2 && mail.host == Some(0)), "{told:?}");
+    told.into_iter().for_each(|(lane, mail)| shares[usize::from(lane)].handle(mail, now));
+    // What waits there beside it is told again, and gets its part.
+    shares[2].strands(false);
+    settle(&mut ledgers, &mut shares, now);
+    assert!(shares[0].closing().is_some_and(|closing| closing.connections == 1));
+}

@@ -8,6 +8,9 @@
 //! begins in front of them, so one letter waits for no round of theirs; or right behind the first of them, where those that came
 //! before it took as much as the first waits for: ever new tenants cannot keep the others from their turns.
 //!
+//! Who takes jobs ahead of their turn moves their tenants on before they have had anything. A tenant that had nothing since it has mail
+//! may be taken before its turn for that, as far as those jobs reach ([`Flows::promote_new`]): what it had before it pays for.
+//!
 //! A flow that is *set aside*, because a limit of its own has no room, is as if it were empty until it is let go again.
 //!
 //! With mail of one flow, as most destinations have, it costs nothing more.
@@ -25,6 +28,10 @@ pub(super) struct Flows {
     one: Flow,
     whose: FlowId,
     one_weight: u32,
+    /// Nothing of it was taken since it has mail.
+    one_is_new: bool,
+    /// Tenants that share it from several lanes, ascending, and from how many; whether they have mail just now or not.
+    spread: Box<[(TenantId, u16)]>,
     many: Option<Box<Many>>,
 }
 
@@ -37,6 +44,10 @@ struct Many {
     tenants: BTreeMap<TenantId, Pass>,
     /// Tenants with mail that may go, by their passes.
     order: BTreeSet<(u64, TenantId)>,
+    /// Those of them that have had nothing since they came.
+    new: BTreeSet<(u64, TenantId)>,
+    /// One of those that is next, before its turn.
+    promoted: Option<(u64, TenantId)>,
     /// Where tenants begin: the pass of one that has had its part at all times. Moves on with each job, by what that costs over
     /// the weights of all in `order`.
     clock: u64,
@@ -58,8 +69,6 @@ struct Pass {
     at: u64,
     /// Which of its campaigns was served last.
     served: CampaignId,
-    /// It has had nothing since it came into the order.
-    is_new: bool,
 }
 
 /// A weight of 1.
@@ -119,6 +128,11 @@ fn cost(size: u32, weight: u64) -> u64 {
     (units << 36) / weight.max(1)
 }
 
+/// From how many lanes a tenant shares.
+fn lanes_in(spread: &[(TenantId, u16)], tenant: TenantId) -> u16 {
+    spread.binary_search_by_key(&tenant, |(tenant, _)| *tenant).map_or(1, |at| spread[at].1)
+}
+
 impl Many {
     fn new(len: u32) -> Many {
         Many {
@@ -126,6 +140,8 @@ impl Many {
             ready: BTreeSet::new(),
             tenants: BTreeMap::new(),
             order: BTreeSet::new(),
+            new: BTreeSet::new(),
+            promoted: None,
             clock: FIRST_PASS,
             weights: 0,
             last: 0,
@@ -153,11 +169,25 @@ impl Many {
         Some((*at, cost(self.last, self.tenants.get(tenant)?.weight)))
     }
 
+    fn set_lanes(&mut self, tenant: TenantId, lanes: u16) {
+        let Some(pass) = self.tenants.get_mut(&tenant).filter(|pass| pass.lanes != lanes) else { return };
+        let weight = pass.weight * u64::from(pass.lanes) / u64::from(lanes.max(1));
+        if self.order.contains(&(pass.at, tenant)) {
+            self.weights = self.weights + weight - pass.weight;
+        }
+        (pass.weight, pass.lanes) = (weight, lanes);
+    }
+
+    /// Whose turn it is.
+    fn next(&self) -> Option<(u64, TenantId)> {
+        self.promoted.or_else(|| self.order.first().copied())
+    }
+
     /// A flow may go, and has mail.
-    fn enter(&mut self, flow: FlowId, weight: u32) {
+    fn enter(&mut self, flow: FlowId, weight: u32, lanes: u16) {
         let tenant = flow.tenant;
         if !self.has_ready(tenant) {
-            let pass = Pass { weight: 0, lanes: 1, at: 0, served: CampaignId::NONE, is_new: true };
+            let pass = Pass { weight: 0, lanes, at: 0, served: CampaignId::NONE };
             let pass = self.tenants.entry(tenant).or_insert(pass);
             pass.weight = u64::from(weight) * ONE / u64::from(pass.lanes);
             let weight = pass.weight;
@@ -166,8 +196,9 @@ impl Many {
                 first.saturating_sub(1).min(self.clock).max(self.clock.saturating_sub(AHEAD * job))
             });
             let Some(pass) = self.tenants.get_mut(&tenant) else { return };
-            (pass.at, pass.is_new) = (pass.at.max(begin), true);
+            pass.at = pass.at.max(begin);
             self.order.insert((pass.at, tenant));
+            self.new.insert((pass.at, tenant));
             self.weights += weight;
         }
         self.ready.insert(flow);
@@ -182,6 +213,8 @@ impl Many {
         if let Some(pass) = self.tenants.get(&tenant) {
             let (at, weight) = (pass.at, pass.weight);
             self.order.remove(&(at, tenant));
+            self.new.remove(&(at, tenant));
+            self.promoted.take_if(|(_, promoted)| *promoted == tenant);
             self.weights -= weight;
             if at.saturating_add(cost(self.last, weight)) <= self.clock {
                 self.tenants.remove(&tenant);
@@ -192,7 +225,14 @@ impl Many {
 
 impl Flows {
     pub fn new() -> Flows {
-        Flows { one: Flow::EMPTY, whose: FlowId::default(), one_weight: 1, many: None }
+        Flows {
+            one: Flow::EMPTY,
+            whose: FlowId::default(),
+            one_weight: 1,
+            one_is_new: true,
+            spread: Box::default(),
+            many: None,
+        }
     }
 
     pub fn len(&self) -> u32 {
@@ -242,13 +282,17 @@ impl Flows {
                 if self.one.aside {
                     many.aside = many.len;
                 } else {
-                    many.enter(self.whose, self.one_weight);
+                    many.enter(self.whose, self.one_weight, lanes_in(&self.spread, self.whose.tenant));
+                    if !self.one_is_new {
+                        many.new.clear();
+                    }
                 }
                 self.many = Some(Box::new(many));
             }
         }
         let Some(many) = &mut self.many else {
             self.one_weight = weight;
+            self.one_is_new |= self.one.len() == 0;
             edit(self.one.list(state));
             self.one.aside &= self.one.len() > 0;
             return;
@@ -265,7 +309,7 @@ impl Flows {
             many.flows.remove(&id);
             many.leave(id);
         } else if before == 0 {
-            many.enter(id, weight);
+            many.enter(id, weight, lanes_in(&self.spread, id.tenant));
         }
         if many.len == 0 {
             (self.one, self.whose, self.many) = (Flow::EMPTY, id, None);
@@ -295,28 +339,34 @@ impl Flows {
             many.leave(id);
         } else {
             many.aside -= len;
-            many.enter(id, weight);
+            many.enter(id, weight, lanes_in(&self.spread, id.tenant));
         }
         true
     }
 
     /// Whose turn it is: the next job, one there is that may go. Its tenant pays for it; `size` says how large it is.
     pub fn next(&mut self, size: impl Fn(u32) -> u32) -> u32 {
-        let Some(many) = &mut self.many else { return self.one.next() };
-        let (at, tenant) = *many.order.first().expect("something may go");
+        let Some(many) = &mut self.many else {
+            self.one_is_new = false;
+            return self.one.next();
+        };
+        let (at, tenant) = many.next().expect("something may go");
+        let promoted = many.promoted.take().is_some();
+        many.new.remove(&(at, tenant));
         let id = many.turn_of(tenant);
         let index = many.flows.get_mut(&id).expect("what is ready is there").next();
         let size = size(index);
         many.last = size;
         let pass = many.tenants.get_mut(&tenant).expect("what is in order is there");
-        (pass.served, pass.is_new) = (id.campaign, false);
+        pass.served = id.campaign;
         let cost = cost(size, pass.weight);
         pass.at = at.saturating_add(if planted!(TurnsAreFree) { 0 } else { cost });
         many.order.remove(&(at, tenant));
         many.order.insert((pass.at, tenant));
         // Never behind the first, nor more than two jobs of its before it: who comes goes before the first, or right behind it.
         // It goes on half as fast as they do, and so is back with the first soon behind many that came at once.
-        many.clock = many.clock.max(at) + self::cost(size, 1) / many.weights.max(1) / 2;
+        many.clock =
+            if promoted { many.clock } else { many.clock.max(at) } + self::cost(size, 1) / many.weights.max(1) / 2;
         if let Some((first, job)) = many.first() {
             many.clock = many.clock.min(first + AHEAD * job + 1);
         }
@@ -325,12 +375,18 @@ impl Flows {
 
     /// A job that was taken came back unused: its tenant has not had it.
     pub fn refund(&mut self, tenant: TenantId, size: u32) {
-        let Some(many) = &mut self.many else { return };
+        // It had its turn.
+        let Some(many) = &mut self.many else {
+            self.one_is_new &= self.whose.tenant != tenant;
+            return;
+        };
         let Some(pass) = many.tenants.get_mut(&tenant) else { return };
         let (before, after) = (pass.at, pass.at.saturating_sub(cost(size, pass.weight)));
         if many.order.remove(&(before, tenant)) {
             pass.at = after;
             many.order.insert((after, tenant));
+            many.new.remove(&(before, tenant));
+            many.promoted = None;
             // Nor has it moved on the moment at which others begin.
             many.clock = many.clock.saturating_sub(cost(size, 1) / many.weights.max(1) / 2).max(after);
         }
@@ -338,8 +394,26 @@ impl Flows {
 
     /// Whether the tenant that is next has had nothing yet since it has mail, and others had.
     pub fn is_next_new(&self) -> bool {
-        let next = |many: &Many| many.order.first().and_then(|(_, tenant)| many.tenants.get(tenant).copied());
-        self.many.as_ref().and_then(|many| next(many)).is_some_and(|pass| pass.is_new)
+        let is_new = |many: &Many| many.next().is_some_and(|next| many.new.contains(&next));
+        self.many.as_ref().is_some_and(|many| is_new(many))
+    }
+
+    /// A tenant that has had nothing is next, though others come before it, if so many jobs `ahead` of their turn have moved
+    /// those on: they have not begun. What it has had before counts. Whether there is one.
+    pub fn promote_new(&mut self, ahead: usize) -> bool {
+        let Some(many) = &mut self.many else { return false };
+        let Some(&(at, tenant)) = many.new.first() else { return false };
+        let Some((first, job)) = many.first() else { return false };
+        let round = cost(many.last, 1) / many.weights.max(1);
+        let is_near = at <= first.saturating_add(job).saturating_add(round.saturating_mul(ahead as u64));
+        many.promoted = is_near.then_some((at, tenant));
+        is_near
+    }
+
+    /// The tenant that is alone here and has had nothing since it has mail.
+    pub fn only_new(&self) -> Option<TenantId> {
+        let is_new = self.many.is_none() && self.one_is_new && self.one.len() > 0 && !self.one.aside;
+        is_new.then_some(self.whose.tenant)
     }
 
     /// The tenants with mail that may go and their weights, up to so many of them; the weight of the others.
@@ -349,26 +423,28 @@ impl Flows {
             return (one.into_iter().collect(), 0);
         };
         let named = many.order.iter().take(most).filter_map(|(_, tenant)| Some((*tenant, many.tenants.get(tenant)?)));
-        let weight = |pass: &Pass| u32::try_from(pass.weight * u64::from(pass.lanes) / ONE).unwrap_or(u32::MAX);
+        let weight =
+            |pass: &Pass| u32::try_from((pass.weight * u64::from(pass.lanes)).div_ceil(ONE)).unwrap_or(u32::MAX);
         let told: u64 = named.clone().map(|(_, pass)| pass.weight).sum();
         (named.map(|(tenant, pass)| (tenant, weight(pass))).collect(), (many.weights - told) / ONE)
     }
 
-    /// A tenant has mail in so many lanes, and its part is to be the same: from its next turn on.
-    pub fn set_lanes(&mut self, tenant: TenantId, lanes: u16) {
-        let Some(many) = &mut self.many else { return };
-        let Some(pass) = many.tenants.get_mut(&tenant).filter(|pass| pass.lanes != lanes) else { return };
-        let weight = pass.weight * u64::from(pass.lanes) / u64::from(lanes.max(1));
-        if many.order.contains(&(pass.at, tenant)) {
-            many.weights = many.weights + weight - pass.weight;
+    /// These tenants, ascending, have mail in several lanes, in so many, and their parts are to be the same: from their next
+    /// turns on.
+    pub fn set_spread(&mut self, spread: Box<[(TenantId, u16)]>) {
+        let before = std::mem::replace(&mut self.spread, spread);
+        for (tenant, _) in before.iter().chain(&self.spread) {
+            let lanes = lanes_in(&self.spread, *tenant);
+            if let Some(many) = &mut self.many {
+                many.set_lanes(*tenant, lanes);
+            }
         }
-        (pass.weight, pass.lanes) = (weight, lanes);
     }
 
     /// The first jobs of the lists of the flow that is next.
     pub fn heads(&self) -> impl Iterator<Item = u32> + use<> {
         let flow = match &self.many {
-            Some(many) => many.order.first().and_then(|(_, tenant)| many.flows.get(&many.turn_of(*tenant))).copied(),
+            Some(many) => many.next().and_then(|(_, tenant)| many.flows.get(&many.turn_of(tenant))).copied(),
             None => Some(self.one).filter(|one| !one.aside),
         };
         flow.into_iter().flat_map(|flow| flow.heads().collect::<Vec<_>>())

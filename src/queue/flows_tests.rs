@@ -89,10 +89,10 @@ fn a_tenant_with_mail_in_several_lanes_weighs_less_in_each() {
     }
     let dest = dest.unwrap();
     let everywhere = q.tenants_with_mail(dest, 9).0.iter().map(|(t, _)| *t).find(|t| q.tenant_name(*t) == "everywhere");
-    q.set_tenant_lanes(dest, everywhere.unwrap(), 3);
+    q.set_tenant_lanes(dest, Box::new([(everywhere.unwrap(), 3)]));
     let count = |order: Vec<String>| order.iter().filter(|name| *name == "here").count();
     assert!(count(served(&mut q, dest, 400)).abs_diff(300) <= 2);
-    q.set_tenant_lanes(dest, everywhere.unwrap(), 1);
+    q.set_tenant_lanes(dest, Box::default());
     assert!(count(served(&mut q, dest, 400)).abs_diff(200) <= 3);
 }
 
@@ -342,5 +342,34 @@ proptest! {
         let counts = q.counts();
         assert_eq!((counts.ready, counts.waiting, counts.in_flight), (0, 0, 0));
         assert_eq!(q.tenants.len(), 0);
+    }
+}
+
+/// Sixteen jobs are taken ahead of their turn, and a letter comes in front of those; but not more often than its tenant's part is.
+#[test]
+fn a_letter_is_next_in_spite_of_what_is_taken_ahead() {
+    for (every, least, most) in [(1, 98, 118), (10, 30, 30)] {
+        let mut q = queue();
+        let mut dest = None;
+        for id in 0..800 {
+            let one = of(&mut q, if id % 2 == 0 { "a" } else { "b" }, 100, id, 4096);
+            dest = Some(q.enqueue("x.example", one, Moment(0)));
+        }
+        let dest = dest.unwrap();
+        served(&mut q, dest, 20);
+        let (mut lone, mut waits) = (0, false);
+        for n in 0..300 {
+            if n % every == 0 && !waits {
+                let letter = of(&mut q, "lone", 100, 10_000 + n, 4096);
+                q.enqueue("x.example", letter, Moment(1));
+                waits = true;
+            }
+            assert!(every == 1 || !waits || q.brings_new(dest, 16), "{n}");
+            q.brings_new(dest, 16);
+            if served(&mut q, dest, 1) == ["lone"] {
+                (lone, waits) = (lone + 1, false);
+            }
+        }
+        assert!((least..=most).contains(&lone), "{lone} of 300, one each {every}");
     }
 }

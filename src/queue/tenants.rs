@@ -1,7 +1,7 @@
 //! PURE. The tenants and campaigns with jobs in a queue: numbers for their names, and tenants' weights.
 
 use super::Queue;
-use super::job::{CampaignId, DestinationId, FlowId, JobKey, TenantId};
+use super::job::{CampaignId, DestinationId, FlowId, Job, JobKey, TenantId};
 use super::retry::RetryPolicy;
 use crate::limits::TENANT_WEIGHT_DEFAULT;
 use crate::shaping::Schedule;
@@ -183,6 +183,31 @@ impl<B> Queue<B> {
         self.destinations.get(dest).is_some_and(|d| d.ranks.is_none() && d.plain.is_next_new())
     }
 
+    /// A tenant that had nothing is next before its turn, if others are no farther in front of it than so many jobs `ahead` of theirs
+    /// have moved them on. Whether there is one.
+    pub fn promote_new(&mut self, dest: DestinationId, ahead: usize) -> bool {
+        self.destinations.get_mut(dest).is_some_and(|d| d.ranks.is_none() && d.plain.promote_new(ahead))
+    }
+
+    /// The tenant whose mail is all that a destination has, if it had nothing since it has some.
+    pub fn only_new(&self, dest: DestinationId) -> Option<TenantId> {
+        self.destinations.get(dest).filter(|d| d.ranks.is_none())?.plain.only_new()
+    }
+
+    /// Whether a letter of a tenant that had nothing is next, or [comes before its turn](Self::promote_new); and was never tried.
+    pub fn brings_new(&mut self, dest: DestinationId, ahead: usize) -> bool {
+        self.next_of_new(dest).is_some() || self.promote_new(dest, ahead) && self.next_of_new(dest).is_some()
+    }
+
+    /// The job that [`take`](Self::take) would return, if it is of a tenant that had nothing since it has mail, and was never tried.
+    pub fn next_of_new(&self, dest: DestinationId) -> Option<&Job<B>> {
+        let d = self.destinations.get(dest).filter(|d| d.ranks.is_none())?;
+        if !d.plain.is_next_new() && d.plain.only_new().is_none() {
+            return None;
+        }
+        d.plain.heads().next().map(|index| &self.slots.get(index).job).filter(|job| job.attempts == 0)
+    }
+
     /// The tenants with mail of a destination that may go and their weights, up to so many of them; the weight of the others.
     pub fn tenants_with_mail(&self, dest: DestinationId, most: usize) -> (Vec<(TenantId, u32)>, u64) {
         self.destinations.get(dest).map_or((Vec::new(), 0), |d| d.plain.tenants(most))
@@ -193,10 +218,11 @@ impl<B> Queue<B> {
         self.tenants.weight(tenant)
     }
 
-    /// A tenant shares a destination with others elsewhere too, in so many places in all, as if those were one.
-    pub fn set_tenant_lanes(&mut self, dest: DestinationId, tenant: TenantId, lanes: u16) {
+    /// These tenants, ascending, share a destination with others elsewhere too, each in so many places in all, as if those were
+    /// one. The others do not.
+    pub fn set_tenant_lanes(&mut self, dest: DestinationId, spread: Box<[(TenantId, u16)]>) {
         if let Some(d) = self.destinations.get_mut(dest) {
-            d.plain.set_lanes(tenant, lanes);
+            d.plain.set_spread(spread);
         }
     }
 

@@ -6,7 +6,8 @@
 //! What may wait for a shard that does not look, by kind:
 //!
 //! - `Handoff`: while an outbox is above [`limits::OUTBOX_ITEMS`] its shard takes no new mail ([`Post::is_congested`]); what
-//!   one turn had begun comes on top.
+//!   one turn had begun comes on top. A lane hands a stranded letter to another one, for each site one in
+//!   [`limits::LEASE_HOST_PAUSE`].
 //! - `Settled` is not held up, since that would only leave a job in the owner's queue for it: each takes the place of at
 //!   least one recipient of a job that has left the queue, and no recipient is settled twice. For the home, a message
 //!   is live until all its outcomes have come, and it takes no more than [`limits::LIVE_MESSAGES_PER_SHARD`] of those (and
@@ -37,7 +38,7 @@ use std::time::Duration;
 /// One item of mail between shards.
 #[derive(Debug)]
 pub enum Mail {
-    /// Home → owner: deliver these recipients.
+    /// Home → owner, or a lane without a connection → one that has some: deliver these recipients.
     Handoff(Handoff),
     /// Owner → home: the final outcome of recipients. Never dropped.
     Settled(Settled),
@@ -167,7 +168,7 @@ pub struct Handoff {
     /// Its age when it was handed over, which decides when it expires. Told here and not by the owner: the wall clock may be
     /// set while it is on its way.
     pub age: Duration,
-    /// When it was handed over.
+    /// When that was.
     pub handed: Moment,
     /// Octets on the wire.
     pub size: u32,

@@ -44,6 +44,8 @@ pub const FAIRNESS: f64 = 0.95;
 const LONE: u64 = 5;
 /// Letters that a client sends in one flight.
 const FLIGHT: usize = 10;
+/// What the network takes of a service.
+const ROUND_TRIPS: Duration = Duration::from_millis(1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
 /// A day is enough for anything here.
 const PATIENCE: Duration = Duration::from_secs(86_400);
@@ -109,8 +111,15 @@ impl Setting {
 }
 
 impl Setting {
-    /// Services that a lone letter may have to wait for: two, or where more than that come in the time of a spool read as many as
-    /// those are. Where connections bind it waits for what is read ahead and in flight, too: that is not judged.
+    /// How long a message takes on a connection, where those bind: its replies come one after the other, those to MAIL, RCPT, DATA
+    /// and its end, or in a flight to RSET, MAIL, RCPT and BDAT; and its octets go there and back.
+    pub fn service(&self) -> Option<Duration> {
+        let Binds::Connections(_, delay) = self.binds else { return None };
+        Some(delay * 4 + ROUND_TRIPS)
+    }
+
+    /// Services that a lone letter may have to wait for where a rate binds: two, or where more than that come in the time of a
+    /// spool read as many as those are.
     fn services(&self) -> Option<u64> {
         let Binds::Rate(rate) = self.binds else { return None };
         let meanwhile = limits::FETCH_AHEAD_TIME.as_nanos() / rate.interval().as_nanos();
@@ -451,6 +460,11 @@ pub fn run(setting: &Setting, lines: Option<Lines>) -> Verdict {
         let most = services.iter().max().copied().unwrap_or(0);
         let text = format!("a lone letter waited for {most} services of {allowed}, {services:?}, {delays:?}");
         judge(most <= allowed, "lone letter", text);
+    }
+    if let Some(service) = setting.service() {
+        let most = delays.iter().max().copied().unwrap_or_default();
+        let text = format!("a lone letter waited for {most:?}, a service is {service:?}: {delays:?}, {services:?}");
+        judge(most <= 2 * service + limits::FETCH_AHEAD_TIME, "lone letter", text);
     }
     Verdict { utilisation, fairness, services, delays, taken: inside.len(), violations }
 }
