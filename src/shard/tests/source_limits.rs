@@ -109,6 +109,7 @@ fn a_sources_limits_hold_over_shards_and_domains_and_are_used() {
         assert_eq!(limited.refused(), 0, "{per_source} on {shards} shards");
         let used: Vec<IpAddr> = begun(&limited.world, "a").into_keys().collect();
         assert_eq!(used, [1, 2].map(|n| IpAddr::from([10, 1, 0, n])), "{per_source} on {shards} shards");
+        limited.world.run(secs(30));
         assert_at_rest(&mut limited.world);
     }
 }
@@ -125,6 +126,7 @@ fn a_sources_rate_and_its_sites_hold_both_and_the_lower_is_used() {
         let needed = 60.0 / f64::from(rate);
         assert_eq!(limited.refused(), 0, "{site} {per_source}");
         assert!(took.as_secs_f64() < needed * 1.25 + 2.0, "{site} {per_source}: {took:?} of {needed}");
+        limited.world.run(secs(30));
         assert_at_rest(&mut limited.world);
     }
 }
@@ -142,6 +144,7 @@ fn mail_of_another_pool_and_for_another_site_does_not_wait_for_a_source() {
     assert!(limited.world.run_until(secs(2), came));
     assert!(limited.world.run_until(secs(40), |w| begun(w, "a").values().map(Vec::len).sum::<usize>() == 40));
     assert_eq!(limited.refused(), 0);
+    limited.world.run(secs(30));
     assert_at_rest(&mut limited.world);
 }
 
