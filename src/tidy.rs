@@ -15,10 +15,6 @@ use std::path::Path;
 /// A file may grow to this before somebody asks which second thing lives in it.
 const LONGEST_FILE_LINES: usize = 700;
 
-/// The files that may be longer, and why.
-const LONG_FILES: &[(&str, &str)] =
-    &[("loadtest/src/send/mod.rs", "the source's session is one loop, and its account is kept beside it")];
-
 /// The world around the relay: it has errors of the kernel and answers of DNS, and takes a seed from the environment.
 const WORLD: &[&str] = &["src/sim/"];
 
@@ -303,14 +299,8 @@ fn contract(source: &Source) -> Vec<String> {
 /// A file is short enough to be read.
 fn length(source: &Source) -> Vec<String> {
     let lines = source.text.lines().count();
-    let excuse = LONG_FILES.iter().find(|(path, _)| *path == source.path);
-    match (lines > LONGEST_FILE_LINES, excuse) {
-        (true, None) => {
-            vec![source.at(lines, &format!("over {LONGEST_FILE_LINES} lines: which second thing lives in it?"))]
-        }
-        (false, Some(_)) => vec![source.at(lines, "is short again: take it off the list of long files")],
-        _ => Vec::new(),
-    }
+    let finding = || source.at(lines, &format!("over {LONGEST_FILE_LINES} lines: which second thing lives in it?"));
+    (lines > LONGEST_FILE_LINES).then(finding).into_iter().collect()
 }
 
 /// Every bound says why it is what it is.
@@ -509,9 +499,6 @@ fn files_open_with_their_contract() {
 #[test]
 fn files_are_short() {
     check_tree(length);
-    for (path, _) in LONG_FILES {
-        assert!(root().join(path).is_file(), "{path} is gone: take it off the list of long files");
-    }
 }
 
 #[test]
@@ -671,6 +658,5 @@ fn missing_words_and_excess_lines_are_found() {
     assert_eq!(findings(contract, "src/a.rs", "//! A.\n"), 0);
     assert_eq!(findings(length, "src/a.rs", &"\n".repeat(LONGEST_FILE_LINES + 1)), 1);
     assert_eq!(findings(length, "src/a.rs", &"\n".repeat(LONGEST_FILE_LINES)), 0);
-    assert_eq!(findings(length, LONG_FILES[0].0, "\n"), 1, "an excuse that is not needed");
     assert_eq!(findings(limits, "src/limits.rs", "/// Why.\npub const A: u8 = 1;\npub const B: u8 = 1;"), 1);
 }

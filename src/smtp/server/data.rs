@@ -1,4 +1,4 @@
-//! Message data: from the 354, or a chunk's announcement, to its end; what is refused of it is read and dropped.
+//! PURE. Message data: from the 354, or a chunk's announcement, to its end; what is refused of it is read and dropped.
 
 use super::{Server, State, Step};
 use crate::limits;
