@@ -55,7 +55,8 @@ fn a_seed_gives_the_same_trace_each_time_on_one_shard_and_on_four() {
 #[test]
 fn what_can_happen_happens() {
     let mut marks = Marks::default();
-    for seed in 0..seeds(160) {
+    // The last is the first in which a proxy fails for no reason that it gives.
+    for seed in (0..seeds(160)).chain([398]) {
         marks.merge(&run(&Scenario::generate(seed), None).marks);
     }
     let count = |begin: &str, end: &str| {

@@ -167,7 +167,9 @@ impl World {
     }
 
     /// With accounts and certificates.
-    pub fn guarded(seed: u64, shards: u16, config: Config, max_connections: usize, tables: Tables) -> World {
+    pub fn guarded(seed: u64, shards: u16, mut config: Config, max_connections: usize, tables: Tables) -> World {
+        // They wait for a relay at rest.
+        config.delivery.idle_timeout = config.delivery.idle_timeout.min(Duration::from_secs(5));
         let mut world = world::World::new(seed, config, max_connections, GEOMETRY);
         world.tables = Arc::new(tables);
         let (records, clients) = (Records::new(), Clients::default());
