@@ -71,8 +71,12 @@ fn tables(config: &Config) -> Result<Tables, TablesError> {
 
 /// Runs the relay until it is told to end.
 pub fn run(mut config: Config) -> Result<(), ServerError> {
-    let max_connections = outbound_connections(&config);
-    config.smtp.max_sessions_per_shard = config.smtp.max_sessions_per_shard.min(inbound_sessions(&config));
+    let limit = descriptor_limit();
+    if limit < 5 * limits::DESCRIPTORS_RESERVED {
+        tracing::warn!(limit, "few descriptors: raise LimitNOFILE (config/ringpost.service) or ulimit -n");
+    }
+    let descriptors = Descriptors::share(limit, &config);
+    config.smtp.max_sessions_per_shard = descriptors.inbound;
     let config = Arc::new(config);
     let shards = u16::try_from(config.shards).expect("limits.rs bounds the shards below 1024");
     let routes = Arc::new(routes(&config)?);
@@ -178,7 +182,7 @@ pub fn run(mut config: Config) -> Result<(), ServerError> {
             mailboxes: mailboxes.clone(),
             report,
             ending: Arc::clone(&ending),
-            max_connections,
+            max_connections: descriptors.outbound,
             geometry,
             seed: random_u64(),
         };
@@ -223,24 +227,45 @@ pub fn dns_settings(config: &Config) -> DnsSettings {
     }
 }
 
-/// A shard's share of the descriptors for outbound connections: three eighths of what the limit leaves.
-fn outbound_connections(config: &Config) -> usize {
-    let limit = descriptor_limit();
-    let free = limit.saturating_sub(limits::DESCRIPTORS_RESERVED);
-    if free < 4 * limits::DESCRIPTORS_RESERVED {
-        tracing::warn!(limit, "few descriptors: raise LimitNOFILE (config/ringpost.service) or ulimit -n");
-    }
-    (free * 3 / 8 / config.shards).max(16)
+/// How many descriptors each shard has for connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Descriptors {
+    inbound: usize,
+    outbound: usize,
 }
 
-/// A shard's share of the descriptors for sessions: the rest, more than half, because strangers choose how many they hold. Clients that took more could keep mail from being
-/// delivered, and segments from being opened, by doing nothing.
-fn inbound_sessions(config: &Config) -> usize {
-    let free = descriptor_limit().saturating_sub(limits::DESCRIPTORS_RESERVED);
-    (free * 5 / 8 / config.shards).max(16)
+impl Descriptors {
+    /// Of what the limit leaves, sessions have five eighths, or as many as are configured if those are fewer; deliveries have the
+    /// rest. Sessions have no more because strangers choose how many they hold: clients that took all could keep mail from being
+    /// delivered, and segments from being opened, by doing nothing. What sessions never take keeps idle connections open.
+    fn share(limit: usize, config: &Config) -> Descriptors {
+        let each = limit.saturating_sub(limits::DESCRIPTORS_RESERVED) / config.shards;
+        let inbound = config.smtp.max_sessions_per_shard.min((each * 5 / 8).max(16));
+        Descriptors { inbound, outbound: each.saturating_sub(inbound).max(16) }
+    }
 }
 
 fn wall() -> Wall {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Wall(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn deliveries_have_the_descriptors_that_sessions_never_take() {
+        let machine = crate::config::Machine::default();
+        let mut config = crate::config::parse("test", "shards = 2", &machine).unwrap().config;
+        let each = |limit, config: &Config| {
+            let share = Descriptors::share(limit, config);
+            (share.inbound, share.outbound)
+        };
+        assert_eq!(each(20_128, &config), (6_250, 3_750), "five eighths at the most");
+        config.smtp.max_sessions_per_shard = 104;
+        assert_eq!(each(20_128, &config), (104, 9_896));
+        assert_eq!(each(64, &config), (16, 16), "some, in spite of all");
+    }
 }

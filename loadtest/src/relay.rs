@@ -39,6 +39,8 @@ pub struct RelayConfig {
     pub listen: SocketAddr,
     /// Who may relay.
     pub from_networks: Vec<String>,
+    /// Inbound sessions of a shard: the fewer, the more descriptors there are for deliveries.
+    pub max_sessions: Option<usize>,
     /// The only DNS server.
     pub dns: SocketAddr,
     /// Port of every mail exchanger.
@@ -71,6 +73,7 @@ impl RelayConfig {
             spool,
             listen: ([127, 0, 0, 1], free_port()?).into(),
             from_networks: vec!["127.0.0.0/8".into()],
+            max_sessions: None,
             dns,
             delivery_port,
             smart_host: None,
@@ -94,6 +97,9 @@ impl RelayConfig {
         let _ = writeln!(t, "\n[spool]\npath = {:?}", self.spool.display().to_string());
         let _ = writeln!(t, "\n[[listener]]\naddress = \"{}\"\nkind = \"relay\"", self.listen);
         let _ = writeln!(t, "\n[relay]\nfrom_networks = {:?}", self.from_networks);
+        if let Some(sessions) = self.max_sessions {
+            let _ = writeln!(t, "\n[smtp]\nmax_sessions_per_shard = {sessions}");
+        }
         let _ = write!(t, "\n[dns]\nservers = [\"{}\"]\n{}", self.dns, self.dns_lines);
         let _ = writeln!(t, "\n[delivery]\nport = {}", self.delivery_port);
         if let Some(host) = &self.smart_host {
@@ -340,9 +346,10 @@ mod tests {
         let mut c = RelayConfig::new("/x y/spool".into(), ([127, 0, 0, 1], 53).into(), 2526).unwrap();
         c.listen = ([127, 0, 0, 1], 2525).into();
         c.shards = 2;
+        c.max_sessions = Some(64);
         c.retry_first = Some("1s".into());
         let want = "hostname = \"relay.test\"\nshards = 2\n\n[spool]\npath = \"/x y/spool\"\n\n[[listener]]\n\
-            address = \"127.0.0.1:2525\"\nkind = \"relay\"\n\n[relay]\nfrom_networks = [\"127.0.0.0/8\"]\n\n[dns]\n\
+            address = \"127.0.0.1:2525\"\nkind = \"relay\"\n\n[relay]\nfrom_networks = [\"127.0.0.0/8\"]\n\n[smtp]\nmax_sessions_per_shard = 64\n\n[dns]\n\
             servers = [\"127.0.0.1:53\"]\n\n[delivery]\nport = 2526\n\n[delivery.retry]\nfirst = \"1s\"\n\n[log]\nevents = \"/x y/events.jsonl\"\n";
         assert_eq!(c.to_toml(), want);
     }

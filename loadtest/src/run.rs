@@ -28,6 +28,8 @@ use crate::slow::{Slow, SlowReport};
 const TICK: Duration = Duration::from_millis(50);
 /// After the last message came: for duplicates to show, and for the relay to write its books up.
 const SETTLE: Duration = Duration::from_millis(700);
+/// Inbound sessions the relay is allowed beside those of the load, which are allowed twice: old ones go while new ones come.
+const SESSIONS_BESIDE: usize = 64;
 /// How long slow connections may take to be made.
 const SLOW_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the relay may take to end after SIGTERM.
@@ -348,6 +350,9 @@ pub fn run(config: RunConfig) -> Result<RunReport, String> {
     let mut relay_config = RelayConfig::new(dir.path().join("spool"), dns.address(), sink_port).map_err(text)?;
     relay_config.shards = shards;
     relay_config.retry_first = config.retry_first.clone();
+    if !config.extra.contains("[smtp]") {
+        relay_config.max_sessions = Some(SESSIONS_BESIDE + 2 * config.send.sessions + config.slow.0);
+    }
     relay_config.extra = config.extra.clone();
     relay_config.delivery = config.delivery.clone();
     relay_config.smart_host = config.smart_host.then(|| format!("127.1.0.1:{sink_port}"));
