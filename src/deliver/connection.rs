@@ -14,7 +14,7 @@ use crate::queue::{DestinationId, JobKey, LastReply};
 use crate::rt::ConnId;
 use crate::rt::buffer::Slice;
 use crate::shaping::ReplyRule;
-use crate::smtp::client::{Client, Transmit};
+use crate::smtp::client::{Client, ClientTimeouts, Transmit};
 use crate::smtp::dots;
 use crate::smtp::extensions::Capabilities;
 use crate::spool::{RecordView, chunk_data};
@@ -241,12 +241,7 @@ impl Connection {
     }
 
     /// TCP stands: the machine waits for the greeting.
-    pub(super) fn established(
-        &mut self,
-        ehlo_name: Arc<str>,
-        timeouts: crate::smtp::client::ClientTimeouts,
-        now: Moment,
-    ) {
+    pub(super) fn established(&mut self, ehlo_name: Arc<str>, timeouts: Arc<ClientTimeouts>, now: Moment) {
         self.client = Some(Box::new(Client::new(ehlo_name, timeouts, now)));
     }
 

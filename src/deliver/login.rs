@@ -21,7 +21,7 @@ impl Deliverer {
         let Some(connection) = self.connections.get(conn) else { return };
         let ehlo_name = self.ehlo_name(connection.source);
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.established(ehlo_name, self.timeouts, turn.now.mono);
+        connection.established(ehlo_name, self.timeouts.clone(), turn.now.mono);
         let Some(mut client) = connection.client.take() else { return };
         client.wish_tls(connection.secure.wish());
         if connection.lmtp {

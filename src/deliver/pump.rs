@@ -278,7 +278,8 @@ impl Deliverer {
         let rested = connection.has_rested(turn.now.mono);
         let Some(job) = self.queue.job(key) else { return };
         let recipients = recipients.min(connection.bounds.recipients);
-        let share = job.body.as_deref().and_then(RecordView::parse);
+        let several = job.recipients.as_slice().len() > 1;
+        let share = job.body.as_deref().filter(|_| several).and_then(RecordView::parse);
         if let Some((kept, others)) =
             share.and_then(|view| params::share(&view, job.recipients.as_slice(), &connection.peer, recipients))
         {

@@ -29,7 +29,7 @@ use event::{Events, Stored, StoredReason};
 use flight::{Carriage, PendingBody, Stage, Transaction, UnderWay};
 use lmtp::Lmtp;
 use memchr::memchr;
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -73,7 +73,8 @@ enum Phase {
 #[derive(Debug)]
 pub struct Client {
     ehlo_name: Arc<str>,
-    timeouts: ClientTimeouts,
+    /// One for all connections: it stays in the cache.
+    timeouts: Arc<ClientTimeouts>,
     phase: Phase,
     tls_wish: TlsWish,
     tls: Option<TlsFacts>,
@@ -94,7 +95,7 @@ pub struct Client {
     /// How much of `out` was polled.
     polled: usize,
     /// In the order of the wire.
-    bodies: VecDeque<PendingBody>,
+    bodies: SmallVec<[PendingBody; 1]>,
     /// Without PIPELINING: the lines of the transaction that wait for a reply first.
     held: Vec<u8>,
     held_at: usize,
@@ -105,9 +106,11 @@ pub struct Client {
 
 impl Client {
     /// A connection that has just been established. `ehlo_name` is our domain name or address literal.
-    pub fn new(ehlo_name: Arc<str>, timeouts: ClientTimeouts, now: Moment) -> Self {
+    pub fn new(ehlo_name: Arc<str>, timeouts: impl Into<Arc<ClientTimeouts>>, now: Moment) -> Self {
+        let timeouts = timeouts.into();
         Client {
             ehlo_name,
+            deadline: now + timeouts.greeting,
             timeouts,
             phase: Phase::Greeting,
             tls_wish: TlsWish::Never,
@@ -122,12 +125,11 @@ impl Client {
             quit_wanted: false,
             out: Vec::new(),
             polled: 0,
-            bodies: VecDeque::new(),
+            bodies: SmallVec::new(),
             held: Vec::new(),
             held_at: 0,
             parser: ReplyParser::default(),
             events: Events::default(),
-            deadline: now + timeouts.greeting,
         }
     }
 
@@ -303,7 +305,7 @@ impl Client {
             Carriage::Flown => {
                 envelope::write_bdat(lines, params.size);
                 octets = (lines.len() - beginning) as u64 + params.size;
-                self.bodies.push_back(PendingBody { token, at: self.out.len(), bare: true, polled: false });
+                self.bodies.push(PendingBody { token, at: self.out.len(), bare: true, polled: false });
             }
         }
         self.mails = self.mails.saturating_add(1);
@@ -335,7 +337,8 @@ impl Client {
     /// All of the body of `token`, its final dot included, was given to the transport (or stands in the same write,
     /// in front of what is polled next).
     pub fn body_sent(&mut self, token: u64, now: Moment) {
-        if self.bodies.pop_front_if(|b| b.token == token && b.polled).is_some() {
+        if self.bodies.first().is_some_and(|b| b.token == token && b.polled) {
+            self.bodies.remove(0);
             if let Some(t) = self.under_way.find(token) {
                 t.body_sent = true;
             }
@@ -372,7 +375,7 @@ impl Client {
 
     /// The next thing to send, in wire order; `None`: nothing more for now.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        let until = match self.bodies.front_mut() {
+        let until = match self.bodies.first_mut() {
             Some(body) if self.polled == body.at => {
                 let PendingBody { token, bare, .. } = *body;
                 let transmit = if bare { Transmit::Chunk { token } } else { Transmit::Body { token } };
@@ -556,7 +559,7 @@ impl Client {
     }
 
     fn send_body(&mut self, t: &Transaction, bare: bool) {
-        self.bodies.push_back(PendingBody { token: t.token, at: self.out.len(), bare, polled: false });
+        self.bodies.push(PendingBody { token: t.token, at: self.out.len(), bare, polled: false });
     }
 
     /// No reply to `t` is due any more.

@@ -13,7 +13,7 @@ use super::event::RefusedAt;
 use super::{Client, MailParams};
 use crate::limits;
 use crate::smtp::reply::Reply;
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 
 /// The command of a transaction whose reply comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,8 @@ pub(super) struct PendingBody {
 /// See the module. The first transaction is the one that replies belong to.
 #[derive(Debug)]
 pub(super) struct UnderWay {
-    queue: VecDeque<Transaction>,
+    /// Two without a flight: the second behind the final dot of the first.
+    queue: SmallVec<[Transaction; 2]>,
     /// Transactions of a flight from now on; 1: none.
     most: usize,
     /// And when those under way began: what may stand behind them does not change with it.
@@ -109,7 +110,7 @@ pub(super) struct UnderWay {
 
 impl Default for UnderWay {
     fn default() -> Self {
-        UnderWay { queue: VecDeque::new(), most: 1, room: 1, octets: 0 }
+        UnderWay { queue: SmallVec::new(), most: 1, room: 1, octets: 0 }
     }
 }
 
@@ -119,7 +120,7 @@ impl UnderWay {
     }
 
     pub(super) fn first(&self) -> Option<&Transaction> {
-        self.queue.front()
+        self.queue.first()
     }
 
     pub(super) fn find(&mut self, token: u64) -> Option<&mut Transaction> {
@@ -128,7 +129,7 @@ impl UnderWay {
 
     /// Whether another one may begin behind the last: in a flight that has room, or behind a final dot.
     pub(super) fn has_room(&self) -> bool {
-        match self.queue.back() {
+        match self.queue.last() {
             None => true,
             Some(t) if t.is_flown() => self.queue.len() < self.room && self.octets < limits::FLIGHT_OCTETS,
             Some(t) => t.stage == Stage::Final,
@@ -137,22 +138,22 @@ impl UnderWay {
 
     /// Whether what is sent now stands behind a BDAT whose reply is not known.
     pub(super) fn is_behind_flight(&self) -> bool {
-        self.queue.back().is_some_and(Transaction::is_flown)
+        self.queue.last().is_some_and(Transaction::is_flown)
     }
 
     /// The last that was begun, with its octets in a flight.
     pub(super) fn push(&mut self, t: Transaction, octets: u64) {
         self.octets += octets;
-        self.queue.push_back(Transaction { octets, ..t });
+        self.queue.push(Transaction { octets, ..t });
     }
 
     /// The first, to be put back or ended.
     pub(super) fn take_first(&mut self) -> Option<Transaction> {
-        self.queue.pop_front()
+        (!self.queue.is_empty()).then(|| self.queue.remove(0))
     }
 
     pub(super) fn put_back(&mut self, t: Transaction) {
-        self.queue.push_front(t);
+        self.queue.insert(0, t);
     }
 
     /// One that was taken, and has ended.
