@@ -124,6 +124,12 @@ pub const CLIENT_DATA_TERMINATION_TIMEOUT: Duration = Duration::from_secs(600);
 /// Transactions in one flight at most (MAIL, RCPT, BDAT LAST behind one another): at a round trip of 100 ms, 160 messages a
 /// second on one connection; what a lost connection leaves in doubt is as many.
 pub const FLIGHT_TRANSACTIONS: usize = 16;
+/// Transactions in the first flight of a connection: nobody knows yet whether more of them would only wait at the peer.
+pub const FLIGHT_BEGINS: usize = 2;
+/// How much longer a message of a flight may take than the quickest of its connection for another to fly with it; what takes longer
+/// than that has waited at the peer, and fewer fly. Nothing is won by mail that waits there rather than here: the
+/// connection takes nobody else, cannot end, and leaves more in doubt if it breaks.
+pub const FLIGHT_WAIT: Duration = Duration::from_millis(100);
 /// Octets of a flight, commands and bodies, above which it takes no further transaction: what refused recipients may waste, and
 /// about what a TCP connection has under way on a fast way across an ocean.
 pub const FLIGHT_OCTETS: u64 = 256 << 10;

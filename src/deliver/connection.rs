@@ -2,6 +2,7 @@
 //! Lives on the shard that owns the destination.
 
 use super::Turn;
+use super::flights::Depth;
 use super::lanes::Bounds;
 use super::proxies::Way;
 use super::scopes::Counts;
@@ -64,6 +65,8 @@ pub(super) struct Connection {
     pub(super) done: u32,
     /// Transactions begun.
     pub(super) begun: u32,
+    /// Transactions under way.
+    depth: Depth,
     pub(super) transactions: Vec<Transaction>,
     /// When it fell idle.
     pub(super) idle_since: Option<Moment>,
@@ -224,6 +227,7 @@ impl Connection {
             connect_us: 0,
             done: 0,
             begun: 0,
+            depth: Depth::NEW,
             transactions: Vec::new(),
             idle_since: None,
             listed: false,
@@ -258,7 +262,7 @@ impl Connection {
     /// Whether it takes a message now. Not behind bytes that the socket has not taken: what an envelope says of time would
     /// be old when it comes (RFC 2852 §4).
     pub(super) fn can_start(&self) -> bool {
-        !self.is_spent() && !self.is_pinned() && self.has_space()
+        !self.is_spent() && !self.is_full() && self.has_space()
     }
 
     /// Likewise for a letter of somebody who has had nothing, where others have to wait.
@@ -267,9 +271,9 @@ impl Connection {
         (!self.is_spent() || self.takes_last()) && has_memory && self.has_space()
     }
 
-    /// Whether what it carries keeps so much memory alive that others wait.
-    pub(super) fn is_pinned(&self) -> bool {
-        self.pinned >= limits::FLIGHT_PINNED_BYTES
+    /// Whether it carries as much as makes it faster, or what keeps so much memory alive that others wait.
+    pub(super) fn is_full(&self) -> bool {
+        self.transactions.len() >= self.depth.most() || self.pinned >= limits::FLIGHT_PINNED_BYTES
     }
 
     fn has_space(&self) -> bool {
@@ -354,6 +358,13 @@ impl Connection {
         let transaction = self.transactions.remove(at);
         self.count_pinned();
         Some(transaction)
+    }
+
+    /// The peer has answered a transaction that [was taken](Self::take_transaction).
+    pub(super) fn landed(&mut self, transaction: &Transaction, now: Moment) {
+        if transaction.flown {
+            self.depth.landed(now.since(transaction.began));
+        }
     }
 
     /// Sends what the machine wants sent, as far as the socket takes it: commands, body and the next envelope in one

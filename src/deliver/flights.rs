@@ -9,6 +9,7 @@ use crate::smtp::client::{Outcome, RefusedAt};
 use crate::time::Moment;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -90,10 +91,45 @@ impl Flights {
     }
 }
 
+/// How many transactions a connection has under way at the most: as many as make it faster. It begins with few. While messages are
+/// answered about as soon as the quickest one more may fly, and when they have waited behind others at the peer one fewer: at
+/// first with each message, and from the first that waited on with as many as a flight has, as its messages hear of a change late.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Depth {
+    most: usize,
+    /// None has waited yet.
+    rises: bool,
+    /// Messages answered since `most` changed.
+    landed: usize,
+    /// What the quickest message took from its first command to its reply: the way, and the peer's work for one.
+    quickest: Duration,
+}
+
+impl Depth {
+    pub(super) const NEW: Depth =
+        Depth { most: limits::FLIGHT_BEGINS, rises: true, landed: 0, quickest: Duration::MAX };
+
+    pub(super) fn most(self) -> usize {
+        self.most
+    }
+
+    /// A message of a flight was answered, so long after its first command.
+    pub(super) fn landed(&mut self, took: Duration) {
+        self.quickest = self.quickest.min(took);
+        let waited = took - self.quickest > limits::FLIGHT_WAIT;
+        self.landed += 1;
+        if self.rises || self.landed >= self.most {
+            let most = if waited { self.most - 1 } else { self.most + 1 };
+            self.most = most.clamp(limits::FLIGHT_BEGINS, limits::FLIGHT_TRANSACTIONS);
+            self.landed = 0;
+        }
+        self.rises &= !waited;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     const NOW: Moment = Moment(1);
 
@@ -122,6 +158,31 @@ mod tests {
             flights.most(16, &host, NOW) == 1
         });
         assert_eq!(wasted, Some(10));
+    }
+
+    /// Lands as many messages as are under way at a time, whenever one lands another begins; the depth at the end.
+    fn depth_after(messages: usize, way: Duration, work: Duration) -> usize {
+        let (mut depth, mut free) = (Depth::NEW, Duration::ZERO);
+        let (mut now, mut begun) = (Duration::ZERO, VecDeque::from([Duration::ZERO]));
+        for _ in 0..messages {
+            while begun.len() < depth.most() {
+                begun.push_back(now);
+            }
+            let began = begun.pop_front().expect("one was begun at least");
+            free = free.max(began + way / 2) + work;
+            now = now.max(free + way / 2);
+            depth.landed(now - began);
+        }
+        depth.most()
+    }
+
+    #[test]
+    fn a_flight_is_deep_where_the_way_is_long_and_not_where_the_peer_is_slow() {
+        let ms = Duration::from_millis;
+        assert_eq!(depth_after(20, ms(300), ms(1)), 16, "fifteen more, each for one that landed");
+        assert_eq!(depth_after(20, ms(1), ms(1)), 16, "what waits for the peer does not wait for long");
+        assert!(depth_after(200, ms(1), ms(200)) <= 3, "one is served, one is there for when that is done");
+        assert!((3..=8).contains(&depth_after(300, ms(100), ms(40))), "the way is as long as two or three take");
     }
 
     #[test]

@@ -92,6 +92,9 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let reused = connection.done > 0;
         let Some(mut transaction) = connection.take_transaction(token) else { return };
+        if !matches!(outcome, Outcome::Lost { .. }) {
+            connection.landed(&transaction, turn.now.mono);
+        }
         self.scopes.give_back(transaction.counts.take());
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let destination = connection.destination;

@@ -131,7 +131,7 @@ impl Deliverer {
             let count = connection.transactions.len();
             under_way += count;
             let starts = connection.can_start()
-                || (connection.takes_last() || connection.is_pinned())
+                || (connection.takes_last() || connection.is_full())
                     && *is_new
                         .get_or_insert_with(|| self.queue.brings_new(destination, pool.loaded.len() + pool.fetching))
                     && connection.can_start_new();
