@@ -276,7 +276,7 @@ impl Client {
             return self.refuse_locally(token, reply);
         }
         let carriage = self.carriage(params);
-        let begins_with_reset = self.needs_reset || self.under_way.is_behind_flight() && !planted!(FlightNotReset);
+        let begins_with_reset = self.needs_reset || self.under_way.is_behind_bdat() && !planted!(FlightNotReset);
         let peer = &self.capabilities;
         let pipelining = peer.pipelining;
         let lines = if pipelining { &mut self.out } else { &mut self.held };
@@ -567,7 +567,7 @@ impl Client {
         self.under_way.ended(&t);
         // The final dot ends a transaction in the peer too, whatever the reply (RFC 5321 §4.1.1.4); a BDAT that failed leaves
         // it open, or not (RFC 3030 §2). What is under way behind it has seen to that.
-        let is_open = t.mail_accepted && (t.stage != Stage::Final || t.is_flown() && t.finished);
+        let is_open = t.mail_accepted && (t.stage != Stage::Final || t.goes_by_bdat() && t.finished);
         self.needs_reset = is_open && self.under_way.is_empty() && !planted!(ResetForgotten);
         self.held.clear();
         self.held.shrink_to(limits::CLIENT_OUT_BYTES);

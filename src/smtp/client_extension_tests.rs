@@ -196,10 +196,15 @@ fn the_next_envelope_goes_behind_a_binary_body() {
     d.client.handle_input(b"250 ok\r\n250 ok\r\n", NOW);
     assert!(d.client.can_start());
     let spoken = d.start_with(2, &["b@x"], BINARY);
-    assert_eq!(spoken, "BDAT 8 LAST\r\n<1>x\r\n.\r\nMAIL FROM:<s@t> BODY=BINARYMIME\r\nRCPT TO:<b@x>\r\n");
-    assert_eq!(d.hear("250 done\r\n250 ok\r\n250 ok\r\n"), "BDAT 8 LAST\r\n<2>x\r\n.\r\n");
+    // RFC 3030 §2: a BDAT that fails leaves the transaction open, or not, and RSET must clear it.
+    assert_eq!(spoken, "BDAT 8 LAST\r\n<1>x\r\n.\r\nRSET\r\nMAIL FROM:<s@t> BODY=BINARYMIME\r\nRCPT TO:<b@x>\r\n");
+    assert_eq!(d.hear("250 done\r\n250 ok\r\n250 ok\r\n250 ok\r\n"), "BDAT 8 LAST\r\n<2>x\r\n.\r\n");
     d.hear("451 later\r\n");
     assert_eq!(d.take(), ["1 accepted 250", "2 refused Message 451"]);
+    assert!(d.start_with(3, &["a@x"], plain()).starts_with("RSET\r\nMAIL"));
+    d.hear("250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n");
+    d.hear("250 done\r\n");
+    assert!(d.start_with(4, &["a@x"], plain()).starts_with("MAIL"), "what was taken leaves nothing open");
 }
 
 #[test]

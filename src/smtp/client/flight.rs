@@ -76,6 +76,10 @@ impl Transaction {
         self.carriage == Carriage::Flown
     }
 
+    pub(super) fn goes_by_bdat(&self) -> bool {
+        self.carriage != Carriage::Data
+    }
+
     /// Which reply refuses it. That of a flight may be about the flight: a peer that does not take one answers that a command
     /// is unknown or out of sequence (RFC 5321 §4.2.2: 50z; RFC 3463 §3.6: X.5.Z).
     pub(super) fn refused_at(&self, stage: RefusedAt, reply: &Reply<'_>) -> RefusedAt {
@@ -137,8 +141,8 @@ impl UnderWay {
     }
 
     /// Whether what is sent now stands behind a BDAT whose reply is not known.
-    pub(super) fn is_behind_flight(&self) -> bool {
-        self.queue.last().is_some_and(Transaction::is_flown)
+    pub(super) fn is_behind_bdat(&self) -> bool {
+        self.queue.last().is_some_and(Transaction::goes_by_bdat)
     }
 
     /// The last that was begun, with its octets in a flight.
