@@ -51,10 +51,11 @@ impl Deliverer {
         );
         let fetches = self.most_fetches();
         report("deliver.fetches", self.fetches.len(), fetches);
-        // One entry a domain, and in all one a pool.
-        report("deliver.resolving", self.resolving.len(), limits::DNS_PENDING_DOMAINS.min(pools));
+        // One entry for each domain, of which a site has several.
+        let domains = self.queue.domains();
+        report("deliver.resolving", self.resolving.len(), limits::DNS_PENDING_DOMAINS.min(domains));
         let waiting = self.resolving.values().map(Vec::len).sum();
-        report("deliver.waiting for DNS", waiting, pools);
+        report("deliver.waiting for DNS", waiting, domains);
         report("deliver.asking", self.asking.len(), limits::DNS_PENDING_FACTS);
         let [domains, asked, refreshing] = self.sts.sizes();
         report("deliver.domains with MTA-STS", domains, limits::STS_DOMAINS);

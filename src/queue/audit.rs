@@ -4,6 +4,11 @@ use super::Queue;
 use crate::limits;
 
 impl<B> Queue<B> {
+    /// Domains remembered: several may be one destination.
+    pub fn domains(&self) -> usize {
+        self.destinations.lists()[0]
+    }
+
     /// See `ShardCore::audit`.
     pub fn audit(&self, report: &mut dyn FnMut(&'static str, usize, usize)) {
         let counts = self.counts();
