@@ -204,6 +204,8 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
 pub const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// Descriptors for what is no mail connection: listeners, segments, rings, DNS, the log, admin HTTP.
 pub const DESCRIPTORS_RESERVED: usize = 128;
+/// Connections of each direction that a shard has however few descriptors there are: with none it would do nothing.
+pub const CONNECTIONS_LEAST: usize = 16;
 /// Time a drain may take after SIGTERM before what is left is cut off. All queued mail stays in the spool.
 pub const DRAIN_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Time beyond the drain deadline in which known outcomes are still written.

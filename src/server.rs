@@ -240,8 +240,8 @@ impl Descriptors {
     /// delivered, and segments from being opened, by doing nothing. What sessions never take keeps idle connections open.
     fn share(limit: usize, config: &Config) -> Descriptors {
         let each = limit.saturating_sub(limits::DESCRIPTORS_RESERVED) / config.shards;
-        let inbound = config.smtp.max_sessions_per_shard.min((each * 5 / 8).max(16));
-        Descriptors { inbound, outbound: each.saturating_sub(inbound).max(16) }
+        let inbound = config.smtp.max_sessions_per_shard.min((each * 5 / 8).max(limits::CONNECTIONS_LEAST));
+        Descriptors { inbound, outbound: each.saturating_sub(inbound).max(limits::CONNECTIONS_LEAST) }
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) struct Connection {
     pub(super) done: u32,
     /// Transactions begun.
     pub(super) begun: u32,
-    /// Transactions under way.
+    /// How many transactions make it faster, if they are under way together.
     depth: Depth,
     pub(super) transactions: Vec<Transaction>,
     /// When it fell idle.

@@ -1,5 +1,7 @@
 //! PURE. With which hosts flights are worth it: MAIL, RCPT and BDAT of several messages in one go (`smtp::client`).
 //!
+//! And how deep those of one connection are ([`Depth`]).
+//!
 //! Inputs: what became of messages in flights, time. Outputs: how many a flight with a host may have. Lives on each shard, for
 //! the hosts that it connects to. It refuses to remember hosts with which all is well, and more than
 //! [`limits::FLIGHT_HOSTS`] of the others.
