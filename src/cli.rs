@@ -192,6 +192,10 @@ fn list(args: &SpoolArgs) -> Result<u8, Box<dyn Error>> {
 }
 
 /// The operator's log: lines on stderr, which systemd takes into the journal. Events about mail go elsewhere.
+///
+/// A line that cannot be written (stderr is a file on a full disk, or a pipe that nobody reads any more) is dropped. To
+/// complain of it on stderr, as the subscriber does unless told not to, fails as well, and that is a panic: mail would
+/// stand still for want of a log.
 fn operator_log(level: Level) {
     let level = match level {
         Level::Error => tracing::Level::ERROR,
@@ -199,7 +203,11 @@ fn operator_log(level: Level) {
         Level::Info => tracing::Level::INFO,
         Level::Debug => tracing::Level::DEBUG,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .log_internal_errors(false);
     // Fails only if something set one before, which then stays.
     drop(subscriber.try_init());
 }

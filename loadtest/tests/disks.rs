@@ -1,5 +1,5 @@
 //! Disks that fail: full (in the middle of traffic, while outcomes are to be written, at a start), killed while full,
-//! read-only from one moment to the next, and a device that returns errors. New mail is refused for now, what was
+//! read-only from one moment to the next, a device that returns errors, and a log that cannot be written. New mail is refused for now, what was
 //! acknowledged is delivered, and service resumes.
 
 #![allow(clippy::unwrap_used)]
@@ -42,8 +42,10 @@ fn a_full_disk_loses_nothing_and_service_resumes() {
     let ballast = disk.fill(8 << 20);
     let source = endless(&bench, 64 << 10);
     let progress = source.progress().clone();
-    wait_until("the disk is full", || progress.retried.load(Relaxed) > 50);
-    assert!(bench.relay.is_running(), "{}", bench.relay.log_tail());
+    wait_until("the disk is full", || {
+        assert!(bench.relay.is_running(), "{}", bench.relay.log_tail());
+        progress.retried.load(Relaxed) > 50
+    });
     let accepted = progress.accepted.load(Relaxed);
     drop(ballast);
     wait_until("mail is accepted again", || progress.accepted.load(Relaxed) > accepted + 200);
@@ -56,6 +58,17 @@ fn a_full_disk_loses_nothing_and_service_resumes() {
     assert_eq!(bench.settle(&sent, &Kills::default()).duplicates, 0);
     drop(bench);
     drop(disk);
+}
+
+/// The disk may be the one that the operator's log is on as well: its lines are lost then, and nothing else is.
+#[test]
+fn a_log_that_cannot_be_written_stops_no_mail() {
+    let setup = Setup { wrap: Some("2>/dev/full env".into()), ..Setup::default() };
+    let Some(mut bench) = Bench::start(setup) else { return };
+    let sent = Source::run(bench.load(200)).unwrap();
+    assert_eq!(bench.settle(&sent, &Kills::default()).duplicates, 0);
+    assert!(bench.relay.is_running());
+    assert_eq!(bench.relay.log_tail(), "", "the log was written after all");
 }
 
 /// Full while outcomes are to be written, then killed, then started while full, then given room.

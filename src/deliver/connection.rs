@@ -88,7 +88,8 @@ pub(super) struct Connection {
     unsent: VecDeque<Piece>,
     /// Memory that the records of `transactions` keep alive.
     pinned: usize,
-    /// A large body that is being sent in chunks.
+    /// A large body that is sent, or will be, in chunks. Nothing begins behind it before its end: that would be chosen long before
+    /// the peer is told of it, and a rule may have said meanwhile that the site rests.
     stream: Option<BodyStream>,
 }
 
@@ -181,11 +182,23 @@ impl Outgoing<'_> {
 struct BodyStream {
     token: u64,
     id: MessageId,
-    /// The part to be sent next.
+    /// The part to be sent next; 0 is the message's own record.
     next: u32,
     parts: u32,
     /// A chunk was asked for and has not come.
     waiting: bool,
+}
+
+impl BodyStream {
+    /// Its beginning was written, and not yet all of it.
+    fn is_under_way(&self) -> bool {
+        self.next > 0
+    }
+
+    /// Whether a chunk is to be asked for.
+    fn lacks(&self) -> bool {
+        self.is_under_way() && !self.waiting && self.next <= self.parts
+    }
 }
 
 /// What the connection's owner must do after a flush.
@@ -301,8 +314,11 @@ impl Connection {
         self.idle_since.is_some_and(|since| now.since(since) >= limits::FLIGHT_REST)
     }
 
-    /// A transaction has begun.
-    pub(super) fn began(&mut self, transaction: Transaction) {
+    /// A transaction has begun, of a message with so many chunks.
+    pub(super) fn began(&mut self, transaction: Transaction, id: MessageId, chunks: u32) {
+        if chunks > 0 {
+            self.stream = Some(BodyStream { token: transaction.token, id, next: 0, parts: chunks, waiting: false });
+        }
         self.took_last |= self.is_spent();
         self.begun += 1;
         self.idle_since = None;
@@ -360,7 +376,7 @@ impl Connection {
         Some(transaction)
     }
 
-    /// The peer has answered a transaction that [was taken](Self::take_transaction).
+    /// The peer has accepted the message of a transaction that [was taken](Self::take_transaction).
     pub(super) fn landed(&mut self, transaction: &Transaction, now: Moment) {
         if transaction.flown {
             self.depth.landed(now.since(transaction.began));
@@ -385,8 +401,9 @@ impl Connection {
     /// One write of at most so many pieces. Their number is a parameter because room for a flight's is 3 KiB to clear and to
     /// look through, for each write.
     fn write_pieces<const MOST: usize>(&mut self, turn: &mut Turn<'_>) -> ControlFlow<Want> {
+        let streams = self.is_streaming();
         let Some(client) = &mut self.client else { return ControlFlow::Break(Want::Nothing) };
-        if !self.unsent.is_empty() || self.stream.is_some() || self.secure.is_waiting() {
+        if !self.unsent.is_empty() || streams || self.secure.is_waiting() {
             // In order: what the machine says now goes behind what waits. It says nothing behind a body before
             // `body_sent`.
             return ControlFlow::Break(self.want_chunk());
@@ -397,24 +414,14 @@ impl Connection {
         while count < pieces.len() {
             let Some(transmit) = client.poll_transmit() else { break };
             if let Transmit::Body { token } | Transmit::Chunk { token } = transmit {
-                let transaction = self.transactions.iter().find(|t| t.token == token);
-                let view = transaction.and_then(|t| RecordView::parse(&t.record));
-                match view {
-                    Some(view) if view.chunk_count() > 0 => {
-                        self.stream = Some(BodyStream {
-                            token,
-                            id: view.id(),
-                            next: 1,
-                            parts: view.chunk_count(),
-                            waiting: false,
-                        });
-                    }
-                    _ => client.body_sent(token, turn.now.mono),
+                match self.stream.as_mut().filter(|stream| stream.token == token) {
+                    Some(stream) => stream.next = 1,
+                    None => client.body_sent(token, turn.now.mono),
                 }
             }
             pieces[count] = Some(transmit);
             count += 1;
-            if self.stream.is_some() {
+            if self.stream.as_ref().is_some_and(BodyStream::is_under_way) {
                 break;
             }
         }
@@ -458,10 +465,14 @@ impl Connection {
         ControlFlow::Continue(())
     }
 
+    fn is_streaming(&self) -> bool {
+        self.stream.as_ref().is_some_and(BodyStream::is_under_way)
+    }
+
     fn want_chunk(&mut self) -> Want {
         // One chunk is being sent while the next is read: two in memory.
         match &mut self.stream {
-            Some(stream) if !stream.waiting && stream.next <= stream.parts && self.unsent.len() < 2 => {
+            Some(stream) if stream.lacks() && self.unsent.len() < 2 => {
                 stream.waiting = true;
                 Want::Chunk(stream.id, stream.next, stream.token)
             }
@@ -516,7 +527,7 @@ impl Connection {
             client.body_sent(stream.token, turn.now.mono);
             self.stream = None;
         }
-        if self.stream.is_some() { self.want_chunk() } else { self.flush(turn) }
+        if self.is_streaming() { self.want_chunk() } else { self.flush(turn) }
     }
 
     /// When the connection must be looked at: the machine's timer, or the end of the connect or of idleness.

@@ -101,7 +101,7 @@ pub(super) struct Depth {
     most: usize,
     /// None has waited yet.
     rises: bool,
-    /// Messages answered since `most` changed.
+    /// Messages accepted since `most` changed.
     landed: usize,
     /// What the quickest message took from its first command to its reply: the way, and the peer's work for one.
     quickest: Duration,
@@ -115,7 +115,7 @@ impl Depth {
         self.most
     }
 
-    /// A message of a flight was answered, so long after its first command.
+    /// A message of a flight was accepted, so long after its first command.
     pub(super) fn landed(&mut self, took: Duration) {
         self.quickest = self.quickest.min(took);
         let waited = took - self.quickest > limits::FLIGHT_WAIT;

@@ -408,7 +408,7 @@ impl Deliverer {
                     match &record {
                         Some(record) => {
                             let want = connection.chunk(id, part, record, turn);
-                            self.after_flush(conn, want, turn);
+                            self.wrote(conn, want, turn);
                         }
                         // The body cannot be finished, and half of one must not look like a whole: the peer drops what
                         // does not end.
@@ -447,11 +447,7 @@ impl Deliverer {
             }
             RtEvent::Writable { .. } => {
                 let want = connection.writable(turn);
-                let (free, destination) = (connection.can_start(), connection.destination);
-                self.after_flush(conn, want, turn);
-                if free {
-                    self.wake(destination);
-                }
+                self.wrote(conn, want, turn);
             }
             RtEvent::Failed { error, .. } if connection.client.is_none() => {
                 self.connect_failed(conn, &format!("cannot connect: {error}"), turn);
@@ -490,6 +486,16 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let want = connection.flush(turn);
         self.after_flush(conn, want, turn);
+    }
+
+    /// What had waited was written, or a part of it: the connection may take another message now.
+    fn wrote(&mut self, conn: ConnId, want: Want, turn: &mut Turn<'_>) {
+        let free = self.connections.get(conn).filter(|connection| connection.can_start());
+        let destination = free.map(|connection| connection.destination);
+        self.after_flush(conn, want, turn);
+        if let Some(destination) = destination {
+            self.wake(destination);
+        }
     }
 
     fn after_flush(&mut self, conn: ConnId, want: Want, turn: &mut Turn<'_>) {

@@ -92,7 +92,8 @@ impl Deliverer {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let reused = connection.done > 0;
         let Some(mut transaction) = connection.take_transaction(token) else { return };
-        if !matches!(outcome, Outcome::Lost { .. }) {
+        // What is refused may be answered sooner than what is taken: that says nothing of how long a message takes.
+        if matches!(outcome, Outcome::Accepted(_)) {
             connection.landed(&transaction, turn.now.mono);
         }
         self.scopes.give_back(transaction.counts.take());

@@ -300,11 +300,12 @@ impl Deliverer {
         }
         let recipients = params::recipients(&view, job.recipients.as_slice());
         let sender = params::sender(&view, job.recipients.as_slice());
+        let (id, chunks) = (view.id(), view.chunk_count());
         let flown = client.start(token, sender, recipients, &params, now);
         let counts = self.count_message(place, size, now);
         self.source_begins(conn, now);
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.began(Transaction {
+        let transaction = Transaction {
             token,
             job: key,
             record,
@@ -315,7 +316,8 @@ impl Deliverer {
             flown,
             doubled,
             counts,
-        });
+        };
+        connection.began(transaction, id, chunks);
         self.touched.push(conn);
     }
 
