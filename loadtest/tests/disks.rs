@@ -66,9 +66,9 @@ fn a_log_that_cannot_be_written_stops_no_mail() {
     let setup = Setup { wrap: Some("2>/dev/full env".into()), ..Setup::default() };
     let Some(mut bench) = Bench::start(setup) else { return };
     let sent = Source::run(bench.load(200)).unwrap();
-    assert_eq!(bench.settle(&sent, &Kills::default()).duplicates, 0);
     assert!(bench.relay.is_running());
     assert_eq!(bench.relay.log_tail(), "", "the log was written after all");
+    assert_eq!(bench.settle(&sent, &Kills::default()).duplicates, 0);
 }
 
 /// Full while outcomes are to be written, then killed, then started while full, then given room.

@@ -340,7 +340,8 @@ impl Connection {
 
     /// Whether it takes no further message, by a limit of ours or the peer's; but for [one](Self::takes_last).
     pub(super) fn is_spent(&self) -> bool {
-        let kept = u32::from(self.bounds.messages >= limits::LAST_KEPT_FROM);
+        // Kept while others are under way: it ends behind them, and a connection that idles is as good as a new one to anybody.
+        let kept = u32::from(self.bounds.messages >= limits::LAST_KEPT_FROM && !self.transactions.is_empty());
         self.is_retired() || self.begun + kept >= self.bounds.messages || self.is_spent_for_peer()
     }
 
