@@ -246,6 +246,8 @@ mod switches {
         LanesWeighTheSame,
         /// connections of a source to a site are not limited
         SourceConnectionsUncounted,
+        /// octets in flight from a source to a site are not limited
+        SourceOctetsUncounted,
         /// a connection from a source is begun without a permit of its rate at the site
         SourceStartNotAsked,
         /// a message is begun from a source without a permit of its rate at the site

@@ -1,6 +1,6 @@
 //! Disks that fail: full (in the middle of traffic, while outcomes are to be written, at a start), killed while full,
-//! read-only from one moment to the next, a device that returns errors, and a log that cannot be written. New mail is refused for now, what was
-//! acknowledged is delivered, and service resumes.
+//! read-only from one moment to the next, a device that returns errors, and a log that cannot be written. New mail is
+//! refused for now, what was acknowledged is delivered, and service resumes.
 
 #![allow(clippy::unwrap_used)]
 

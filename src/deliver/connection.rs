@@ -111,6 +111,8 @@ pub(super) struct Transaction {
     pub(super) doubled: Option<usize>,
     /// What it has of its scopes.
     pub(super) counts: Option<Box<Counts>>,
+    /// Units of octets in flight that it has of its source.
+    pub(super) source_octets: u32,
 }
 
 /// A refusal, and the rule that is for it.

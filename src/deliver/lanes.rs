@@ -66,6 +66,8 @@ pub(super) struct Lane {
     woken_at: Moment,
     /// It stands in `Lanes::news`.
     listed: bool,
+    /// The limit in force of octets in flight, which another ledger counts.
+    pub(super) octets: Option<u64>,
     /// Flows that were set aside since their tenants rest.
     pub(super) aside: Vec<(DestinationId, FlowId)>,
     /// Those of its tenants that have mail in several lanes.
@@ -226,6 +228,7 @@ impl Deliverer {
                 changes_from: Moment(0),
                 woken_at: Moment(0),
                 listed: false,
+                octets: limits.bytes_in_flight,
                 aside,
                 spread: Spread::default(),
             })
@@ -657,9 +660,8 @@ impl Deliverer {
                 for member in &lane.members {
                     self.queue.set_schedule(member.destination, self.tables.shaping.site_schedule(&lane.site));
                     if let Some(pool) = self.pools.get_mut(&member.destination) {
-                        let has_rate =
-                            has_sources && self.tables.shaping.source_limits(&lane.site).message_rate.is_some();
-                        let by_source = has_rate || new_sources.get(usize::from(pool.from)) == Some(&true);
+                        let counts = has_sources && self.tables.shaping.source_limits(&lane.site).count_messages();
+                        let by_source = counts || new_sources.get(usize::from(pool.from)) == Some(&true);
                         pool.paced = lane.share.is_paced(Paced::Message) || by_source;
                     }
                 }

@@ -96,7 +96,8 @@ impl Deliverer {
         if matches!(outcome, Outcome::Accepted(_)) {
             connection.landed(&transaction, turn.now.mono);
         }
-        self.scopes.give_back(transaction.counts.take());
+        let source = connection.source_scope.clone().filter(|_| transaction.source_octets > 0);
+        self.give_back(source.as_ref(), &mut transaction);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let destination = connection.destination;
         let (host, remote, peer) = (std::rc::Rc::clone(&connection.host), connection.remote, connection.peer);
@@ -507,8 +508,9 @@ impl Deliverer {
     /// A connection that must not be used any more, because of us.
     pub(super) fn broken(&mut self, conn: ConnId, why: &str, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
+        let source = connection.source_scope.clone();
         for mut transaction in std::mem::take(&mut connection.transactions) {
-            self.scopes.give_back(transaction.counts.take());
+            self.give_back(source.as_ref(), &mut transaction);
             let reply = LastReply::new(turn.now.wall, "", 0, Some(Status::new(4, 3, 0)), why.as_bytes());
             self.defer_job(transaction.job, reply, turn);
         }

@@ -50,7 +50,7 @@ impl Deliverer {
                     break;
                 }
                 let Some(key) = self.next_loaded(destination, turn) else { break };
-                if self.awaits_silence(conn, key, turn.now.mono) {
+                if self.awaits_silence(conn, key, turn.now.mono) || paced && !self.source_bears(conn, key) {
                     self.load(key, destination);
                     break;
                 }
@@ -303,7 +303,7 @@ impl Deliverer {
         let (id, chunks) = (view.id(), view.chunk_count());
         let flown = client.start(token, sender, recipients, &params, now);
         let counts = self.count_message(place, size, now);
-        self.source_begins(conn, now);
+        let source_octets = self.source_begins(conn, size, now);
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let transaction = Transaction {
             token,
@@ -316,6 +316,7 @@ impl Deliverer {
             flown,
             doubled,
             counts,
+            source_octets,
         };
         connection.began(transaction, id, chunks);
         self.touched.push(conn);
@@ -444,10 +445,10 @@ impl Deliverer {
         }
         turn.io.close(conn);
         self.count_back(connection.scope);
-        self.count_source_back(connection.destination, connection.source_scope.take());
         for transaction in &mut connection.transactions {
-            self.scopes.give_back(transaction.counts.take());
+            self.give_back(connection.source_scope.as_ref(), transaction);
         }
+        self.count_source_back(connection.destination, connection.source_scope.take());
         if let Some(pool) = self.pools.get_mut(&connection.destination) {
             if connection.leaves {
                 pool.leaving -= usize::from(!planted!(LeavingNotCountedBack));

@@ -5,7 +5,7 @@
 //! that it keeps no other mail waiting. Both are woken by one timer at the end, and cost nothing before.
 
 use super::connection::Refused;
-use super::{Deliverer, age};
+use super::{Deliverer, age, scopes};
 use crate::lease::{Change, Measure, Paced, Scope, Taken};
 use crate::limits;
 use crate::message::Status;
@@ -58,6 +58,10 @@ impl Deliverer {
         }
         if let Action::Lower { by, for_ } = rule.action {
             let measure = Measure { what: Taken::Lower(by), until: now + for_, why: why() };
+            if let Some(by) = by.of_octets() {
+                let measure = Measure { what: Taken::Lower(by), ..measure.clone() };
+                self.impose_on_octets(destination, by, measure, now);
+            }
             self.impose(destination, measure, turn);
         }
     }
@@ -88,6 +92,11 @@ impl Deliverer {
         let paced = lane.share.is_paced(Paced::Message);
         let rest = lane.share.rests().filter(|rest| rest.until > now).cloned();
         let over = lane.share.over(now);
+        let octets = lane.share.limits().bytes_in_flight;
+        if std::mem::replace(&mut lane.octets, octets) != octets {
+            self.octets_changed();
+        }
+        let Some(lane) = self.lanes.get_mut(scope) else { return };
         let members: Vec<DestinationId> = lane.members.iter().map(|member| member.destination).collect();
         self.lanes.note_tenants();
         if let Some(over) = over {
@@ -210,6 +219,10 @@ impl Deliverer {
 
     /// Tells the operator what began or is over at a site whose ledger is here.
     pub(super) fn tell_change(&self, scope: &Scope, change: &Change, turn: &mut Turn<'_>) {
+        if scopes::is_of_octets(scope) {
+            // The ledger of the site's connections and rates tells the same.
+            return;
+        }
         let Change { begins, measure: Measure { what, until, why } } = change;
         let seconds = until.since(turn.now.mono).as_secs();
         let (kind, text) = match (begins, what) {

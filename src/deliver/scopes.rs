@@ -33,11 +33,12 @@ mod held;
 mod tests;
 
 use super::Deliverer;
-use crate::lease::{self, ToLane};
+use super::connection::Transaction;
+use crate::lease::{self, Measure, Scope, ToLane};
 use crate::limits;
 use crate::queue::{CampaignId, DestinationId, FlowId, JobKey, TenantId};
 use crate::rt::ConnId;
-use crate::shaping::Limits;
+use crate::shaping::{Limits, Lowering};
 use crate::shard::Turn;
 use crate::shard::event::{Notice, NoticeKind};
 use crate::shard::mailbox::{FlowNames, Mail};
@@ -46,6 +47,11 @@ pub(super) use held::{Bound, Counts, Scopes};
 use held::{Held, Limited, Place, SCOPES, ScopeId, Whose};
 use std::cmp::Reverse;
 use std::rc::Rc;
+
+/// Whether a scope is that of octets in flight at a site.
+pub(super) fn is_of_octets(scope: &Scope) -> bool {
+    scope.starts_with(held::OF_SITE)
+}
 
 impl Deliverer {
     /// Whose a message is that is handed over, for the queue.
@@ -100,6 +106,8 @@ impl Deliverer {
         }
         let site = self.site_of(destination).cloned();
         let [tenant, campaign] = names;
+        let lane = self.scope(destination).and_then(|scope| self.lanes.get(scope));
+        let in_force = lane.filter(|lane| lane.share.is_lowered()).and_then(|lane| lane.share.limits().bytes_in_flight);
         let all = [
             site.clone().map(Whose::Site),
             tenant.clone().map(Whose::Tenant),
@@ -111,9 +119,28 @@ impl Deliverer {
             let limits = whose.limits(&self.tables.shaping);
             limited.recipients = limited.recipients.min(limits.recipients.unwrap_or(u32::MAX));
             limited.paced |= limits.message_rate.is_some();
-            *place = self.scopes.find(whose, &self.tables.shaping, now);
+            let in_force = in_force.filter(|_| matches!(whose, Whose::Site(_)));
+            *place = self.scopes.find(whose, in_force, &self.tables.shaping, now);
         }
         limited
+    }
+
+    /// A reply has lowered what may be in flight at a site. Its octets have a ledger beside that of the connections and rates: that
+    /// has to know it too.
+    pub(super) fn impose_on_octets(&mut self, destination: DestinationId, by: Lowering, measure: Measure, now: Moment) {
+        let Some(site) = self.site_of(destination).cloned() else { return };
+        let usual = self.tables.shaping.limits(&site);
+        let Some(lowered) = by.of(usual).bytes_in_flight else { return };
+        let whose = Whose::Site(site);
+        let Some(id) = self.scopes.find(whose, Some(lowered), &self.tables.shaping, now) else { return };
+        let Some(held) = self.scopes.get_mut(id) else { return };
+        held.share.impose(measure);
+        self.scopes.list(id);
+    }
+
+    /// The limit of octets in flight at a site is another one: what its flows keep to is found anew.
+    pub(super) fn octets_changed(&mut self) {
+        self.scopes.epoch = self.scopes.epoch.wrapping_add(1);
     }
 
     /// Whether a job that was taken has room in all its scopes; else it is put back, and its flow set aside.
@@ -216,6 +243,12 @@ impl Deliverer {
     pub(super) fn count_message(&mut self, place: Place, size: u32, now: Moment) -> Option<Box<Counts>> {
         let limited = self.limited(place, now)?;
         self.scopes.begin(&limited, place, size, now)
+    }
+
+    /// What a transaction has of its scopes, and of its source, is for others from now on.
+    pub(super) fn give_back(&mut self, source: Option<&Scope>, transaction: &mut Transaction) {
+        self.scopes.give_back(transaction.counts.take());
+        self.source_ends(source, transaction.source_octets);
     }
 
     /// Connections of a destination that could begin a message: those that idle, or one that will.

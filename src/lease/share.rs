@@ -109,11 +109,22 @@ impl Share {
         }
     }
 
+    /// These are in force, as was heard elsewhere, and not the usual ones: of what they count nothing is had before the ledger
+    /// gives it.
+    pub fn assume(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     // --- getters --------------------------------------------------------------------------------------------------
 
     /// The limits, as far as this shard knows.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Whether any of them is lower than usual, by what a host said.
+    pub fn is_lowered(&self) -> bool {
+        self.force.lowered
     }
 
     /// Connections that count.

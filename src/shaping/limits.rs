@@ -21,6 +21,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether a message counts when it is begun, and not only its connection.
+    pub fn count_messages(&self) -> bool {
+        self.message_rate.is_some() || self.bytes_in_flight.is_some()
+    }
+
     /// What both allow: of each limit the one that allows less.
     #[must_use]
     pub fn and(self, other: Limits) -> Limits {

@@ -212,10 +212,16 @@ impl Shaping {
     pub fn limits_flows(&self) -> bool {
         let any = |limits: &Limits| *limits != Limits::default();
         let octets = |limits: &Limits| limits.bytes_in_flight.is_some();
+        let lowers_octets =
+            |rule: &Arc<ReplyRule>| matches!(rule.action, Action::Lower { by, .. } if by.of_octets().is_some());
         self.tenants.values().any(|tenant| any(&tenant.limits) || tenant.at.values().any(any))
             || self.campaigns.values().any(|campaign| any(&campaign.limits))
             || octets(&self.default.limits)
-            || self.providers.iter().any(|provider| octets(&provider.limits))
+            || self
+                .providers
+                .iter()
+                .any(|provider| octets(&provider.limits) || provider.rules.iter().any(lowers_octets))
+            || self.rules.iter().any(lowers_octets)
     }
 
     /// How much of what is scarce a tenant gets, beside others': 1 to 1000.

@@ -112,6 +112,16 @@ pub enum Lowering {
 }
 
 impl Lowering {
+    /// What it does with octets in flight, if anything: they are counted apart from a site's connections and rates.
+    pub fn of_octets(self) -> Option<Lowering> {
+        match self {
+            Lowering::Times(limit, _) => (limit == Limit::BytesInFlight).then_some(self),
+            Lowering::To(Limits { bytes_in_flight, .. }) => {
+                bytes_in_flight.is_some().then_some(Lowering::To(Limits { bytes_in_flight, ..Limits::default() }))
+            }
+        }
+    }
+
     /// `limits`, lowered: never to nothing. [`Times`](Self::Times) leaves a limit as it is that there is none of.
     #[must_use]
     pub fn of(self, limits: Limits) -> Limits {

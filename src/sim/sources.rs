@@ -47,10 +47,11 @@ impl Plan {
 
     /// The limits as `[default]` of a rule file has them.
     pub fn rules(&self) -> String {
-        let Limits { connections, message_rate, connection_rate, .. } = self.limits;
+        let Limits { connections, message_rate, connection_rate, bytes_in_flight, .. } = self.limits;
         let rate = |key: &str, rate: Option<Rate>| rate.map(|rate| format!("{key} = \"{rate}\""));
         let connections = connections.map(|most| format!("connections = {most}"));
-        let all = [connections, rate("message_rate", message_rate), rate("connection_rate", connection_rate)];
+        let octets = bytes_in_flight.map(|octets| format!("bytes_in_flight = \"{}KiB\"", octets >> 10));
+        let all = [connections, rate("message_rate", message_rate), rate("connection_rate", connection_rate), octets];
         let all: Vec<String> = all.into_iter().flatten().collect();
         if all.is_empty() { String::new() } else { format!("per_source = {{ {} }}\n", all.join(", ")) }
     }
@@ -93,6 +94,8 @@ impl Scenario {
             let messages = ["1/s", "10/s burst 5", "5/s", "50/s burst 10"];
             limits.message_rate = if rng.one_in(2) { rate(rng, &messages) } else { None };
             limits.connection_rate = if rng.one_in(3) { rate(rng, &["1/s", "10/s", "10/s burst 4"]) } else { None };
+            // Of what is drawn already.
+            limits.bytes_in_flight = [Some(1 << 10), Some(16 << 10), None][usize::from(count + first) % 3];
         }
         self.sources =
             Some(Plan { count, of: [first, (count - first + shared).min(count)], limits, proxies: Vec::new() });

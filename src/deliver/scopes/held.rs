@@ -14,6 +14,9 @@ use std::rc::Rc;
 /// Scopes of one message.
 pub(super) const SCOPES: usize = 4;
 
+/// Before a site's name, in that of the scope of its octets in flight.
+pub(super) const OF_SITE: &str = "Site ";
+
 /// This shard's shares of scopes that are no site's connections and rates.
 #[derive(Default)]
 pub(in crate::deliver) struct Scopes {
@@ -168,7 +171,7 @@ impl Whose {
     pub(super) fn name(&self) -> Scope {
         // A site's own name has no capital letter, a provider's no colon.
         match self {
-            Whose::Site(site) => format!("Site {}", site.name),
+            Whose::Site(site) => format!("{OF_SITE}{}", site.name),
             Whose::Tenant(name) => format!("Tenant: {name}"),
             Whose::TenantAt(name, site) => format!("Tenant at {}: {name}", site.name),
             Whose::Campaign(name) => format!("Campaign: {name}"),
@@ -424,9 +427,17 @@ impl Scopes {
         held.as_deref_mut().filter(|_| *generation == id.generation)
     }
 
-    /// The scope of that name, made if there is none. `None`: it limits nothing that is counted for each message.
-    pub(super) fn find(&mut self, whose: Whose, shaping: &Shaping, now: Moment) -> Option<ScopeId> {
-        let limits = whose.limits(shaping);
+    /// The scope of that name, made if there is none. `in_force`: its limit of octets in flight, if a reply rule has lowered it.
+    /// `None`: it limits nothing that is counted for each message.
+    pub(super) fn find(
+        &mut self,
+        whose: Whose,
+        in_force: Option<u64>,
+        shaping: &Shaping,
+        now: Moment,
+    ) -> Option<ScopeId> {
+        let usual = whose.limits(shaping);
+        let limits = Limits { bytes_in_flight: in_force.or(usual.bytes_in_flight), ..usual };
         let Limits { connections, message_rate, bytes_in_flight, .. } = limits;
         if (connections, message_rate, bytes_in_flight) == (None, None, None) {
             return None;
@@ -435,8 +446,10 @@ impl Scopes {
         if let Some(id) = self.by_name.get(&name) {
             return Some(*id);
         }
+        let mut share = Share::new(name.clone(), usual);
+        share.assume(limits);
         let held = Box::new(Held {
-            share: Share::new(name.clone(), limits),
+            share,
             whose,
             entitled: Line::default(),
             waiting: Line::default(),

@@ -101,7 +101,7 @@ impl Model {
         for (id, scope) in mail.limited.scopes.iter_mut().zip(mail.scopes) {
             let Some(scope) = scope else { continue };
             let (kind, name) = &all_of(NAMES)[scope];
-            *id = self.shards[mail.shard].find(whose(*kind, name), shaping, self.now);
+            *id = self.shards[mail.shard].find(whose(*kind, name), None, shaping, self.now);
         }
     }
 

@@ -1,5 +1,5 @@
-//! What sources keep to at sites (`per_source` of the rules): connections and rates, each with a ledger for all shards, as a
-//! site's own. Lives on its shard.
+//! What sources keep to at sites (`per_source` of the rules): connections and rates, with a ledger for all shards as a site's own
+//! have, and octets in flight, with another one. Lives on its shard.
 //!
 //! A source's share is asked for before the site's: who waits for a source wants nothing of the site, so no two shards
 //! wait for what the other holds.
@@ -7,7 +7,7 @@
 use super::warm::Warming;
 use crate::deliver::{Deliverer, Map};
 use crate::lease::{self, Counted, Paced, Scope, Share, ToLane};
-use crate::queue::DestinationId;
+use crate::queue::{DestinationId, JobKey};
 use crate::rt::ConnId;
 use crate::shaping::{Limits, Shaping, Site};
 use crate::shard::Turn;
@@ -29,7 +29,10 @@ pub(in crate::deliver) struct Shares {
 
 /// A source at a site.
 pub(super) struct Held {
+    /// Of its connections and rates.
     share: Share,
+    /// Of its octets in flight.
+    octets: Share,
     pub(super) site: Site,
     pub(super) source: u16,
     pub(super) warming: Warming,
@@ -44,12 +47,15 @@ struct Want {
     destination: DestinationId,
     connections: u32,
     permits: [u32; 2],
+    /// Messages that it could begin at once if there were room, and the units of octets of the next.
+    messages: u32,
+    octets: u32,
 }
 
 impl Held {
     fn want(&mut self, destination: DestinationId) -> &mut Want {
         let at = self.wants.iter().position(|want| want.destination == destination).unwrap_or_else(|| {
-            self.wants.push(Want { destination, connections: 0, permits: [0; 2] });
+            self.wants.push(Want { destination, connections: 0, permits: [0; 2], messages: 0, octets: 0 });
             self.wants.len() - 1
         });
         &mut self.wants[at]
@@ -68,6 +74,25 @@ impl Held {
         for kind in [Paced::Message, Paced::Start] {
             self.share.could_use(kind, self.wants.iter().map(|want| want.permits[kind as usize]).sum());
         }
+        let waiting = || self.wants.iter().filter(|want| want.messages > 0);
+        let all: u64 = waiting().map(|want| u64::from(want.messages) * u64::from(want.octets)).sum();
+        // The largest: there would never be room for it behind ever new small ones.
+        let next = waiting().map(|want| want.octets).max().unwrap_or(0);
+        self.octets.could_have(Counted::Octets, u32::try_from(all).unwrap_or(u32::MAX), next);
+    }
+
+    fn counts_octets(&self) -> bool {
+        self.octets.limits().bytes_in_flight.is_some()
+    }
+
+    /// Units that a message of so many octets takes.
+    fn units(&self, size: u32) -> u32 {
+        if self.counts_octets() { lease::octets(size.into(), self.octets.limits()) } else { 0 }
+    }
+
+    /// Whether a message of so many octets may be begun, by those in flight.
+    fn bears(&self, size: u32) -> bool {
+        self.octets.bears(Counted::Octets, self.units(size)) || planted!(SourceOctetsUncounted)
     }
 }
 
@@ -100,9 +125,11 @@ impl Shares {
     }
 }
 
-/// The limits of a source at a site.
-fn limits_of(shaping: &Shaping, site: &Site) -> Limits {
-    Limits { bytes_in_flight: None, ..shaping.source_limits(site) }
+/// The limits of a source at a site: of connections and rates, and of octets in flight.
+fn limits_of(shaping: &Shaping, site: &Site) -> [Limits; 2] {
+    let limits = shaping.source_limits(site);
+    let octets = Limits { bytes_in_flight: limits.bytes_in_flight, ..Limits::default() };
+    [Limits { bytes_in_flight: None, ..limits }, octets]
 }
 
 /// The scope of a source at a site. A site's own name has no capital letter.
@@ -110,16 +137,20 @@ fn name(source: IpAddr, site: &str) -> Scope {
     format!("Source {source} at {site}").into()
 }
 
+/// Before the name of a source's scope, in that of its octets in flight.
+const OCTETS_OF: &str = "Octets of ";
+
 impl Deliverer {
     /// The share of a source at a destination's site. `None`: the destination is of no site.
     fn source_share(&mut self, destination: DestinationId, source: u16) -> Option<Scope> {
         let site = self.site_of(destination)?;
         let scope = name(self.source_address(Some(source))?, &site.name);
         if !self.sources.shares.all.contains_key(&scope) {
-            let (site, limits) = (site.clone(), limits_of(&self.tables.shaping, site));
+            let (site, [limits, octets]) = (site.clone(), limits_of(&self.tables.shaping, site));
             let share = Share::new(scope.clone(), limits);
+            let octets = Share::new(format!("{OCTETS_OF}{scope}").into(), octets);
             let (wants, warming) = (Vec::new(), Warming::default());
-            let held = Held { share, site, source, warming, wants, begins: None, listed: false };
+            let held = Held { share, octets, site, source, warming, wants, begins: None, listed: false };
             self.sources.shares.all.insert(scope.clone(), held);
             // It is forgotten again if nothing comes of it.
             self.sources.shares.list(&scope);
@@ -260,31 +291,62 @@ impl Deliverer {
         scope.and_then(|scope| self.sources.shares.all.get(scope)).map(|held| *held.share.limits()).unwrap_or_default()
     }
 
-    /// Whether messages of a destination have a rate by its sources.
+    /// Whether messages of a destination are counted when they are begun, by its sources.
     pub(in crate::deliver) fn sources_are_paced(&self, pool: u16, site: &Site) -> bool {
-        let has_rate = || limits_of(&self.tables.shaping, site).message_rate.is_some();
-        !self.config.sources.list.is_empty() && (has_rate() || self.pool_warms_up(pool))
+        let counts = || self.tables.shaping.source_limits(site).count_messages();
+        !self.config.sources.list.is_empty() && (counts() || self.pool_warms_up(pool))
     }
 
     /// Whether a message may be begun over a connection, by the limits of its source.
     pub(in crate::deliver) fn source_may_begin(&self, conn: ConnId, now: Moment) -> bool {
-        let scope = self.connections.get(conn).and_then(|connection| connection.source_scope.as_ref());
-        let held = scope.and_then(|scope| self.sources.shares.all.get(scope));
+        let Some(connection) = self.connections.get(conn) else { return true };
+        let held = connection.source_scope.as_ref().and_then(|scope| self.sources.shares.all.get(scope));
         let has_permit = |held: &Held| held.share.has_permit(Paced::Message, now) || planted!(SourcePermitNotAsked);
-        held.is_none_or(|held| has_permit(held) && held.warming.allows())
+        let has_room = |held: &Held| !held.counts_octets() || held.bears(self.next_size(connection.destination));
+        held.is_none_or(|held| has_permit(held) && held.warming.allows() && has_room(held))
     }
 
-    /// A message is begun over a connection.
-    pub(in crate::deliver) fn source_begins(&mut self, conn: ConnId, now: Moment) {
+    /// Octets of the message that goes next to a destination, as far as that is known.
+    fn next_size(&self, destination: DestinationId) -> u32 {
+        let loaded = self.pools.get(&destination).and_then(|pool| pool.loaded.front());
+        let loaded = loaded.and_then(|(key, _)| self.queue.job(*key)).map(|job| job.size);
+        loaded.or_else(|| self.queue.next_flow(destination).map(|(_, size)| size)).unwrap_or(1)
+    }
+
+    /// Whether this message may be begun over a connection, by the octets that its source may have in flight: it may be another one
+    /// than was next.
+    pub(in crate::deliver) fn source_bears(&self, conn: ConnId, key: JobKey) -> bool {
+        let scope = self.connections.get(conn).and_then(|connection| connection.source_scope.as_ref());
+        let held = scope.and_then(|scope| self.sources.shares.all.get(scope));
+        held.zip(self.queue.job(key)).is_none_or(|(held, job)| held.bears(job.size))
+    }
+
+    /// A message of so many octets is begun over a connection; what is to be [counted back](Self::source_ends).
+    pub(in crate::deliver) fn source_begins(&mut self, conn: ConnId, size: u32, now: Moment) -> u32 {
         let Some(scope) = self.connections.get(conn).and_then(|connection| connection.source_scope.clone()) else {
-            return;
+            return 0;
         };
-        if let Some(held) = self.sources.shares.all.get_mut(&scope)
-            && (held.share.is_paced(Paced::Message) || held.warming.is_new())
-        {
+        let Some(held) = self.sources.shares.all.get_mut(&scope) else { return 0 };
+        let units = held.units(size);
+        if units > 0 || held.share.is_paced(Paced::Message) || held.warming.is_new() {
             held.warming.begin();
             held.share.take(Paced::Message, now);
+            held.octets.begin(Counted::Octets, units);
             self.sources.shares.list(&scope);
+        }
+        units
+    }
+
+    /// A message that was begun from a source, with so many units of octets, was answered, or will not be.
+    pub(in crate::deliver) fn source_ends(&mut self, scope: Option<&Scope>, units: u32) {
+        let Some(scope) = scope.filter(|_| units > 0) else { return };
+        let Some(held) = self.sources.shares.all.get_mut(scope) else { return };
+        held.octets.end(Counted::Octets, units);
+        held.sum_up();
+        let site = held.wants.iter().any(|want| want.messages > 0).then(|| Scope::from(&*held.site.name));
+        self.sources.shares.list(scope);
+        if let Some(site) = site {
+            self.wake_members(&site);
         }
     }
 
@@ -292,7 +354,7 @@ impl Deliverer {
     pub(in crate::deliver) fn begins_none_from(&mut self, destination: DestinationId, scope: &Scope) {
         let Some(held) = self.sources.shares.all.get_mut(scope) else { return };
         let Some(want) = held.wants.iter_mut().find(|want| want.destination == destination) else { return };
-        if std::mem::take(&mut want.permits[Paced::Message as usize]) > 0 {
+        if std::mem::take(&mut want.permits[Paced::Message as usize]) + std::mem::take(&mut want.messages) > 0 {
             held.sum_up();
             self.sources.shares.list(scope);
         }
@@ -318,6 +380,7 @@ impl Deliverer {
             *could.entry(scope.clone()).or_default() += u32::from(idles);
         }
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        let size = self.next_size(destination);
         for (scope, could) in could {
             let could = could.min(waiting);
             let source = self.sources.shares.all.get(&scope).map_or(0, |held| held.source);
@@ -328,10 +391,13 @@ impl Deliverer {
                 self.ask_warmup(&scope, could, turn);
             }
             let Some(held) = self.sources.shares.all.get_mut(&scope) else { continue };
-            if !held.share.is_paced(Paced::Message) {
+            let (paced, octets) = (held.share.is_paced(Paced::Message), held.units(size));
+            if !paced && octets == 0 {
                 continue;
             }
-            held.want(destination).permits[Paced::Message as usize] = could;
+            let want = held.want(destination);
+            want.permits[Paced::Message as usize] = if paced { could } else { 0 };
+            (want.messages, want.octets) = (if octets > 0 { could } else { 0 }, octets);
             held.sum_up();
             self.sources.shares.list(&scope);
         }
@@ -340,6 +406,14 @@ impl Deliverer {
 
     /// Mail of the ledger of a source at a site. False: there is no such share here.
     pub(in crate::deliver) fn source_mail(&mut self, mail: &ToLane, turn: &mut Turn<'_>) -> bool {
+        if let Some(scope) = mail.scope.strip_prefix(OCTETS_OF) {
+            let Some(held) = self.sources.shares.all.get_mut(scope) else { return false };
+            held.octets.handle(mail.clone(), turn.now.mono);
+            let site = Scope::from(&*held.site.name);
+            self.sources.shares.list(&scope.into());
+            self.wake_members(&site);
+            return true;
+        }
         let Some(held) = self.sources.shares.all.get_mut(&mail.scope) else { return false };
         held.share.handle(mail.clone(), turn.now.mono);
         let site: Scope = (&*held.site.name).into();
@@ -401,11 +475,13 @@ impl Deliverer {
             if held.wants.len() < before {
                 held.sum_up();
             }
-            if let Some(mail) = held.share.poll_send(self.me, now) {
-                let owner = lease::owner(&scope, self.shards);
-                turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail)));
+            for share in [&mut held.share, &mut held.octets] {
+                if let Some(mail) = share.poll_send(self.me, now) {
+                    let owner = lease::owner(&mail.scope, self.shards);
+                    turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail)));
+                }
             }
-            if held.wants.is_empty() && held.share.is_idle() && held.warming.is_idle() {
+            if held.wants.is_empty() && held.share.is_idle() && held.octets.is_idle() && held.warming.is_idle() {
                 self.sources.shares.all.remove(&scope);
             }
         }
@@ -426,7 +502,9 @@ impl Deliverer {
         let scopes: Vec<Scope> = self.sources.shares.all.keys().cloned().collect();
         for scope in scopes {
             if let Some(held) = self.sources.shares.all.get_mut(&scope) {
-                held.share.set_limits(limits_of(&self.tables.shaping, &held.site));
+                let [limits, octets] = limits_of(&self.tables.shaping, &held.site);
+                held.share.set_limits(limits);
+                held.octets.set_limits(octets);
             }
             self.sources.shares.list(&scope);
         }

@@ -159,6 +159,43 @@ fn most_under_way(world: &World, whose: &str) -> (usize, usize) {
     most
 }
 
+/// A receiver has said that so much at a time is too much. How many messages of 1 KiB were under way there in the minute for
+/// which a rule lowers it, at the most, and behind it.
+fn after_a_word_about_octets(seed: u64, usual: &str) -> (usize, usize) {
+    let rules = "[[reply]]\nname = \"less\"\ntext = \"too much\"\naction = \"lower\"\nto = { bytes_in_flight = \"2KiB\" }\n\
+                 for = \"60s\"\n";
+    let mut world = limited(seed, 3, &format!("{rules}{usual}"));
+    world.hop("10.0.0.3").reply_to("first@d2.test", &["451 4.7.1 too much at a time"]);
+    post(&mut world, 0, ("", "first"), "first@d2.test", 200);
+    world.run(secs(2));
+    let mut send = |whose: &str| {
+        for n in 0..90 {
+            post(&mut world, n % 3, ("", whose), &format!("x{n}@d2.test"), 200);
+            post(&mut world, n % 3, ("", "elsewhere"), &format!("x{n}@d3.test"), 200);
+        }
+        assert!(world.run_until(secs(30), |w| begun(w, &format!("+{whose}")).len() == 90), "{whose}");
+        let most = most_under_way(&world, &format!("+{whose}")).0;
+        world.run(secs(60));
+        most
+    };
+    let most = (send("now"), send("later"));
+    assert!(most_under_way(&world, "+elsewhere").0 > 4, "it is one site that is lowered");
+    assert!(world.run_until(secs(7200), |w| begun(w, "+first").len() == 1));
+    world.run(secs(30));
+    assert_at_rest(&mut world);
+    most
+}
+
+#[test]
+fn octets_in_flight_are_lower_over_all_shards_for_as_long_as_a_rule_says() {
+    let (now, later) = after_a_word_about_octets(5260, "");
+    assert!(now == 2 && later > 4, "{now} {later}");
+    let (now, later) = after_a_word_about_octets(5261, "[default]\nbytes_in_flight = \"7KiB\"\n");
+    assert!(now == 2 && (3..=7).contains(&later), "{now} {later}");
+    let _planted = plant(Bug::LoweringForgotten);
+    assert!(after_a_word_about_octets(5260, "").0 > 2, "the bug is seen");
+}
+
 #[test]
 fn transactions_and_octets_of_a_tenant_are_counted_over_all_shards() {
     let rules =

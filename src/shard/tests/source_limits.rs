@@ -114,6 +114,63 @@ fn a_sources_limits_hold_over_shards_and_domains_and_are_used() {
     }
 }
 
+/// The most messages of a source that were under way at a time, from MAIL to the end of the data.
+fn most_at_once(world: &World) -> BTreeMap<IpAddr, i32> {
+    let mut changes: BTreeMap<IpAddr, Vec<(Moment, i32)>> = BTreeMap::new();
+    for received in world.received() {
+        changes.entry(received.from).or_default().extend([(received.mail_at, 1), (received.at, -1)]);
+    }
+    let most = |mut changes: Vec<(Moment, i32)>| {
+        // What ends in a moment makes room for what begins in it.
+        changes.sort_unstable();
+        let mut open = 0;
+        changes.into_iter().map(|(_, change)| (open += change, open).1).max().unwrap_or(0)
+    };
+    changes.into_iter().map(|(from, changes)| (from, most(changes))).collect()
+}
+
+/// Each message counts as 1 KiB.
+#[test]
+fn octets_in_flight_from_a_source_hold_over_shards_and_domains_and_are_used() {
+    for (seed, shards, site, per_source, most) in [
+        (1, 1, "", "bytes_in_flight = \"1KiB\"", 1),
+        (2, 3, "", "bytes_in_flight = \"2KiB\"", 2),
+        (3, 2, "", "bytes_in_flight = \"3KiB\", connections = 3", 3),
+        (4, 2, "bytes_in_flight = \"3KiB\"", "bytes_in_flight = \"2KiB\"", 2),
+        (5, 3, "message_rate = \"20/s\"", "bytes_in_flight = \"1KiB\", message_rate = \"20/s\"", 1),
+    ] {
+        let mut limited = Limited::new(7800 + seed, shards, site, per_source);
+        limited.send(100, secs(20));
+        let came = most_at_once(&limited.world);
+        assert!(came.values().all(|came| *came <= most), "{site} {per_source} on {shards} shards: {came:?}");
+        assert!(came.values().any(|came| *came == most), "{site} {per_source} on {shards} shards: {came:?}");
+        limited.world.run(secs(30));
+        assert_at_rest(&mut limited.world);
+    }
+    let _planted = plant(Bug::SourceOctetsUncounted);
+    let mut limited = Limited::new(7806, 2, "", "bytes_in_flight = \"1KiB\"");
+    limited.send(100, secs(20));
+    assert!(most_at_once(&limited.world).values().any(|came| *came > 1));
+}
+
+/// A message that is larger than all that may be in flight goes alone, and does not wait for ever behind small ones.
+#[test]
+fn a_large_message_gets_its_turn_from_a_source() {
+    let mut limited = Limited::new(7810, 2, "", "bytes_in_flight = \"4KiB\"");
+    for n in 0..200 {
+        limited.post(n, "", &format!("a{n}@d{}.test", n % 3));
+    }
+    limited.world.run(millis(20));
+    let mut envelope = Envelope::default();
+    envelope.set_sender(b"x@sender.test");
+    envelope.add_recipient(b"large@d1.test", 6);
+    limited.world.inject(0, &envelope, format!("From: a@sender.test\r\n\r\n{}.\r\n", "x\r\n".repeat(4000)).as_bytes());
+    let came = |w: &World| begun(w, "large").len() == 1 && begun(w, "a").values().map(Vec::len).sum::<usize>() == 200;
+    assert!(limited.world.run_until(secs(60), came), "{:?}", begun(&limited.world, "large"));
+    limited.world.run(secs(30));
+    assert_at_rest(&mut limited.world);
+}
+
 #[test]
 fn a_sources_rate_and_its_sites_hold_both_and_the_lower_is_used() {
     for (seed, site, per_source, rate) in [

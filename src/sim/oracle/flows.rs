@@ -9,6 +9,7 @@ use super::{Oracle, is_known};
 use crate::rt::sim::Begun;
 use crate::shaping::{Limits, Pace};
 use crate::sim::guise::Login;
+use crate::sim::hop::Received;
 use crate::sim::scenario::campaign_of;
 use crate::sim::world::World;
 use crate::time::Moment;
@@ -25,36 +26,21 @@ impl Oracle<'_> {
                 tenant_of.insert(sent.letter.mark, login);
             }
         }
-        // Who is judged; where; from when until when; octets.
-        type Span = (Moment, Moment, u64);
         let mut of: BTreeMap<(&'static str, String), Vec<Span>> = BTreeMap::new();
-        let mut known = BTreeSet::new();
         // Its hosts are counted together, as the last.
         let provider = self.scenario.provider.then(|| self.scenario.destinations.len() + 2);
-        for (ip, hop) in world.hops() {
-            let group = world.sim.core.group_of(ip);
-            for received in &hop.received {
-                // What the relay did not hear of may have been over for it long before.
-                let is_told = is_known(world, received) && received.told_at >= received.at;
-                // To several mailboxes of one transaction by LMTP: once.
-                if !is_told || !known.insert((ip, received.link, received.mail_at)) {
-                    continue;
+        for (received, group, span) in spans(world) {
+            if let Some(campaign) = campaign_of(&received.sender) {
+                of.entry(("campaign", campaign)).or_default().push(span);
+            }
+            if let Some(login) = received.mark.and_then(|mark| tenant_of.get(&mark)) {
+                of.entry(("tenant", format!("{login:?}"))).or_default().push(span);
+                if group.is_some() && group == provider {
+                    of.entry(("tenant at the provider", format!("{login:?}"))).or_default().push(span);
                 }
-                // Its dots and the end of the data are the next hop's.
-                let octets = (received.data.len() as u64).saturating_sub(16);
-                let span = (received.mail_at, received.at, octets);
-                if let Some(campaign) = campaign_of(&received.sender) {
-                    of.entry(("campaign", campaign)).or_default().push(span);
-                }
-                if let Some(login) = received.mark.and_then(|mark| tenant_of.get(&mark)) {
-                    of.entry(("tenant", format!("{login:?}"))).or_default().push(span);
-                    if group.is_some() && group == provider {
-                        of.entry(("tenant at the provider", format!("{login:?}"))).or_default().push(span);
-                    }
-                }
-                if let Some(group) = group.filter(|group| self.scenario.local != Some(*group)) {
-                    of.entry(("site", group.to_string())).or_default().push(span);
-                }
+            }
+            if let Some(group) = group.filter(|group| self.scenario.local != Some(*group)) {
+                of.entry(("site", group.to_string())).or_default().push(span);
             }
         }
         let is_no_site = self.scenario.smart_host || self.scenario.invents_exchangers();
@@ -85,9 +71,30 @@ impl Oracle<'_> {
     }
 }
 
+/// From when until when a message was on its way, and its octets.
+pub(super) type Span = (Moment, Moment, u64);
+
+/// What next hops took in, with the group of the hop: each transaction once. Of what the relay did not hear of nothing is said: it
+/// may have been over for it long before.
+pub(super) fn spans(world: &World) -> impl Iterator<Item = (&Received, Option<usize>, Span)> {
+    let mut known = BTreeSet::new();
+    let all = world.hops().flat_map(|(ip, hop)| hop.received.iter().map(move |received| (ip, received)));
+    // To several mailboxes of one transaction by LMTP: once.
+    let told = all.filter(move |(ip, received)| {
+        is_known(world, received)
+            && received.told_at >= received.at
+            && known.insert((*ip, received.link, received.mail_at))
+    });
+    told.map(|(ip, received)| {
+        // Its dots and the end of the data are the next hop's.
+        let octets = (received.data.len() as u64).saturating_sub(16);
+        (received, world.sim.core.group_of(ip), (received.mail_at, received.at, octets))
+    })
+}
+
 /// Whether at any moment there was more than one of these, or more octets, than may be. One message may be larger than
 /// that, by itself.
-fn too_much(limits: &Limits, spans: &[(Moment, Moment, u64)]) -> Option<String> {
+pub(super) fn too_much(limits: &Limits, spans: &[Span]) -> Option<String> {
     let mut changes: Vec<(Moment, bool, u64)> = Vec::new();
     // What was begun and over in one moment was beside nothing.
     for &(from, until, octets) in spans.iter().filter(|(from, until, _)| from < until) {

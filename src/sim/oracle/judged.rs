@@ -8,13 +8,13 @@
 //! All of it outlasts the process, if that went on for [`KEPT`] behind it with cores that did not stand still, with a disk that nothing
 //! had been the matter with up to the end of it, and a wall clock that nobody set meanwhile.
 
-use super::Oracle;
+use super::{Oracle, flows};
 use crate::limits;
 use crate::rt::sim::Begun;
-use crate::shaping::Pace;
+use crate::shaping::{Limits, Pace};
 use crate::sim::guise::Login;
 use crate::sim::hop::{At, Refusal};
-use crate::sim::scenario::rules::Does;
+use crate::sim::scenario::rules::{Does, FEW_OCTETS};
 use crate::sim::world::World;
 use crate::time::Moment;
 use std::collections::BTreeMap;
@@ -37,7 +37,10 @@ impl Oracle<'_> {
     pub(super) fn is_final(&self, ip: IpAddr, refusal: &Refusal) -> bool {
         match self.rule(ip, refusal) {
             Some(Does::Bounce) => true,
-            None | Some(Does::OneConnection(_) | Does::HalfConnections(_) | Does::OneMessage(_)) => refusal.permanent,
+            None
+            | Some(Does::OneConnection(_) | Does::HalfConnections(_) | Does::OneMessage(_) | Does::FewOctets(_)) => {
+                refusal.permanent
+            }
             Some(_) => false,
         }
     }
@@ -81,6 +84,7 @@ impl Oracle<'_> {
                     self.too_many_open(world, word, time, half as usize)
                 }
                 Does::OneMessage(time) => self.too_fast(world, word, time),
+                Does::FewOctets(time) => self.too_much_in_flight(world, word, time),
                 Does::After(_) | Does::Bounce => None,
             };
             if let Some(text) = found {
@@ -149,6 +153,15 @@ impl Oracle<'_> {
         let mut begun = self.begun(world, word, time).filter(|begun| begun.message && begun.at > from);
         let begun = begun.find(|begun| !pace.take(rate, begun.at))?;
         Some(format!("more than {rate} at {:.6} s", begun.at.0 as f64 / 1e9))
+    }
+
+    fn too_much_in_flight(&self, world: &World, word: &Word<'_>, time: Duration) -> Option<String> {
+        let (from, until) = self.holds(world, word.at, time);
+        // The ledger that counts them hears of it from the shard that read the reply, and calls back what it had given out.
+        let from = from + limits::LEASE_TERM;
+        let of_site = flows::spans(world).filter(|(_, group, _)| *group == Some(word.group));
+        let spans: Vec<_> = of_site.map(|(.., span)| span).filter(|span| span.0 > from && span.0 < until).collect();
+        flows::too_much(&Limits { bytes_in_flight: Some(FEW_OCTETS), ..Limits::default() }, &spans)
     }
 
     /// Only of mail whose account is known, and whose beginning was seen.

@@ -2,7 +2,7 @@
 //!
 //! Where it came from the next hops saw; when it was begun, the network. Its pool stands in its header.
 
-use super::Oracle;
+use super::{Oracle, flows};
 use crate::rt::sim::Begun;
 use crate::shaping::{Limits, Pace};
 use crate::sim::hop::Received;
@@ -86,6 +86,18 @@ impl Oracle<'_> {
             }
         }
         self.check_source_rates(world, plan.limits, &mut found);
+        if !self.scenario.invents_exchangers() {
+            let octets = Limits { bytes_in_flight: plan.limits.bytes_in_flight, ..Limits::default() };
+            let mut of: BTreeMap<(usize, IpAddr), Vec<flows::Span>> = BTreeMap::new();
+            for (received, group, span) in flows::spans(world) {
+                if let Some(group) = group.filter(|group| self.scenario.local != Some(*group)) {
+                    of.entry((group, received.from)).or_default().push(span);
+                }
+            }
+            for ((group, from), spans) in of {
+                found.extend(flows::too_much(&octets, &spans).map(|what| format!("{from} to site {group}: {what}")));
+            }
+        }
         found.into_iter().for_each(|text| self.violate("source", text));
     }
 }

@@ -4,6 +4,9 @@ use super::{Scenario, secs};
 use crate::rt::sim::Rng;
 use std::time::Duration;
 
+/// See [`Does::FewOctets`].
+pub const FEW_OCTETS: u64 = 2 << 10;
+
 /// A rule for replies with some words in them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
@@ -30,6 +33,8 @@ pub enum Does {
     HalfConnections(Duration),
     /// A message a second.
     OneMessage(Duration),
+    /// [`FEW_OCTETS`] in flight, or one message.
+    FewOctets(Duration),
     /// The recipient has failed.
     Bounce,
 }
@@ -43,6 +48,7 @@ impl Rule {
             5 => Does::RestOfSource(time),
             6..8 => Does::RestOfTenant(time),
             8 => Does::OneConnection(time),
+            9 if time.as_secs() % 2 == 1 => Does::FewOctets(time),
             9 => Does::HalfConnections(time),
             10 => Does::OneMessage(time),
             _ => Does::Bounce,
@@ -61,6 +67,7 @@ impl Rule {
             Does::OneConnection(time) => ("lower\"\nto = { connections = 1 }\nfor = ", Some(time)),
             Does::HalfConnections(time) => ("lower\"\nlimit = \"connections\"\nfactor = 0.5\nfor = ", Some(time)),
             Does::OneMessage(time) => ("lower\"\nto = { message_rate = \"1/s\" }\nfor = ", Some(time)),
+            Does::FewOctets(time) => ("lower\"\nto = { bytes_in_flight = \"2KiB\" }\nfor = ", Some(time)),
             Does::Bounce => ("bounce\"", None),
         };
         let time = time.map_or(String::new(), |time| format!("\"{}s\"", time.as_secs()));
