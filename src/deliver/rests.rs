@@ -5,8 +5,8 @@
 //! that it keeps no other mail waiting. Both are woken by one timer at the end, and cost nothing before.
 
 use super::connection::Refused;
-use super::{Deliverer, age, scopes};
-use crate::lease::{Change, Measure, Paced, Scope, Taken};
+use super::{Deliverer, age};
+use crate::lease::{Change, Measure, OCTETS_AT, Paced, Scope, Taken};
 use crate::limits;
 use crate::message::Status;
 use crate::queue::{DestinationId, FlowId, JobKey, LastReply};
@@ -219,7 +219,7 @@ impl Deliverer {
 
     /// Tells the operator what began or is over at a site whose ledger is here.
     pub(super) fn tell_change(&self, scope: &Scope, change: &Change, turn: &mut Turn<'_>) {
-        if scopes::is_of_octets(scope) {
+        if scope.starts_with(OCTETS_AT) {
             // The ledger of the site's connections and rates tells the same.
             return;
         }

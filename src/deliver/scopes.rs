@@ -48,11 +48,6 @@ use held::{Held, Limited, Place, SCOPES, ScopeId, Whose};
 use std::cmp::Reverse;
 use std::rc::Rc;
 
-/// Whether a scope is that of octets in flight at a site.
-pub(super) fn is_of_octets(scope: &Scope) -> bool {
-    scope.starts_with(held::OF_SITE)
-}
-
 impl Deliverer {
     /// Whose a message is that is handed over, for the queue.
     pub(super) fn flow_of(&mut self, names: Option<Box<FlowNames>>) -> FlowId {

@@ -103,6 +103,10 @@ const KINDS: [Paced; 2] = [Paced::Message, Paced::Start];
 /// The name of a scope. Cheap to clone.
 pub type Scope = Arc<str>;
 
+/// Before a site's name, in that of the scope of its octets in flight. Its connections and rates have its own name, in which there
+/// is no capital letter.
+pub const OCTETS_AT: &str = "Site ";
+
 /// The shard that has the ledger of a scope, of so many.
 pub fn owner(scope: &str, shards: u16) -> u16 {
     route::shard_of(route::hash(scope.as_bytes()), shards)

@@ -6,7 +6,7 @@
 
 use crate::config::Config;
 use crate::config::sources::{Source, Sources, Warmup};
-use crate::lease::{Resting, Taken};
+use crate::lease::{self, Resting, Taken};
 use crate::rt::disk::StdDisk;
 use crate::shaping::Limits;
 use crate::shard::{QuotaFiles, RestFiles};
@@ -201,7 +201,8 @@ fn read(config: &Config, now: Now) -> io::Result<Status> {
         let pools = pools_of(&config.sources, number, source);
         status.sources.push(OfSource { address: source.address, ehlo_name, pools, warmup, rests: Vec::new() });
     }
-    for kept in rests.all() {
+    // What is lower of a site's octets its own name says as well.
+    for kept in rests.all().iter().filter(|kept| !kept.site.starts_with(lease::OCTETS_AT)) {
         let (site, why) = (kept.site.to_string(), kept.why.to_string());
         let until = stamp(Wall(now.wall.0 + millis(kept.until.since(now.mono))));
         let what = match &kept.what {

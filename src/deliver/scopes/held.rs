@@ -14,9 +14,6 @@ use std::rc::Rc;
 /// Scopes of one message.
 pub(super) const SCOPES: usize = 4;
 
-/// Before a site's name, in that of the scope of its octets in flight.
-pub(super) const OF_SITE: &str = "Site ";
-
 /// This shard's shares of scopes that are no site's connections and rates.
 #[derive(Default)]
 pub(in crate::deliver) struct Scopes {
@@ -171,7 +168,7 @@ impl Whose {
     pub(super) fn name(&self) -> Scope {
         // A site's own name has no capital letter, a provider's no colon.
         match self {
-            Whose::Site(site) => format!("{OF_SITE}{}", site.name),
+            Whose::Site(site) => format!("{}{}", lease::OCTETS_AT, site.name),
             Whose::Tenant(name) => format!("Tenant: {name}"),
             Whose::TenantAt(name, site) => format!("Tenant at {}: {name}", site.name),
             Whose::Campaign(name) => format!("Campaign: {name}"),
