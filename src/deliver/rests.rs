@@ -93,11 +93,11 @@ impl Deliverer {
         let rest = lane.share.rests().filter(|rest| rest.until > now).cloned();
         let over = lane.share.over(now);
         let octets = lane.share.limits().bytes_in_flight;
-        if std::mem::replace(&mut lane.octets, octets) != octets {
+        let other_octets = std::mem::replace(&mut lane.octets, octets) != octets;
+        let members: Vec<DestinationId> = lane.members.iter().map(|member| member.destination).collect();
+        if other_octets {
             self.octets_changed();
         }
-        let Some(lane) = self.lanes.get_mut(scope) else { return };
-        let members: Vec<DestinationId> = lane.members.iter().map(|member| member.destination).collect();
         self.lanes.note_tenants();
         if let Some(over) = over {
             self.lanes.wake_at(over, scope);
