@@ -252,6 +252,8 @@ mod switches {
         SourceStartNotAsked,
         /// a message is begun from a source without a permit of its rate at the site
         SourcePermitNotAsked,
+        /// mail of another pool of sources does not learn that its domain has other hosts
+        SiblingsNotTold,
     }
 
     thread_local! {

@@ -187,9 +187,9 @@ struct Pool {
     no_more_until: Moment,
     /// Refusals in a row, for that.
     refusals: u32,
-    /// Its domain has come from there, or gone there: see `Deliverer::moved`.
-    predecessor: Option<DestinationId>,
-    heir: Option<DestinationId>,
+    /// Mail of its domain has come from there, or gone there: see `Deliverer::moved`.
+    predecessors: Vec<DestinationId>,
+    heirs: Vec<DestinationId>,
     /// An attempt that waits for room for another one beside it.
     beside: Option<ConnId>,
     /// Addresses that an attempt has not come to, because connections have a rate.

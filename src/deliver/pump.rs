@@ -22,12 +22,7 @@ impl Deliverer {
         } else if self.is_located(destination, turn) {
             self.pump_connections(destination, turn);
         }
-        let before = self.pools.get(&destination).and_then(|pool| pool.predecessor);
-        if before.is_some_and(|before| !self.pools.contains_key(&before))
-            && let Some(pool) = self.pools.get_mut(&destination)
-        {
-            pool.predecessor = None;
-        }
+        self.forget_predecessors(destination);
         if self.pools.get(&destination).is_some_and(Pool::is_unused) {
             let removed = self.pools.remove(&destination);
             if let Some((scope, from)) = removed.and_then(|pool| Some((pool.scope?, pool.from))) {
@@ -455,13 +450,17 @@ impl Deliverer {
             } else {
                 pool.connections.retain(|c| *c != conn);
             }
-            let heir = pool.heir.filter(|heir| self.queue.name(*heir).is_some());
+            let heirs = pool.heirs.clone();
             if pool.connections.is_empty() && !self.ahead.has_room() {
                 self.put_back_loaded(connection.destination);
             }
             // The pump clears away a pool that is not used any more.
             self.wake(connection.destination);
-            heir.into_iter().for_each(|heir| self.wake(heir));
+            for heir in heirs {
+                if self.queue.name(heir).is_some() {
+                    self.wake(heir);
+                }
+            }
         }
     }
 
@@ -490,7 +489,7 @@ impl Pool {
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
         held == 0
             && self.left.is_none()
-            && self.predecessor.is_none()
+            && self.predecessors.is_empty()
             && !self.woken
             && !self.starved
             && !self.awaits_writer

@@ -18,10 +18,8 @@ impl Deliverer {
             }
             let Some(resolved) = self.resolver.poll_event() else { break };
             self.verified(&resolved.domain, &resolved.resolution, turn);
-            for domain in self.resolving.remove(&resolved.domain).unwrap_or_default() {
-                self.asked.remove(&domain);
-                self.answered(domain, &resolved.resolution, turn);
-            }
+            let domains = self.resolving.remove(&resolved.domain).unwrap_or_default();
+            self.answered(&domains, &resolved.resolution, turn);
         }
     }
 

@@ -4,7 +4,9 @@
 //! The binding of a domain holds as long as what DNS said. When that is over it is asked again: mail goes on over the
 //! connections that stand until there is an answer, and follows it to another site if that is what it says.
 
+use super::connection::Connection;
 use super::outcome::Attempt;
+use super::sources::without_pool;
 use super::{Deliverer, Plans};
 use crate::dns::{Answer, MailHost, Resolution, Verdict};
 use crate::local::LmtpServer;
@@ -88,14 +90,14 @@ impl Deliverer {
 
     /// A domain has come to another destination. If it was the last of the one before, that one's connections end; and since
     /// some of its hosts may be hosts of the new one too, which count connections and not destinations, the new one opens
-    /// none while those stand.
-    fn moved(&mut self, before: DestinationId, after: DestinationId, turn: &mut Turn<'_>) {
+    /// none while those stand. Nor do those where other mail of the same name waits.
+    fn moved(&mut self, domain: DomainId, before: DestinationId, after: DestinationId, turn: &mut Turn<'_>) {
         if !self.queue.is_abandoned(before) {
             return;
         }
         let Some(pool) = self.pools.get(&before) else { return };
         let stands = !pool.connections.is_empty() || pool.leaving > 0;
-        let Some(last) = Some(before).filter(|_| stands).or(pool.predecessor) else { return };
+        let last: Vec<_> = stands.then_some(before).into_iter().chain(pool.predecessors.iter().copied()).collect();
         for conn in pool.connections.clone() {
             let Some(connection) = self.connections.get_mut(conn) else { continue };
             connection.retires = true;
@@ -106,25 +108,61 @@ impl Deliverer {
                 self.quit(conn, turn);
             }
         }
-        self.pools.make(after).predecessor = Some(last);
-        if let Some(pool) = self.pools.get_mut(&last) {
-            pool.heir = Some(after);
+        let siblings = self.siblings(domain).into_iter().filter_map(|sibling| self.queue.destination(sibling));
+        let heirs: Vec<_> = std::iter::once(after).chain(siblings).collect();
+        for last in last {
+            for &heir in heirs.iter().filter(|heir| **heir != last) {
+                let predecessors = &mut self.pools.make(heir).predecessors;
+                if !predecessors.contains(&last) {
+                    predecessors.push(last);
+                }
+                if let Some(pool) = self.pools.get_mut(&last)
+                    && !pool.heirs.contains(&heir)
+                {
+                    pool.heirs.push(heir);
+                }
+            }
         }
     }
 
-    /// Whether connections of the destination before still stand to hosts of this one.
+    /// The other domains that mail of a domain's name waits for: that of other pools of sources, and such as asks for no TLS.
+    fn siblings(&self, domain: DomainId) -> Vec<DomainId> {
+        let Some(name) = self.queue.domain_name(domain) else { return Vec::new() };
+        let plain = without_pool(name.strip_suffix(Plans::NOT_REQUIRED).unwrap_or(name));
+        let names = (0..self.config.sources.pools.len().max(1)).flat_map(|pool| {
+            let name = self.with_pool(plain.into(), u16::try_from(pool).unwrap_or_default());
+            [name.clone() + Plans::NOT_REQUIRED, name]
+        });
+        names.filter_map(|name| self.queue.domain(&name)).filter(|sibling| *sibling != domain).collect()
+    }
+
+    /// Whether connections of destinations before still stand to hosts of this one.
     pub(super) fn is_preceded(&mut self, destination: DestinationId, route: &Resolution) -> bool {
-        let Some(before) = self.pools.get(&destination).and_then(|pool| pool.predecessor) else { return false };
+        let Some(pool) = self.pools.get(&destination).filter(|pool| !pool.predecessors.is_empty()) else {
+            return false;
+        };
         let same = |conn| {
-            let connection = self.connections.get(conn).filter(|c| c.destination == before);
+            // One that is in use again, for another domain, is none that ends.
+            let ends = |c: &&Connection| (c.retires || c.leaves) && pool.predecessors.contains(&c.destination);
             let is_there = |to: SocketAddr| route.hosts().iter().any(|host| host.addresses.contains(&to.ip()));
+            let connection = self.connections.get(conn).map(|c| &**c).filter(ends);
             connection.is_some_and(|c| route.exchangers.contains(&c.host) || c.remote.is_some_and(is_there))
         };
         let preceded = self.connections.ids().any(same);
         if !preceded && let Some(pool) = self.pools.get_mut(&destination) {
-            pool.predecessor = None;
+            pool.predecessors = Vec::new();
         }
         preceded
+    }
+
+    /// Predecessors whose connections have all ended are none any more.
+    pub(super) fn forget_predecessors(&mut self, destination: DestinationId) {
+        if self.pools.get(&destination).is_none_or(|pool| pool.predecessors.is_empty()) {
+            return;
+        }
+        let mut predecessors = std::mem::take(&mut self.pools.make(destination).predecessors);
+        predecessors.retain(|before| self.pools.contains_key(before));
+        self.pools.make(destination).predecessors = predecessors;
     }
 
     /// What is loaded at a destination and belongs elsewhere by now goes there.
@@ -145,14 +183,39 @@ impl Deliverer {
         }
     }
 
-    /// DNS has answered.
-    pub(super) fn answered(&mut self, domain: DomainId, resolution: &Rc<Resolution>, turn: &mut Turn<'_>) {
-        self.answered = Some((domain, Rc::clone(resolution)));
-        self.locate(domain, turn);
-        if let Some(destination) = self.queue.destination(domain) {
-            self.pump(destination, turn);
+    /// DNS has answered what these domains wait for. All of them are told before any mail goes on: they may have connections to
+    /// the same hosts.
+    pub(super) fn answered(&mut self, domains: &[DomainId], resolution: &Rc<Resolution>, turn: &mut Turn<'_>) {
+        for domain in domains {
+            self.asked.remove(domain);
+        }
+        for &domain in domains {
+            self.answered = Some((domain, Rc::clone(resolution)));
+            self.locate(domain, turn);
+        }
+        for &domain in domains {
+            self.answered = Some((domain, Rc::clone(resolution)));
+            if let Some(destination) = self.queue.destination(domain) {
+                self.pump(destination, turn);
+            }
         }
         self.answered = None;
+    }
+
+    /// DNS has said something new of a domain: other mail of its name, which has connections to the same hosts, does not learn
+    /// of it later.
+    fn tell_siblings(&mut self, domain: DomainId, route: &Rc<Resolution>, turn: &mut Turn<'_>) {
+        for sibling in self.siblings(domain).into_iter().filter(|_| !planted!(SiblingsNotTold)) {
+            if self.queue.bound_until(sibling) == self.queue.bound_until(domain) {
+                continue;
+            }
+            let told = self.answered.replace((sibling, Rc::clone(route)));
+            self.locate(sibling, turn);
+            self.answered = told;
+            if let Some(destination) = self.queue.destination(sibling) {
+                self.wake(destination);
+            }
+        }
     }
 
     /// Where the mail of a domain goes, as far as that is known.
@@ -244,8 +307,9 @@ impl Deliverer {
                     if let (Some(before), Some(after), true) = (before, after, before != after) {
                         // What was loaded there goes along.
                         self.wake(before);
-                        self.moved(before, after, turn);
+                        self.moved(domain, before, after, turn);
                     }
+                    self.tell_siblings(domain, &route, turn);
                 }
                 Route::To(route, plans)
             }
@@ -300,7 +364,7 @@ impl Deliverer {
         if let Some(before) = before.filter(|before| *before != own) {
             // What was loaded there goes along.
             self.wake(before);
-            self.moved(before, own, turn);
+            self.moved(domain, before, own, turn);
         }
         if for_good {
             self.fail_all(own, &reply, Attempt::default(), turn);

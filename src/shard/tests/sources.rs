@@ -10,6 +10,10 @@ use std::net::IpAddr;
 
 /// Two domains at hosts of their own; sources 1 and 2 of the default pool, 3 and 4 of the tenant `bulk`'s.
 fn sourced(seed: u64, shards: u16) -> World {
+    sourced_with(seed, shards, |_| {})
+}
+
+fn sourced_with(seed: u64, shards: u16, change: impl FnOnce(&mut config::Config)) -> World {
     let mut text = "[[pool]]\nname = \"bulk\"\ntenants = [\"bulk\"]\n".to_owned();
     for n in 1..=4 {
         let pool = if n < 3 { "default" } else { "bulk" };
@@ -17,8 +21,9 @@ fn sourced(seed: u64, shards: u16) -> World {
         text += &format!("ehlo_name = \"out{n}.test\"\n");
     }
     let sources = config::parse("sources", &text, &Machine::default()).unwrap().config.sources;
-    let mut world =
-        World::guarded(seed, shards, config::Config { sources, ..super::config() }, 1000, Tables::default());
+    let mut config = config::Config { sources, ..super::config() };
+    change(&mut config);
+    let mut world = World::guarded(seed, shards, config, 1000, Tables::default());
     for n in 0..2 {
         world.domain(&format!("d{n}.test"), &format!("10.0.0.{}", n + 1));
     }
@@ -209,4 +214,28 @@ fn a_warm_up_that_is_not_counted_is_seen() {
         world.run(secs(6));
     }
     assert!(from(&world, "a")[&ip(1)] > 3);
+}
+
+/// Mail of two pools for one domain, which gets another exchanger while mail of one of them is under way to the first: at a
+/// host that takes one connection, what waits for the other pool waits for that one's end.
+#[test]
+fn mail_of_all_pools_learns_at_once_that_its_domain_has_other_hosts() {
+    for bug in [None, Some(Bug::SiblingsNotTold)] {
+        let _planted = bug.map(plant);
+        let mut world = sourced_with(6120, 1, |config| config.delivery.connections_per_destination = 1);
+        world.hop("10.0.0.1").mood.delay = secs(100);
+        post(&mut world, 0, "bulk", "b@d0.test");
+        world.run(secs(10));
+        // One that nobody is sent to while the first can be reached.
+        world.domain("other.test", "10.0.0.3");
+        world.records.domain("d0.test", &[(10, "mx.d0.test"), (20, "mx.other.test")]);
+        // By now what DNS said is over, and the message is on its way.
+        world.run(secs(300));
+        post(&mut world, 0, "", "a@d0.test");
+        assert!(world.run_until(secs(1200), |w| w.received().count() == 2));
+        assert_eq!(world.hop("10.0.0.1").received.len(), 2);
+        assert_eq!(world.hop("10.0.0.1").peak, if bug.is_some() { 2 } else { 1 });
+        world.run(secs(300));
+        assert_at_rest(&mut world);
+    }
 }
