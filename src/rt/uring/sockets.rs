@@ -274,13 +274,21 @@ impl Sockets {
     pub(super) fn write(&mut self, ring: &mut Ring, conn: ConnId, parts: &[IoSlice<'_>]) -> usize {
         let all = parts.iter().map(|p| p.len()).sum();
         let Some(fd) = self.descriptor(conn) else { return all };
-        // SAFETY: msghdr is plain data; all-zero is its empty value.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = parts.as_ptr().cast_mut().cast();
-        message.msg_iovlen = parts.len() as _;
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         let sent = loop {
-            // SAFETY: IoSlice is layout-compatible with iovec; the parts live through the call, which only reads them.
-            let n = unsafe { libc::sendmsg(fd, &raw const message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) };
+            let n = match parts {
+                // Most replies and groups of commands. The kernel copies no header and no list of pieces for it.
+                // SAFETY: the part lives through the call, which only reads it.
+                [part] => unsafe { libc::send(fd, part.as_ptr().cast(), part.len(), flags) },
+                _ => {
+                    // SAFETY: msghdr is plain data; all-zero is its empty value.
+                    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+                    message.msg_iov = parts.as_ptr().cast_mut().cast();
+                    message.msg_iovlen = parts.len() as _;
+                    // SAFETY: IoSlice is layout-compatible with iovec; the parts live through the call, which only reads them.
+                    unsafe { libc::sendmsg(fd, &raw const message, flags) }
+                }
+            };
             if n >= 0 {
                 break n as usize;
             }
