@@ -14,7 +14,7 @@ use crate::time::Moment;
 impl Deliverer {
     /// Brings the mail of a destination and its connections together, as far as both are there.
     pub(super) fn pump(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
-        if self.draining {
+        if self.draining || self.is_content(destination) {
             return;
         }
         if self.is_maildir(destination) {
@@ -30,6 +30,12 @@ impl Deliverer {
                 self.sources_left(&scope, from);
             }
         }
+    }
+
+    /// Whether a pump would find nothing to do: no mail waits, there is a connection, and nobody is asked for more. Most replies
+    /// come to such a destination.
+    fn is_content(&self, destination: DestinationId) -> bool {
+        self.pools.get(&destination).is_some_and(Pool::is_content) && self.queue.peek_len(destination) == 0
     }
 
     fn pump_connections(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
@@ -485,6 +491,18 @@ impl Deliverer {
 }
 
 impl Pool {
+    /// But for the mail that waits in the queue.
+    fn is_content(&self) -> bool {
+        self.wants_none
+            && !self.paced
+            && self.loaded.is_empty()
+            && self.fetching == 0
+            && !self.connections.is_empty()
+            && self.left.is_none()
+            && self.beside.is_none()
+            && self.predecessors.is_empty()
+    }
+
     pub(super) fn is_unused(&self) -> bool {
         let held = self.loaded.len() + self.fetching + self.connections.len() + self.leaving;
         held == 0
