@@ -80,7 +80,8 @@ impl Envelope {
     /// Puts `members` in the place of the recipient added last, those left out that are recipients already.
     ///
     /// What was said of it holds for each of them, but not for those of a list with a reverse-path of its own: there the
-    /// sender's part ends (RFC 3461 §5.2.7). A message that nobody may be told of keeps the null reverse-path.
+    /// sender's part ends (RFC 3461 §5.2.7): who wants to hear of success hears that the list has it, so the list stays a
+    /// recipient beside them. A message that nobody may be told of keeps the null reverse-path.
     ///
     /// # Panics
     /// Without a recipient.
@@ -89,9 +90,21 @@ impl Envelope {
         let index = u16::try_from(index).expect("limits.rs bounds recipients");
         let said = Params::parse(&self.extra).unwrap_or_default().recipients().find(|(at, ..)| *at == index);
         let said = said.map(|(_, notify, orcpt)| (notify, orcpt.to_vec()));
+        let is_known = |envelope: &Envelope, address: &[u8]| envelope.recipients().any(|r| r.address == address);
+        let wants_success = said.as_ref().is_some_and(|(notify, _)| notify.success);
+        let is_list = self.sender_len > 0 && members.iter().any(|member| member.reverse_path.is_some());
+        let list = self.recipients().last().filter(|_| is_list && wants_success);
+        let list = list.map(|list| (list.address.to_vec(), list.address.len() - list.domain.len()));
         self.remove_last_recipient();
+        if let (Some((address, domain_at)), Some((notify, orcpt))) = (list, &said)
+            && !is_known(self, &address)
+        {
+            self.add_recipient(&address, domain_at);
+            params::write_recipient(&mut self.extra, index, *notify, orcpt);
+            params::write_reached(&mut self.extra, index);
+        }
         for member in members {
-            if self.recipients().any(|r| r.address == member.address) {
+            if is_known(self, member.address) {
                 continue;
             }
             let index = u16::try_from(self.recipients.len()).expect("limits.rs bounds recipients");
@@ -195,6 +208,37 @@ mod tests {
         assert_eq!(all, [(&b"x@y.example"[..], &b"y.example"[..]), (b"postmaster", b"")]);
         e.set_sender(b"");
         assert_eq!((e.sender(), e.recipient_count()), (&b""[..], 0));
+    }
+
+    #[test]
+    fn a_list_stays_for_who_wants_to_hear_that_it_was_reached() {
+        let notify = Notify { success: true, failure: true, ..Notify::default() };
+        let member = Member { address: b"e@f", domain_at: 2, reverse_path: Some(b"owner-l@h") };
+        let sent = |sender: &[u8], notify, member| {
+            let mut e = Envelope::default();
+            e.set_sender(sender);
+            for _ in 0..2 {
+                e.add_recipient(b"l@h", 2);
+                e.set_recipient_options(notify, b"rfc822;l@h");
+                e.expand_last_recipient(&[member]);
+            }
+            e
+        };
+        let e = sent(b"s@x", notify, member);
+        let all: Vec<_> = e.recipients().map(|r| (r.address, r.domain)).collect();
+        assert_eq!(all, [(&b"l@h"[..], &b"h"[..]), (b"e@f", b"f")], "once, though it was named twice");
+        let mut bytes = Vec::new();
+        e.write_params(&mut bytes);
+        let params = Params::parse(&bytes).unwrap_or_default();
+        assert_eq!(params.reached().collect::<Vec<_>>(), [0]);
+        assert_eq!((params.recipient(0), params.reverse_path(0)), ((notify, &b"rfc822;l@h"[..]), None));
+        assert_eq!((params.recipient(1).0.is_default(), params.reverse_path(1)), (true, member.reverse_path));
+        // Nobody could be told, nobody asked, or it is an alias, whose members tell.
+        let failure = Notify { success: false, ..notify };
+        let plain = Member { reverse_path: None, ..member };
+        for e in [sent(b"", notify, member), sent(b"s@x", failure, member), sent(b"s@x", notify, plain)] {
+            assert_eq!(e.recipients().map(|r| r.address).collect::<Vec<_>>(), [b"e@f"]);
+        }
     }
 
     #[test]

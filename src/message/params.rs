@@ -114,6 +114,8 @@ enum Tag {
     ReversePath = 8,
     Campaign = 9,
     Pool = 10,
+    /// Recipient (two octets).
+    Reached = 11,
 }
 
 const UTF8: u8 = 1;
@@ -187,6 +189,12 @@ pub fn write_reverse_path(out: &mut Vec<u8>, index: u16, path: &[u8]) {
     item(out, Tag::ReversePath, [&index.to_le_bytes(), path]);
 }
 
+/// Appends that recipient number `index` is a list, which the message has reached: nobody is sent it for that, and the sender
+/// wants to hear of it (RFC 3461 §5.2.7).
+pub fn write_reached(out: &mut Vec<u8>, index: u16) {
+    item(out, Tag::Reached, [&index.to_le_bytes(), &[]]);
+}
+
 /// Takes back what [`write_recipient`] has appended last, if it was of recipient number `index`.
 pub fn drop_recipient(out: &mut Vec<u8>, index: u16) {
     let mut items = Items(out);
@@ -217,7 +225,7 @@ impl<'a> Params<'a> {
                 (Tag::DeliverBy, [_, _, _, _, _, _, _, _, flags]) if *flags < 4 => {}
                 (Tag::Priority, [priority]) if (-9..=9).contains(&priority.cast_signed()) => {}
                 (Tag::Recipient, [_, _, notify, ..]) if *notify < 16 => {}
-                (Tag::ReversePath, [_, _, _, ..]) => {}
+                (Tag::ReversePath, [_, _, _, ..]) | (Tag::Reached, [_, _]) => {}
                 (Tag::HoldUntil, [_, _, _, _, _, _, _, _]) => {}
                 (Tag::Envid | Tag::Account | Tag::Campaign | Tag::Pool, _) => {}
                 _ => return None,
@@ -253,7 +261,8 @@ impl<'a> Params<'a> {
                         wall().map(|until| DeliverBy { until, return_late: flags & 1 != 0, trace: flags & 2 != 0 });
                 }
                 Tag::Priority => options.priority = value[0].cast_signed(),
-                Tag::Envid | Tag::Account | Tag::Campaign | Tag::Pool | Tag::Recipient | Tag::ReversePath => {}
+                Tag::Envid | Tag::Account | Tag::Campaign | Tag::Pool => {}
+                Tag::Recipient | Tag::ReversePath | Tag::Reached => {}
             }
         }
         options
@@ -309,6 +318,14 @@ impl<'a> Params<'a> {
         self.reverse_paths().find(|(at, _)| *at == index).map(|(_, path)| path)
     }
 
+    /// Those recipients that are lists which the message has reached already, in the order of the envelope.
+    pub fn reached(self) -> impl Iterator<Item = u16> {
+        Items(self.0).filter(|(tag, _)| *tag == Tag::Reached).filter_map(|(_, value)| {
+            let [low, high] = value else { return None };
+            Some(u16::from_le_bytes([*low, *high]))
+        })
+    }
+
     /// Whether nothing was said at all.
     pub fn is_empty(self) -> bool {
         self.0.is_empty()
@@ -335,6 +352,7 @@ impl<'a> Iterator for Items<'a> {
             8 => Tag::ReversePath,
             9 => Tag::Campaign,
             10 => Tag::Pool,
+            11 => Tag::Reached,
             _ => return None,
         };
         self.0 = rest;
@@ -381,11 +399,13 @@ mod tests {
             write_campaign(&mut bytes, b"spring");
             write_pool(&mut bytes, b"bulk");
             write_reverse_path(&mut bytes, 3, b"owner-list@here.example");
+            write_reached(&mut bytes, 2);
             let params = Params::parse(&bytes).unwrap();
             prop_assert_eq!(params.options(), options);
             prop_assert_eq!(params.envid(), envid.as_deref().unwrap_or_default());
             prop_assert_eq!((params.account(), params.campaign()), (&b"someone"[..], &b"spring"[..]));
             prop_assert_eq!(params.pool(), &b"bulk"[..]);
+            prop_assert_eq!(params.reached().collect::<Vec<_>>(), [2]);
             prop_assert_eq!((params.reverse_path(3), params.reverse_path(2)), (Some(&b"owner-list@here.example"[..]), None));
             for (i, (notify, orcpt)) in recipients.iter().enumerate() {
                 let (n, o) = params.recipient(i as u16);
@@ -402,7 +422,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Some(params) = Params::parse(&bytes) {
-                let _ = (params.options(), params.envid(), params.account(), params.recipients().count(), params.reverse_path(1));
+                let _ = (params.options(), params.envid(), params.account(), params.recipients().count(), params.reverse_path(1), params.reached().count());
             }
         }
     }
@@ -413,7 +433,7 @@ mod tests {
         write_options(&mut bytes, &MailOptions::default());
         assert!(bytes.is_empty());
         assert_eq!(Params::parse(&bytes), Some(Params::default()));
-        assert_eq!(Params::parse(&[11, 0, 0]), None, "a tag of a later version");
+        assert_eq!(Params::parse(&[12, 0, 0]), None, "a tag of a later version");
         assert_eq!(Params::parse(&[1, 1, 0, 64]), None, "a flag of a later version");
         assert_eq!(Params::parse(&[4, 1, 0, 10]), None, "no such priority");
         assert_eq!(Params::parse(&[8, 2, 0, 0, 0]), None, "the null reverse-path is no list's");

@@ -256,6 +256,15 @@ impl Notifier {
         }
     }
 
+    /// A message has reached lists that its sender wants to hear of (RFC 3461 §5.2.7): these recipients.
+    pub(super) fn lists_reached(&mut self, id: MessageId, lists: &[u16], reply: &LastReply) {
+        for part in lists.chunks(limits::TRANSACTION_RECIPIENTS) {
+            let recipients = RecipientSet::from_slice(part);
+            let reply = Box::new(reply.clone());
+            self.push(Notice { id, recipients, what: What::Stored, reply, untold: None, paid: false });
+        }
+    }
+
     /// The log could not keep it.
     pub(super) fn refused(&mut self, waiter: u64, why: spool::Refusal, log: &mut Log, now: Now) {
         if let Some(notice) = self.written.try_remove((waiter & !NOTICE) as usize) {

@@ -6,9 +6,9 @@
 use super::Home;
 use crate::config::sources::Whose;
 use crate::limits;
-use crate::message::MessageId;
 use crate::message::params::Params;
-use crate::queue::RecipientSet;
+use crate::message::{MessageId, Status};
+use crate::queue::{LastReply, RecipientSet};
 use crate::rt::buffer::Slice;
 use crate::shard::Turn;
 use crate::shard::mailbox::{self, FlowNames, Handoff, Mail};
@@ -42,13 +42,22 @@ impl Home {
         sources.pool_of(Whose { named, campaign, tenant, sender: facts.sender })
     }
 
-    /// Gives the recipients of a message that have no outcome yet to the owners of their destinations.
+    /// Gives the recipients of a message that have no outcome yet to the owners of their destinations. Lists among them are where
+    /// they should be: their sender hears of it.
     pub(in crate::shard) fn hand_off<'r, R: Iterator<Item = RecipientView<'r>>>(
         &mut self,
         facts: &Message<'_>,
         recipients: impl Fn() -> R,
         turn: &mut Turn<'_>,
     ) {
+        let reached: Vec<u16> = facts.params.reached().collect();
+        let is_reached = |r: &RecipientView<'_>| reached.binary_search(&r.index).is_ok();
+        if !reached.is_empty() {
+            let arrived: Vec<u16> = recipients().filter(is_reached).map(|r| r.index).collect();
+            let reply = LastReply::new(turn.now.wall, "", 250, Some(Status::new(2, 1, 5)), b"the list has it");
+            self.notifier.lists_reached(facts.id, &arrived, &reply);
+        }
+        let recipients = || recipients().filter(|r| !is_reached(r));
         let (me, shards, routes) = (self.me, self.shards, &self.routes);
         let connections = self.config.delivery.connections_per_destination;
         let terms = mailbox::terms(facts.params, facts.accepted, turn.now);

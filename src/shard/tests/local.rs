@@ -242,6 +242,42 @@ fn success_is_told_where_the_mailbox_is_ours() {
     }
 }
 
+#[test]
+fn who_asks_for_success_hears_that_a_list_has_it_and_nothing_of_its_members() {
+    // RFC 3461 section 5.2.7; also where the process dies before it has said so.
+    for (seed, crash) in [(28, false), (29, true)] {
+        let (mut world, server) = by_lmtp(seed);
+        world.hop("10.0.0.1").reply_to("far@a.test", &["550 5.1.1 unknown"]);
+        if crash {
+            // Nothing of it leaves before the crash.
+            world.hop("10.0.0.1").mood.delay = secs(20);
+        }
+        let replies = talk(
+            &mut world,
+            "MAIL FROM:<joe@sender.test> ENVID=abc\r\n\
+             RCPT TO:<members@here.test> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;orig@x\r\n\
+             DATA\r\nX-Test: 1\r\n\r\nx\r\n.\r\n",
+        );
+        assert!(replies.last().unwrap().starts_with("250 2.0.0"), "{replies:?}");
+        if crash {
+            world.crash(1);
+            world.hop("10.0.0.1").mood.delay = Duration::ZERO;
+        }
+        assert!(settles(&mut world, minutes(30)));
+        assert_at_rest(&mut world);
+        let told: Vec<String> = dsns(&world).iter().map(|dsn| dsn.text()).collect();
+        assert!(!told.is_empty() && told.len() <= 1 + usize::from(crash), "{told:?}");
+        for text in told {
+            assert!(text.contains("Action: delivered") && text.contains("Final-Recipient: rfc822; members@here.test"));
+            assert!(text.contains("Original-Envelope-Id: abc") && text.contains("orig@x"), "{text}");
+            assert_eq!(text.matches("Final-Recipient").count(), 1, "{text}");
+        }
+        assert_eq!(server.mailbox("bob@here.test").len(), 1);
+        assert_eq!(server.mailbox("owner-members@here.test").len(), 1, "the far member's failure");
+        assert_eq!(server.mailbox("members@here.test").len(), 0);
+    }
+}
+
 // --- Maildir ----------------------------------------------------------------------------------------------------------
 
 fn by_maildir(seed: u64, root: &Path) -> World {
