@@ -126,8 +126,25 @@ struct CheckArgs {
     config: PathBuf,
 }
 
+/// The status of a program that SIGPIPE ends, as shells count it.
+const BROKEN_PIPE: i32 = 128 + 13;
+
+/// From now on the process ends in silence when nobody reads its output any more (`ringpost … | head`): the standard library
+/// ignores SIGPIPE and panics instead.
+pub fn end_with_the_reader() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout: Broken pipe") {
+            std::process::exit(BROKEN_PIPE);
+        }
+        before(panic);
+    }));
+}
+
 /// Does what this process' arguments say.
 pub fn main() -> ExitCode {
+    end_with_the_reader();
     main_from(std::env::args_os())
 }
 

@@ -315,6 +315,7 @@ struct RunArgs {
 }
 
 fn main() -> ExitCode {
+    ringpost::cli::end_with_the_reader();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|a| a == "relay") {
         // A relay that outlives the run it was started for would be in nobody's interest.

@@ -6,6 +6,7 @@ mod common;
 
 use common::{Bench, Setup};
 use loadtest::send::Source;
+use std::process::{Command, Stdio};
 
 #[test]
 fn messages_arrive_whole() {
@@ -59,4 +60,18 @@ fn strangers_may_not_relay() {
     assert!(reply.starts_with("550 5.7.1"), "{reply}");
     c.expect("QUIT", "221");
     assert_eq!(bench.sink().stats().connections, 0);
+}
+
+/// As behind `| head`: nobody has done anything wrong, so nothing is said of it.
+#[test]
+fn programs_end_in_silence_when_their_reader_does() {
+    for args in [&["simulate", "--seeds", "0..1"][..], &["relay", "shaping", "explain", "d.test", "--mx", "mx.d.test"]]
+    {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+        let mut program = command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(program.stdout.take());
+        let ended = program.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(128 + 13), "{args:?}");
+        assert_eq!(String::from_utf8_lossy(&ended.stderr), "", "{args:?}");
+    }
 }
