@@ -290,7 +290,7 @@ impl Deliverer {
                     }
                 };
                 if let Some(site) = site {
-                    let before = self.queue.destination(domain);
+                    let (before, known) = (self.queue.destination(domain), self.queue.bound_until(domain));
                     // One receiver, but not all of its hosts take mail for all its domains, nor is the same asked of them.
                     let mut destination = site.name.to_string();
                     if site.provider.is_some() {
@@ -309,7 +309,9 @@ impl Deliverer {
                         self.wake(before);
                         self.moved(domain, before, after, turn);
                     }
-                    self.tell_siblings(domain, &route, turn);
+                    if self.queue.bound_until(domain) != known {
+                        self.tell_siblings(domain, &route, turn);
+                    }
                 }
                 Route::To(route, plans)
             }
