@@ -254,6 +254,8 @@ mod switches {
         SourcePermitNotAsked,
         /// mail of another pool of sources does not learn that its domain has other hosts
         SiblingsNotTold,
+        /// a connection that is to end behind its first message idles if that goes another way
+        UnusedStays,
     }
 
     thread_local! {

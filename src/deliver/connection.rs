@@ -301,6 +301,11 @@ impl Connection {
         self.retires && self.begun > 0
     }
 
+    /// Whether it ends behind what it carries, at the latest. One that is to carry its first message before may be long in coming to it.
+    pub(super) fn ends_soon(&self) -> bool {
+        self.leaves || self.is_retired()
+    }
+
     /// Whether it may wait for its first message to be allowed: it would only be opened again.
     pub(super) fn awaits_room(&self) -> bool {
         self.bounds.throttled && self.begun == 0

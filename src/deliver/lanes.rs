@@ -518,10 +518,14 @@ impl Deliverer {
                 return;
             }
             for &conn in &pool.connections {
-                if self.connections.get(conn).is_some_and(|connection| connection.retires) {
+                let Some(connection) = self.connections.get(conn) else { continue };
+                if connection.ends_soon() {
                     return;
                 }
                 any = true;
+                if connection.retires {
+                    continue;
+                }
                 let Some(rank) = self.rank_to_end(conn) else { continue };
                 if best.is_none_or(|(least, _)| rank < least) {
                     best = Some((rank, conn));
@@ -547,19 +551,33 @@ impl Deliverer {
         }
     }
 
-    /// A connection ends, behind the message that it carries, or behind its first if one waits for it.
+    /// A connection ends, behind the message that it carries, or behind its first if one waits for it: where turns are short and
+    /// hosts slow, nobody would come to a message otherwise.
     pub(super) fn end_for_others(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.retires = true;
-        let (begun, destination) = (connection.begun, connection.destination);
-        let (connects, idles) = (connection.client.is_none(), connection.is_idle());
+        let (begun, destination, idles) = (connection.begun, connection.destination, connection.is_idle());
         if begun == 0 && self.waiting(destination) > 0 {
+            self.pools.make(destination).awaits_first = true;
+        } else if idles && self.connections.get(conn).is_some_and(|c| c.ready) {
+            self.quit(conn, turn);
+        } else if begun == 0 {
+            self.forget(conn, turn);
+        }
+    }
+
+    /// Connections that were to end behind their first message end without one if no mail is left at their destination: it has
+    /// gone over another one, or has an outcome by other ways.
+    pub(super) fn end_unused(&mut self, destination: DestinationId, turn: &mut Turn<'_>) {
+        if self.pools.get(&destination).is_none_or(|pool| !pool.awaits_first) || self.waiting(destination) > 0 {
             return;
         }
-        if connects {
-            self.forget(conn, turn);
-        } else if idles {
-            self.quit(conn, turn);
+        let pool = self.pools.make(destination);
+        pool.awaits_first = false;
+        for conn in pool.connections.clone() {
+            if self.connections.get(conn).is_some_and(|c| c.retires && c.begun == 0) && !planted!(UnusedStays) {
+                self.end_for_others(conn, turn);
+            }
         }
     }
 
@@ -594,7 +612,6 @@ impl Deliverer {
             }
             if self.connections.get(conn).is_some_and(|c| !c.retires) {
                 over -= 1;
-                // Where turns are short and hosts slow, nobody would come to a message otherwise.
                 self.end_for_others(conn, turn);
             }
         }

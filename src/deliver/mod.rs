@@ -175,6 +175,8 @@ struct Pool {
     fetched_for: Option<DomainId>,
     /// A connection idled to its end while records were read: the next one is opened when one of them has come.
     awaits_record: bool,
+    /// Connections of it are to end behind their first message, if one is left for them.
+    awaits_first: bool,
     /// It stands in `Deliverer::wake`.
     woken: bool,
     /// It stands in `Deliverer::starved`.

@@ -74,6 +74,7 @@ impl Deliverer {
             false => 0,
         };
         self.open_more(destination, blocked, turn);
+        self.end_unused(destination, turn);
         let mut touched = std::mem::take(&mut self.touched);
         for conn in touched.drain(..) {
             self.flush(conn, turn);
@@ -498,6 +499,7 @@ impl Pool {
             && self.loaded.is_empty()
             && self.fetching == 0
             && !self.connections.is_empty()
+            && !self.awaits_first
             && self.left.is_none()
             && self.beside.is_none()
             && self.predecessors.is_empty()

@@ -242,8 +242,11 @@ impl Deliverer {
             if !connection.source_scope.as_ref().is_some_and(|scope| full.contains(scope)) {
                 continue;
             }
-            if connection.retires || connection.leaves {
+            if connection.ends_soon() {
                 return;
+            }
+            if connection.retires {
+                continue;
             }
             // One that has carried nothing ends behind its first message: nobody would come to one otherwise.
             let rank = self.rank_to_end(conn).unwrap_or(3);
@@ -439,15 +442,7 @@ impl Deliverer {
         // Those that carry nothing first.
         all.sort_by_key(|conn| self.connections.get(*conn).is_some_and(|c| c.ready && !c.is_idle()));
         for conn in all.into_iter().take(over.saturating_sub(ending)) {
-            let Some(connection) = self.connections.get_mut(conn) else { continue };
-            connection.retires = true;
-            // Where turns are short and hosts slow, nobody would come to a message otherwise.
-            let (destination, begun, idles) = (connection.destination, connection.begun, connection.is_idle());
-            if begun == 0 && self.waiting(destination) == 0 {
-                self.forget(conn, turn);
-            } else if begun > 0 && idles {
-                self.quit(conn, turn);
-            }
+            self.end_for_others(conn, turn);
         }
     }
 

@@ -244,3 +244,31 @@ fn no_limit_is_no_limit() {
     assert_eq!(limited.guard.borrow().of_source, Limits { recipients: Some(100), ..limits });
     limited.send(60, secs(10));
 }
+
+/// A connection that was to end behind its first message, since another shard waits for its source: the mail there was for it goes
+/// over another one, before its host has greeted.
+#[test]
+fn a_connection_that_others_wait_for_does_not_wait_for_mail_that_is_gone() {
+    for bug in [None, Some(Bug::UnusedStays)] {
+        let _planted = bug.map(plant);
+        let mut limited = Limited::new(7900, 2, "", "connections = 1");
+        let world = &mut limited.world;
+        world.domain("slow.test", "10.0.0.9");
+        world.hop("10.0.0.9").mood.delay = secs(10);
+        // The second connection finds no place there, and so waits for the other host's greeting.
+        world.hop("10.0.0.1").mood.max_open = Some(1);
+        world.hop("10.0.0.1").mood.delay = millis(30);
+        world.records.domain("d0.test", &[(10, "mx.d0.test"), (20, "mx.slow.test")]);
+        for n in 0..60 {
+            limited.post(n, "", &format!("a{n}@d0.test"));
+        }
+        limited.world.run(secs(2));
+        for domain in 1..3 {
+            limited.post(domain, "", &format!("b@d{domain}.test"));
+        }
+        let all = |w: &World| begun(w, "").values().map(Vec::len).sum::<usize>() == 62;
+        assert!(limited.world.run_until(secs(30), all));
+        limited.world.run(secs(2));
+        assert_eq!(limited.world.hop("10.0.0.9").open, usize::from(bug.is_some()), "{bug:?}");
+    }
+}
