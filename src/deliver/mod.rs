@@ -21,6 +21,7 @@ mod login;
 mod maildir;
 mod outcome;
 mod params;
+mod places;
 mod plans;
 mod pools;
 mod proxies;
