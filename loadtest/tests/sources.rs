@@ -527,8 +527,8 @@ fn a_receiver_that_counts_by_address_sees_what_each_source_may() {
             }
         }
     }
-    // However slow the machine is: nobody had to wait for a connection that idled to its end, which takes 30 s.
-    assert!(took < Duration::from_secs(28), "{took:?}");
+    // Two sources could have sent all in half of that.
+    assert!(took < INTERVAL * u32::try_from(COUNT).unwrap() + Duration::from_secs(5), "{took:?}");
     assert!(!events(&bench).contains("\"deferred\""), "{}", events(&bench));
     let output = Command::new(PROGRAM)
         .args(["relay", "sources", "--config"])

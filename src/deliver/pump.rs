@@ -457,17 +457,14 @@ impl Deliverer {
             } else {
                 pool.connections.retain(|c| *c != conn);
             }
+            pool.heirs.retain(|heir| self.queue.name(*heir).is_some());
             let heirs = pool.heirs.clone();
             if pool.connections.is_empty() && !self.ahead.has_room() {
                 self.put_back_loaded(connection.destination);
             }
             // The pump clears away a pool that is not used any more.
             self.wake(connection.destination);
-            for heir in heirs {
-                if self.queue.name(heir).is_some() {
-                    self.wake(heir);
-                }
-            }
+            heirs.into_iter().for_each(|heir| self.wake(heir));
         }
     }
 
