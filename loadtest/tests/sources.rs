@@ -506,17 +506,18 @@ fn a_receiver_that_counts_by_address_sees_what_each_source_may() {
     let config = Box::new(move |config: &mut RelayConfig| {
         config.extra.push_str(&extra);
         config.delivery_port = port;
+        // A connection gives its source up because others wait for it, not by and by.
+        config.delivery.push_str("idle_timeout = \"1h\"\n");
     });
     let Some(bench) = Bench::start(Setup { shards: 2, config, ..Setup::default() }) else { return };
-    let before = Instant::now();
     for n in 0..COUNT {
         send(&bench, &format!("n{n}"), "a@d0007.test", "", &format!("b@d{:04}.test", 1 + n % 4));
     }
     wait_until("all have come", || counts.lock().unwrap().taken >= COUNT);
-    let took = before.elapsed();
     let Counts { most, begun, taken, .. } = &*counts.lock().unwrap();
-    println!("{COUNT} messages in {took:?}, from each {:?}", begun.values().map(Vec::len).collect::<Vec<_>>());
     assert_eq!(*taken, COUNT);
+    let from_each: Vec<_> = begun.values().map(Vec::len).collect();
+    assert!(from_each.iter().all(|count| *count >= COUNT / 4), "one waits for the other: {from_each:?}");
     assert_eq!(*most, HashMap::from([(ip(2), 1), (ip(3), 1)]), "both are used, over one connection each");
     for (source, times) in begun {
         for (n, first) in times.iter().enumerate() {
@@ -527,8 +528,6 @@ fn a_receiver_that_counts_by_address_sees_what_each_source_may() {
             }
         }
     }
-    // Two sources could have sent all in half of that.
-    assert!(took < INTERVAL * u32::try_from(COUNT).unwrap() + Duration::from_secs(5), "{took:?}");
     assert!(!events(&bench).contains("\"deferred\""), "{}", events(&bench));
     let output = Command::new(PROGRAM)
         .args(["relay", "sources", "--config"])

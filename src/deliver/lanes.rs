@@ -500,12 +500,16 @@ impl Deliverer {
         }
     }
 
-    /// Has the destinations of a site pumped before the turn ends, each time another one first.
+    /// Has the destinations of a site pumped before the turn ends, each time another one first; those without a connection
+    /// before the others: the place that one of the others has given up would be taken by itself.
     pub(super) fn wake_members(&mut self, scope: &Scope) {
         let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
         lane.first = lane.first.wrapping_add(1);
         let count = lane.members.len();
-        let members: Vec<_> = (0..count).map(|at| lane.members[(lane.first + at) % count].destination).collect();
+        let mut members: Vec<_> = (0..count).map(|at| lane.members[(lane.first + at) % count].destination).collect();
+        if count > 1 {
+            members.sort_by_key(|member| self.pools.get(member).is_some_and(|pool| !pool.connections.is_empty()));
+        }
         for destination in members {
             if self.queue.name(destination).is_some() {
                 self.wake(destination);

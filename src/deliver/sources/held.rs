@@ -7,6 +7,7 @@
 use super::warm::Warming;
 use crate::deliver::{Deliverer, Map};
 use crate::lease::{self, Counted, Paced, Scope, Share, ToLane};
+use crate::limits;
 use crate::queue::{DestinationId, JobKey};
 use crate::rt::ConnId;
 use crate::shaping::{Limits, Shaping, Site};
@@ -140,6 +141,9 @@ fn name(source: IpAddr, site: &str) -> Scope {
 /// Before the name of a source's scope, in that of its octets in flight.
 const OCTETS_OF: &str = "Octets of ";
 
+/// Behind all of [`Deliverer::rank_to_end`]: a connection that has carried nothing, and is needed.
+const NEEDED: u8 = 3;
+
 impl Deliverer {
     /// The share of a source at a destination's site. `None`: the destination is of no site.
     fn source_share(&mut self, destination: DestinationId, source: u16) -> Option<Scope> {
@@ -237,6 +241,7 @@ impl Deliverer {
         let full = self.sources.shares.all.iter().filter(|(_, held)| of_site(held) && wanted(held) && is_full(held));
         let full: Vec<Scope> = full.map(|(scope, _)| scope.clone()).collect();
         let mut best: Option<(u8, ConnId)> = None;
+        let mut one_ends = false;
         for conn in self.connections.ids() {
             let Some(connection) = self.connections.get(conn) else { continue };
             if !connection.source_scope.as_ref().is_some_and(|scope| full.contains(scope)) {
@@ -246,16 +251,22 @@ impl Deliverer {
                 return;
             }
             if connection.retires {
+                one_ends = true;
                 continue;
             }
             // One that has carried nothing ends behind its first message: nobody would come to one otherwise.
-            let rank = self.rank_to_end(conn).unwrap_or(3);
+            let rank = self.rank_to_end(conn).unwrap_or(NEEDED);
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, conn));
             }
         }
-        if let Some((_, conn)) = best {
+        let Some((rank, conn)) = best else { return };
+        if rank < NEEDED || !one_ends {
             self.end_for_others(conn, turn);
+        }
+        // Its host may be long in greeting, while another connection has nothing to do in a moment.
+        if rank == NEEDED {
+            self.lanes.wake_at(turn.now.mono + limits::LEASE_TURN, site);
         }
     }
 

@@ -267,7 +267,11 @@ fn a_connection_that_others_wait_for_does_not_wait_for_mail_that_is_gone() {
             limited.post(domain, "", &format!("b@d{domain}.test"));
         }
         let all = |w: &World| begun(w, "").values().map(Vec::len).sum::<usize>() == 62;
+        let posted = limited.world.now();
         assert!(limited.world.run_until(secs(30), all));
+        // The other source goes from one domain to the next meanwhile.
+        let others: Vec<_> = begun(&limited.world, "b").into_values().flatten().collect();
+        assert!(others.len() == 2 && others.iter().all(|at| *at < posted + secs(1)), "{others:?}");
         limited.world.run(secs(2));
         assert_eq!(limited.world.hop("10.0.0.9").open, usize::from(bug.is_some()), "{bug:?}");
     }
