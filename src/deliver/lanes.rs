@@ -10,6 +10,7 @@ use crate::lease::{self, Crowd, Ledgers, Measure, Paced, Scope, Share, Spread, T
 use crate::limits;
 use crate::queue::{DestinationId, FlowId};
 use crate::route;
+use crate::rt::ConnId;
 use crate::shaping::{Limits, Rate, Shaping, Site};
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
@@ -188,6 +189,13 @@ impl Lanes {
         self.timers.push(Reverse((at, scope.clone())));
     }
 
+    /// Who asked others of a site for a place did so too early.
+    pub(super) fn asks_again(&mut self, scope: &Scope) {
+        if let Some(lane) = self.shares.get_mut(scope) {
+            lane.changes_from = Moment(0);
+        }
+    }
+
     /// Whether any tenant rests may be other than before.
     pub(super) fn note_tenants(&mut self) {
         self.tenants_rest = self.shares.places.iter().any(|(_, lane)| lane.share.tenants_rest());
@@ -289,9 +297,9 @@ impl Deliverer {
         member.stranded = is_time && stranded && !has_room;
         lane.sum_up();
         let free = is_time && has_room && lane.share.take(Paced::Start, now);
-        let full = is_time && !has_room && open == 0;
+        let refused = is_time && !has_room && lane.share.is_refused();
         self.lanes.list(&scope);
-        if full {
+        if refused {
             self.asks_others(&scope, destination, now);
         }
         if let Some(from) = from.filter(|_| !is_time) {
@@ -313,21 +321,39 @@ impl Deliverer {
             member.connections = 0;
             member.permits[Paced::Start as usize] = 0;
         });
-        let Some(pool) = self.pools.get(&destination) else { return };
-        let has_none = pool.connections.is_empty() && pool.leaving == 0;
-        if let Some(scope) = pool.scope.clone().filter(|_| has_none) {
+        if let Some(scope) = self.pools.get(&destination).and_then(|pool| pool.scope.clone()) {
             self.asks_others(&scope, destination, now);
         }
     }
 
-    /// A destination of a site has no connection, and no room for one: another one here is to end one for it, by and by.
+    /// A destination of a site has no room for a connection: another one here is to end one for it, by and by. With one of its
+    /// own it has something to go on, and does not ask again of itself.
     fn asks_others(&mut self, scope: &Scope, destination: DestinationId, now: Moment) {
+        let has_none = self.has_no_connection(destination);
         let Some(lane) = self.lanes.shares.get_mut(scope).filter(|lane| lane.members.len() > 1) else { return };
         if now >= lane.changes_from {
             lane.changes_from = now + limits::LEASE_TURN;
             self.change_over.push((scope.clone(), destination));
-        } else if lane.woken_at != lane.changes_from {
+        } else if has_none && lane.woken_at != lane.changes_from {
             // Nothing else may come that has it asked again.
+            lane.woken_at = lane.changes_from;
+            self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
+        }
+    }
+
+    /// A connection has nothing to do: if others of its site want its place they ask for it, by and by.
+    pub(super) fn place_idles(&mut self, conn: ConnId, now: Moment) {
+        let Some(connection) = self.connections.get(conn) else { return };
+        let Some(scope) = &connection.scope else { return };
+        let refused = connection.source_scope.as_ref().is_some_and(|scope| self.sources.shares.refuses(scope));
+        let Some(lane) = self.lanes.shares.get_mut(scope).filter(|lane| lane.members.len() > 1) else { return };
+        if !refused && !lane.share.is_refused() {
+            return;
+        }
+        if now >= lane.changes_from {
+            let scope = scope.clone();
+            self.wake_members(&scope);
+        } else if lane.woken_at != lane.changes_from {
             lane.woken_at = lane.changes_from;
             self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
         }

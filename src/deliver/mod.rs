@@ -516,7 +516,9 @@ impl Deliverer {
                 if !std::mem::replace(&mut connection.listed, true) {
                     self.idle.push_back(conn);
                 }
+                self.place_idles(conn, turn.now.mono);
             }
+            let Some(connection) = self.connections.get(conn) else { return };
             if self.draining || connection.is_spent() {
                 self.quit(conn, turn);
             }

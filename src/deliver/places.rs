@@ -10,15 +10,27 @@ use crate::queue::DestinationId;
 use crate::rt::ConnId;
 use crate::shard::Turn;
 
+/// The first of [`Deliverer::rank_to_end`]: a connection that nobody needs.
+pub(super) const UNUSED: u8 = 0;
+
+/// Behind all of them: one that has carried nothing, and is needed.
+pub(super) const NEEDED: u8 = 3;
+
 impl Deliverer {
-    /// A destination of a site has no connection, and the others have all that the site's lane may have: one of them ends one that
-    /// has carried something, or is not needed.
+    /// Whether a destination has nothing to go on.
+    pub(super) fn has_no_connection(&self, destination: DestinationId) -> bool {
+        self.pools.get(&destination).is_none_or(|pool| pool.connections.is_empty() && pool.leaving == 0)
+    }
+
+    /// The others have all that the site's lane may have: one of them ends a connection, which is not needed, or, for a destination
+    /// that has none, has carried something.
     pub(super) fn change_over(&mut self, scope: &Scope, destination: DestinationId, turn: &mut Turn<'_>) {
         let Some(lane) = self.lanes.get(scope) else { return };
         if !lane.members.iter().any(|member| member.destination == destination && member.connections > 0) {
             // It is a source that it waits for.
             return self.change_source_over(scope, destination, turn);
         }
+        let most = if self.has_no_connection(destination) { NEEDED } else { UNUSED };
         let others = lane.members.iter().map(|member| member.destination).filter(|d| *d != destination);
         let mut best: Option<(u8, ConnId)> = None;
         let mut any = false;
@@ -36,7 +48,7 @@ impl Deliverer {
                 if connection.retires {
                     continue;
                 }
-                let Some(rank) = self.rank_to_end(conn) else { continue };
+                let Some(rank) = self.rank_to_end(conn).filter(|rank| *rank <= most) else { continue };
                 if best.is_none_or(|(least, _)| rank < least) {
                     best = Some((rank, conn));
                 }
@@ -45,7 +57,7 @@ impl Deliverer {
         match best {
             Some((_, conn)) => self.end_for_others(conn, turn),
             // Those there have carried nothing yet. Nothing else may come that has it asked again.
-            None if any => self.lanes.wake_at(turn.now.mono + limits::LEASE_TURN, scope),
+            None if any && most == NEEDED => self.lanes.wake_at(turn.now.mono + limits::LEASE_TURN, scope),
             None => {}
         }
     }
@@ -54,7 +66,7 @@ impl Deliverer {
     pub(super) fn rank_to_end(&self, conn: ConnId) -> Option<u8> {
         let connection = self.connections.get(conn)?;
         match (connection.is_idle(), self.waiting(connection.destination) > 0) {
-            (true, false) => Some(0),
+            (true, false) => Some(UNUSED),
             (true, true) if connection.done > 0 => Some(1),
             (false, _) if connection.begun > 0 => Some(2),
             _ => None,

@@ -53,6 +53,8 @@ struct Ledger {
 struct Lane {
     has: [Holding; 2],
     permits_wanted: [u32; 2],
+    /// It was told that it gets no more connections for now.
+    refused: bool,
     /// A letter is stranded there.
     stranded: bool,
     /// It said so, and has got no connection since: it is nobody's host until then.
@@ -405,17 +407,25 @@ impl Ledger {
         let overdrawn = granted > u64::from(limit);
         let mut waits = overdrawn;
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(&targets)) {
-            let (state, no_host_until) = (&mut state.has[k], &mut state.no_host_until);
+            let Lane { has, no_host_until, refused, .. } = state;
+            let state = &mut has[k];
             let more = u64::from(target.saturating_sub(state.granted)).min(free);
             free -= more;
             waits |= u64::from(state.granted) + more < u64::from(*target);
+            let mut mail = ToLane::empty(scope);
             if more > 0 {
                 let more = u32::try_from(more).expect("no more than was wanted");
                 state.granted += more;
                 (state.recalled_to, state.overdrawn) = (None, false);
                 *no_host_until = Moment(0);
-                let mut mail = ToLane::empty(scope);
                 mail.granted[k] = more;
+            }
+            if what == Counted::Connection {
+                // One that wants no more has not to be told so.
+                let before = std::mem::replace(refused, state.granted < state.wanted);
+                mail.refused = Some(*refused).filter(|refused| *refused != before && (*refused || more > 0));
+            }
+            if more > 0 || mail.refused.is_some() {
                 out.push_back((lane, mail));
             }
         }
@@ -497,6 +507,7 @@ impl ToLane {
             granted: [0; 2],
             recalled_to: [None; 2],
             overdrawn: [None; 2],
+            refused: None,
             permits: [None; 2],
             not_before: None,
             in_force: None,

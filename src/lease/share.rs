@@ -48,6 +48,8 @@ struct Units {
     recalled_to: Option<u32>,
     /// All lanes have more than there is.
     overdrawn: bool,
+    /// The ledger has no more.
+    refused: bool,
     /// What the ledger was told last of `wanted` and `least`.
     told: (u32, u32),
 }
@@ -143,6 +145,12 @@ impl Share {
     /// Whether another connection may be opened, by its number. Its rate is another matter.
     pub fn has_room(&self) -> bool {
         self.units(Counted::Connection).room() > 0
+    }
+
+    /// Whether the connections that it wants beside those that it has are not to be had, until others end theirs.
+    pub fn is_refused(&self) -> bool {
+        let units = self.units(Counted::Connection);
+        units.refused || units.overdrawn || units.recalled_to.is_some()
     }
 
     /// Units of what is counted that may be begun now; `None`: any number.
@@ -388,6 +396,9 @@ impl Share {
             self.units_mut(Counted::Connection).told = (u32::MAX, 0);
             self.permits[Paced::Start as usize].asked = 0;
         }
+        if let Some(refused) = mail.refused {
+            self.units_mut(Counted::Connection).refused = refused;
+        }
         for what in COUNTED {
             let (granted, recalled_to) = (mail.granted[what as usize], mail.recalled_to[what as usize]);
             let units = self.units_mut(what);
@@ -454,6 +465,7 @@ impl Share {
                 units.recalled_to = None;
             }
             units.overdrawn &= units.granted > 0;
+            units.refused &= units.granted < units.wanted;
             units.told = (units.wanted, units.least);
         }
         self.inquiry.sent |= inquires;

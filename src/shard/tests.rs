@@ -11,6 +11,7 @@ mod edge;
 mod local;
 mod parameters;
 mod peers;
+mod places;
 mod proxies;
 mod quota;
 mod restart;

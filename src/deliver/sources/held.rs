@@ -5,6 +5,7 @@
 //! wait for what the other holds.
 
 use super::warm::Warming;
+use crate::deliver::places::{NEEDED, UNUSED};
 use crate::deliver::{Deliverer, Map};
 use crate::lease::{self, Counted, Paced, Scope, Share, ToLane};
 use crate::limits;
@@ -114,6 +115,11 @@ impl Shares {
         self.all.get_mut(scope)
     }
 
+    /// Whether a source has no more connections for those that want them.
+    pub(in crate::deliver) fn refuses(&self, scope: &Scope) -> bool {
+        self.all.get(scope).is_some_and(|held| held.share.is_refused())
+    }
+
     /// One is to be looked at then.
     pub(super) fn look_at(&mut self, at: Moment, scope: &Scope) {
         self.timers.push(Reverse((at, scope.clone())));
@@ -140,9 +146,6 @@ fn name(source: IpAddr, site: &str) -> Scope {
 
 /// Before the name of a source's scope, in that of its octets in flight.
 const OCTETS_OF: &str = "Octets of ";
-
-/// Behind all of [`Deliverer::rank_to_end`]: a connection that has carried nothing, and is needed.
-const NEEDED: u8 = 3;
 
 impl Deliverer {
     /// The share of a source at a destination's site. `None`: the destination is of no site.
@@ -227,8 +230,8 @@ impl Deliverer {
         pool.connections.iter().any(awaits)
     }
 
-    /// A destination has no connection, and other destinations here have all that its sources may have at the site: one of
-    /// them ends one, which has carried something or does so yet.
+    /// Other destinations here have all that a destination's sources may have at the site: one of them ends one, which has
+    /// carried something or does so yet; one that is not needed if the destination has some.
     pub(in crate::deliver) fn change_source_over(
         &mut self,
         site: &Scope,
@@ -236,10 +239,15 @@ impl Deliverer {
         turn: &mut Turn<'_>,
     ) {
         let wanted = |held: &Held| held.wants.iter().any(|w| w.destination == destination && w.connections > 0);
-        let is_full = |held: &Held| !held.bears_one() && held.share.connections() > 0;
+        let is_full = |held: &Held| !held.bears_one() && held.share.connections() > 0 && held.share.is_refused();
         let of_site = |held: &Held| *held.site.name == **site;
         let full = self.sources.shares.all.iter().filter(|(_, held)| of_site(held) && wanted(held) && is_full(held));
         let full: Vec<Scope> = full.map(|(scope, _)| scope.clone()).collect();
+        if full.is_empty() {
+            // The ledgers have not answered yet.
+            return self.lanes.asks_again(site);
+        }
+        let most = if self.has_no_connection(destination) { NEEDED } else { UNUSED };
         let mut best: Option<(u8, ConnId)> = None;
         let mut one_ends = false;
         for conn in self.connections.ids() {
@@ -256,7 +264,7 @@ impl Deliverer {
             }
             // One that has carried nothing ends behind its first message: nobody would come to one otherwise.
             let rank = self.rank_to_end(conn).unwrap_or(NEEDED);
-            if best.is_none_or(|(least, _)| rank < least) {
+            if rank <= most && best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, conn));
             }
         }
