@@ -256,6 +256,10 @@ mod switches {
         SiblingsNotTold,
         /// a connection that is to end behind its first message idles if that goes another way
         UnusedStays,
+        /// a connection that nobody needs keeps a place that others wait for
+        PlacesNotSpared,
+        /// a destination asks for others' connections before it knows that there are no more
+        AsksTooEarly,
     }
 
     thread_local! {

@@ -5,6 +5,7 @@
 //! and given back goes to the site's ledger at the end of the turn. Fixed next hops have no lanes: their connections are
 //! divided between the shards for good (`route`).
 
+use super::places::UNUSED;
 use super::{Deliverer, Map};
 use crate::lease::{self, Crowd, Ledgers, Measure, Paced, Scope, Share, Spread, ToLane, ToLedger};
 use crate::limits;
@@ -297,9 +298,9 @@ impl Deliverer {
         member.stranded = is_time && stranded && !has_room;
         lane.sum_up();
         let free = is_time && has_room && lane.share.take(Paced::Start, now);
-        let refused = is_time && !has_room && lane.share.is_refused();
+        let full = is_time && open == 0 && !has_room && lane.share.is_refused();
         self.lanes.list(&scope);
-        if refused {
+        if full {
             self.asks_others(&scope, destination, now);
         }
         if let Some(from) = from.filter(|_| !is_time) {
@@ -321,39 +322,53 @@ impl Deliverer {
             member.connections = 0;
             member.permits[Paced::Start as usize] = 0;
         });
-        if let Some(scope) = self.pools.get(&destination).and_then(|pool| pool.scope.clone()) {
+        let Some(pool) = self.pools.get(&destination) else { return };
+        let has_none = pool.connections.is_empty() && pool.leaving == 0;
+        if let Some(scope) = pool.scope.clone().filter(|_| has_none) {
             self.asks_others(&scope, destination, now);
         }
     }
 
-    /// A destination of a site has no room for a connection: another one here is to end one for it, by and by. With one of its
-    /// own it has something to go on, and does not ask again of itself.
+    /// A destination of a site has no connection, and no room for one: another one here is to end one for it, by and by.
     fn asks_others(&mut self, scope: &Scope, destination: DestinationId, now: Moment) {
-        let has_none = self.has_no_connection(destination);
         let Some(lane) = self.lanes.shares.get_mut(scope).filter(|lane| lane.members.len() > 1) else { return };
         if now >= lane.changes_from {
             lane.changes_from = now + limits::LEASE_TURN;
             self.change_over.push((scope.clone(), destination));
-        } else if has_none && lane.woken_at != lane.changes_from {
+        } else if lane.woken_at != lane.changes_from {
             // Nothing else may come that has it asked again.
             lane.woken_at = lane.changes_from;
             self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
         }
     }
 
-    /// A connection has nothing to do: if others of its site want its place they ask for it, by and by.
-    pub(super) fn place_idles(&mut self, conn: ConnId, now: Moment) {
-        let Some(connection) = self.connections.get(conn) else { return };
-        let Some(scope) = &connection.scope else { return };
-        let refused = connection.source_scope.as_ref().is_some_and(|scope| self.sources.shares.refuses(scope));
-        let Some(lane) = self.lanes.shares.get_mut(scope).filter(|lane| lane.members.len() > 1) else { return };
-        if !refused && !lane.share.is_refused() {
-            return;
-        }
+    /// Whether a connection has nothing to do while lanes wait for its place: this one or others.
+    pub(super) fn is_awaited(&self, conn: ConnId) -> bool {
+        let Some(connection) = self.connections.get(conn) else { return false };
+        let of_site = |scope: &Scope| self.lanes.shares.get(scope).is_some_and(|lane| lane.share.is_awaited());
+        connection.scope.as_ref().is_some_and(of_site)
+            || connection.source_scope.as_ref().is_some_and(|scope| self.sources.shares.are_awaited(scope))
+    }
+
+    /// Ends a connection that nobody here needs, if lanes wait for its place; one in each turn.
+    pub(super) fn spare_places(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        let Some(lane) = self.lanes.shares.get(scope) else { return };
+        let pools = lane.members.iter().filter_map(|member| self.pools.get(&member.destination));
+        let is_spare = |conn: &ConnId| {
+            self.is_awaited(*conn)
+                && !planted!(PlacesNotSpared)
+                && self.rank_to_end(*conn) == Some(UNUSED)
+                && self.connections.get(*conn).is_some_and(|connection| !connection.retires)
+        };
+        let Some(conn) = pools.flat_map(|pool| pool.connections.iter().copied()).find(is_spare) else { return };
+        let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
         if now >= lane.changes_from {
-            let scope = scope.clone();
-            self.wake_members(&scope);
-        } else if lane.woken_at != lane.changes_from {
+            lane.changes_from = now + limits::LEASE_TURN;
+            self.end_for_others(conn, turn);
+        }
+        let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
+        if lane.woken_at != lane.changes_from {
             lane.woken_at = lane.changes_from;
             self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
         }
@@ -469,7 +484,7 @@ impl Deliverer {
             let owner = lease::owner(&scope, self.shards);
             return turn.post.send(usize::from(owner), Mail::ToLedger(Box::new(mail.give_back(self.me))));
         };
-        let (renewed, host) = (mail.in_force.is_some(), mail.host);
+        let (renewed, host, awaited) = (mail.in_force.is_some(), mail.host, mail.awaited == Some(true));
         if let Some(spread) = mail.spread.take() {
             lane.spread = spread;
             self.spread_out(&scope);
@@ -488,6 +503,9 @@ impl Deliverer {
         }
         self.lanes.list(&scope);
         self.wake_members(&scope);
+        if awaited {
+            self.spare_places(&scope, turn);
+        }
     }
 
     /// Whose mail waits here for a site.
@@ -553,6 +571,7 @@ impl Deliverer {
             self.lanes.list(&scope);
             self.let_tenants_go(&scope, turn);
             self.wake_members(&scope);
+            self.spare_places(&scope, turn);
         }
         for (scope, destination) in std::mem::take(&mut self.change_over) {
             self.change_over(&scope, destination, turn);

@@ -516,7 +516,11 @@ impl Deliverer {
                 if !std::mem::replace(&mut connection.listed, true) {
                     self.idle.push_back(conn);
                 }
-                self.place_idles(conn, turn.now.mono);
+                if self.is_awaited(conn)
+                    && let Some(scope) = self.connections.get(conn).and_then(|c| c.scope.clone())
+                {
+                    self.spare_places(&scope, turn);
+                }
             }
             let Some(connection) = self.connections.get(conn) else { return };
             if self.draining || connection.is_spent() {

@@ -17,20 +17,14 @@ pub(super) const UNUSED: u8 = 0;
 pub(super) const NEEDED: u8 = 3;
 
 impl Deliverer {
-    /// Whether a destination has nothing to go on.
-    pub(super) fn has_no_connection(&self, destination: DestinationId) -> bool {
-        self.pools.get(&destination).is_none_or(|pool| pool.connections.is_empty() && pool.leaving == 0)
-    }
-
-    /// The others have all that the site's lane may have: one of them ends a connection, which is not needed, or, for a destination
-    /// that has none, has carried something.
+    /// A destination of a site has no connection, and the others have all that the site's lane may have: one of them ends one that
+    /// has carried something, or is not needed.
     pub(super) fn change_over(&mut self, scope: &Scope, destination: DestinationId, turn: &mut Turn<'_>) {
         let Some(lane) = self.lanes.get(scope) else { return };
         if !lane.members.iter().any(|member| member.destination == destination && member.connections > 0) {
             // It is a source that it waits for.
             return self.change_source_over(scope, destination, turn);
         }
-        let most = if self.has_no_connection(destination) { NEEDED } else { UNUSED };
         let others = lane.members.iter().map(|member| member.destination).filter(|d| *d != destination);
         let mut best: Option<(u8, ConnId)> = None;
         let mut any = false;
@@ -48,7 +42,7 @@ impl Deliverer {
                 if connection.retires {
                     continue;
                 }
-                let Some(rank) = self.rank_to_end(conn).filter(|rank| *rank <= most) else { continue };
+                let Some(rank) = self.rank_to_end(conn) else { continue };
                 if best.is_none_or(|(least, _)| rank < least) {
                     best = Some((rank, conn));
                 }
@@ -57,7 +51,7 @@ impl Deliverer {
         match best {
             Some((_, conn)) => self.end_for_others(conn, turn),
             // Those there have carried nothing yet. Nothing else may come that has it asked again.
-            None if any && most == NEEDED => self.lanes.wake_at(turn.now.mono + limits::LEASE_TURN, scope),
+            None if any => self.lanes.wake_at(turn.now.mono + limits::LEASE_TURN, scope),
             None => {}
         }
     }

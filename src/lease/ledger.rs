@@ -46,6 +46,8 @@ struct Ledger {
     crowds: Crowds,
     /// The next letter that is stranded gets a host from then on.
     hosts_from: Moment,
+    /// A lane waits for connections that are not to be had, or did shortly before.
+    awaited_until: Moment,
     timer: Option<Moment>,
 }
 
@@ -53,8 +55,8 @@ struct Ledger {
 struct Lane {
     has: [Holding; 2],
     permits_wanted: [u32; 2],
-    /// It was told that it gets no more connections for now.
-    refused: bool,
+    /// It was told that connections are awaited.
+    told_awaited: bool,
     /// A letter is stranded there.
     stranded: bool,
     /// It said so, and has got no connection since: it is nobody's host until then.
@@ -124,6 +126,7 @@ impl Ledger {
             again,
             crowds: Crowds::new(usize::from(shards)),
             hosts_from: Moment(0),
+            awaited_until: Moment(0),
             timer: None,
         };
         ledger.set_limits(limits, now);
@@ -398,6 +401,7 @@ impl Ledger {
         for (what, targets) in COUNTED.into_iter().zip(self.targets()) {
             self.hand_out(what, targets, scope, out);
         }
+        self.tell_awaited(now, scope, out);
     }
 
     fn hand_out(&mut self, what: Counted, targets: Vec<u32>, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
@@ -407,25 +411,17 @@ impl Ledger {
         let overdrawn = granted > u64::from(limit);
         let mut waits = overdrawn;
         for (lane, (state, target)) in (0..).zip(self.lanes.iter_mut().zip(&targets)) {
-            let Lane { has, no_host_until, refused, .. } = state;
-            let state = &mut has[k];
+            let (state, no_host_until) = (&mut state.has[k], &mut state.no_host_until);
             let more = u64::from(target.saturating_sub(state.granted)).min(free);
             free -= more;
             waits |= u64::from(state.granted) + more < u64::from(*target);
-            let mut mail = ToLane::empty(scope);
             if more > 0 {
                 let more = u32::try_from(more).expect("no more than was wanted");
                 state.granted += more;
                 (state.recalled_to, state.overdrawn) = (None, false);
                 *no_host_until = Moment(0);
+                let mut mail = ToLane::empty(scope);
                 mail.granted[k] = more;
-            }
-            if what == Counted::Connection {
-                // One that wants no more has not to be told so.
-                let before = std::mem::replace(refused, state.granted < state.wanted);
-                mail.refused = Some(*refused).filter(|refused| *refused != before && (*refused || more > 0));
-            }
-            if more > 0 || mail.refused.is_some() {
                 out.push_back((lane, mail));
             }
         }
@@ -445,6 +441,27 @@ impl Ledger {
                 out.push_back((lane, mail));
             }
         }
+    }
+
+    /// Tells lanes that connections are awaited, so that those with some to spare end them; that they are not any more only
+    /// after a turn, or one that comes and goes would be told of as often.
+    fn tell_awaited(&mut self, now: Moment, scope: &Scope, out: &mut VecDeque<(u16, ToLane)>) {
+        if self.is_short() {
+            self.awaited_until = now + limits::LEASE_TURN;
+        }
+        let awaited = now < self.awaited_until;
+        for (lane, state) in (0..).zip(&mut self.lanes) {
+            let awaited = awaited && !state.holds_nothing();
+            if std::mem::replace(&mut state.told_awaited, awaited) != awaited {
+                out.push_back((lane, ToLane { awaited: Some(awaited), ..ToLane::empty(scope) }));
+            }
+        }
+    }
+
+    /// Whether a lane has fewer connections than it wants.
+    fn is_short(&self) -> bool {
+        let has = |lane: &Lane| lane.has[Counted::Connection as usize];
+        self.measures.rests().is_none() && self.lanes.iter().map(has).any(|has| has.granted < has.wanted)
     }
 
     /// Makes permits for those that wait for them, in turn.
@@ -482,7 +499,9 @@ impl Ledger {
             self.rate(kind).filter(|_| waits).map(|rate| self.paces[kind as usize].next(rate))
         });
         let hosts = self.first_stranded().map(|_| self.hosts_from).filter(|from| *from > now);
-        permits.chain(self.turn.ends).chain(self.measures.next()).chain(hosts).min()
+        let told = self.lanes.iter().any(|lane| lane.told_awaited) && !self.is_short();
+        let awaited = Some(self.awaited_until).filter(|_| told);
+        permits.chain(self.turn.ends).chain(self.measures.next()).chain(hosts).chain(awaited).min()
     }
 
     /// Whether nothing of it must be remembered.
@@ -507,7 +526,7 @@ impl ToLane {
             granted: [0; 2],
             recalled_to: [None; 2],
             overdrawn: [None; 2],
-            refused: None,
+            awaited: None,
             permits: [None; 2],
             not_before: None,
             in_force: None,
@@ -593,6 +612,7 @@ impl Ledgers {
             }
         }
         let state = &mut ledger.lanes[usize::from(lane)];
+        state.told_awaited &= !is_new;
         for (k, has) in state.has.iter_mut().enumerate() {
             has.granted = has.granted.checked_sub(returned[k]).expect("a lane gives back what it was given");
             (has.wanted, has.least) = (wanted[k], least[k]);

@@ -191,8 +191,8 @@ pub struct ToLane {
     /// Whether all lanes together have more than the limit, which is lower than it was, if that has changed: the lane begins
     /// nothing, and what ends goes back.
     pub overdrawn: [Option<bool>; 2],
-    /// Whether there are connections for it to be had that it wants, if that has changed: others have what there is.
-    pub refused: Option<bool>,
+    /// Whether a lane, this one or another, waits for connections that are not to be had, if that has changed.
+    pub awaited: Option<bool>,
     /// Permits it gets, of each kind.
     pub permits: [Option<Batch>; 2],
     /// No message can begin before, by the rate and what others have.

@@ -24,6 +24,8 @@ pub struct Share {
     /// What it is to be told of replies.
     measures: Vec<Measure>,
     counted: [Units; 2],
+    /// Connections are awaited, here or elsewhere.
+    awaited: bool,
     permits: [Permits; 2],
     /// The ledger does not know the usual limits yet.
     new_limits: bool,
@@ -48,8 +50,6 @@ struct Units {
     recalled_to: Option<u32>,
     /// All lanes have more than there is.
     overdrawn: bool,
-    /// The ledger has no more.
-    refused: bool,
     /// What the ledger was told last of `wanted` and `least`.
     told: (u32, u32),
 }
@@ -101,6 +101,7 @@ impl Share {
             is_new: true,
             measures: Vec::new(),
             counted: [Units::default(); 2],
+            awaited: false,
             permits: [Permits::default(); 2],
             new_limits: false,
             inquiry: Inquiry::default(),
@@ -150,7 +151,13 @@ impl Share {
     /// Whether the connections that it wants beside those that it has are not to be had, until others end theirs.
     pub fn is_refused(&self) -> bool {
         let units = self.units(Counted::Connection);
-        units.refused || units.overdrawn || units.recalled_to.is_some()
+        let is_short = self.awaited && units.granted < units.wanted;
+        is_short || units.overdrawn || units.recalled_to.is_some() || planted!(AsksTooEarly)
+    }
+
+    /// Whether a lane, this one or another, waits for connections that are not to be had.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited
     }
 
     /// Units of what is counted that may be begun now; `None`: any number.
@@ -396,9 +403,7 @@ impl Share {
             self.units_mut(Counted::Connection).told = (u32::MAX, 0);
             self.permits[Paced::Start as usize].asked = 0;
         }
-        if let Some(refused) = mail.refused {
-            self.units_mut(Counted::Connection).refused = refused;
-        }
+        self.awaited = mail.awaited.unwrap_or(self.awaited);
         for what in COUNTED {
             let (granted, recalled_to) = (mail.granted[what as usize], mail.recalled_to[what as usize]);
             let units = self.units_mut(what);
@@ -465,7 +470,6 @@ impl Share {
                 units.recalled_to = None;
             }
             units.overdrawn &= units.granted > 0;
-            units.refused &= units.granted < units.wanted;
             units.told = (units.wanted, units.least);
         }
         self.inquiry.sent |= inquires;

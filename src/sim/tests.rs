@@ -176,7 +176,7 @@ const SATURATED: [Bug; 3] = [Bug::TurnsAreFree, Bug::PermitUsedAtItsEnd, Bug::La
 /// fault is put down to changes only when mail goes; seldom is a world with
 /// rests and a restart one whose disk and clock nothing is the matter with; a receiver that says 421 closes the connection, and
 /// what is written behind that no one sees (`smtp::client_tests`); a connection that idles for half a minute breaks no rule; few worlds have sources with a rate, and much mail for one site.
-const SHOWN_BY_TESTS: [Bug; 9] = [
+const SHOWN_BY_TESTS: [Bug; 11] = [
     Bug::WarmupUncounted,
     Bug::TenantRestIgnored,
     Bug::ProxyBlamesHost,
@@ -186,6 +186,8 @@ const SHOWN_BY_TESTS: [Bug; 9] = [
     Bug::SourceStartNotAsked,
     Bug::SourcePermitNotAsked,
     Bug::UnusedStays,
+    Bug::PlacesNotSpared,
+    Bug::AsksTooEarly,
 ];
 
 /// A limit that binds is used, tenants share it, and one letter of another passes their backlogs: 200 seeds and more by

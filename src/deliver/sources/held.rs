@@ -5,7 +5,7 @@
 //! wait for what the other holds.
 
 use super::warm::Warming;
-use crate::deliver::places::{NEEDED, UNUSED};
+use crate::deliver::places::NEEDED;
 use crate::deliver::{Deliverer, Map};
 use crate::lease::{self, Counted, Paced, Scope, Share, ToLane};
 use crate::limits;
@@ -115,9 +115,9 @@ impl Shares {
         self.all.get_mut(scope)
     }
 
-    /// Whether a source has no more connections for those that want them.
-    pub(in crate::deliver) fn refuses(&self, scope: &Scope) -> bool {
-        self.all.get(scope).is_some_and(|held| held.share.is_refused())
+    /// Whether connections of a source are awaited, here or by others.
+    pub(in crate::deliver) fn are_awaited(&self, scope: &Scope) -> bool {
+        self.all.get(scope).is_some_and(|held| held.share.is_awaited())
     }
 
     /// One is to be looked at then.
@@ -230,8 +230,8 @@ impl Deliverer {
         pool.connections.iter().any(awaits)
     }
 
-    /// Other destinations here have all that a destination's sources may have at the site: one of them ends one, which has
-    /// carried something or does so yet; one that is not needed if the destination has some.
+    /// A destination has no connection, and other destinations here have all that its sources may have at the site: one of
+    /// them ends one, which has carried something or does so yet.
     pub(in crate::deliver) fn change_source_over(
         &mut self,
         site: &Scope,
@@ -247,7 +247,6 @@ impl Deliverer {
             // The ledgers have not answered yet.
             return self.lanes.asks_again(site);
         }
-        let most = if self.has_no_connection(destination) { NEEDED } else { UNUSED };
         let mut best: Option<(u8, ConnId)> = None;
         let mut one_ends = false;
         for conn in self.connections.ids() {
@@ -264,7 +263,7 @@ impl Deliverer {
             }
             // One that has carried nothing ends behind its first message: nobody would come to one otherwise.
             let rank = self.rank_to_end(conn).unwrap_or(NEEDED);
-            if rank <= most && best.is_none_or(|(least, _)| rank < least) {
+            if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, conn));
             }
         }
@@ -448,6 +447,9 @@ impl Deliverer {
         }
         self.sources.shares.list(&mail.scope);
         self.wake_members(&site);
+        if mail.awaited == Some(true) {
+            self.spare_places(&site, turn);
+        }
         true
     }
 

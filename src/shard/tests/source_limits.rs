@@ -276,3 +276,26 @@ fn a_connection_that_others_wait_for_does_not_wait_for_mail_that_is_gone() {
         assert_eq!(limited.world.hop("10.0.0.9").open, usize::from(bug.is_some()), "{bug:?}");
     }
 }
+
+/// The same of what a source may have at a site.
+#[test]
+fn an_idle_connection_leaves_its_source_to_a_domain_that_has_some_and_needs_more() {
+    for bug in [None, Some(Bug::PlacesNotSpared)] {
+        let _planted = bug.map(plant);
+        for shards in [1, 2, 3] {
+            let mut limited = Limited::new(7901, shards, "", "connections = 2");
+            limited.world.hop("10.0.0.1").mood.delay = millis(100);
+            limited.post(0, "", "b@d1.test");
+            limited.post(0, "", "b@d2.test");
+            limited.world.run(secs(1));
+            for n in 0..200 {
+                limited.post(n, "", &format!("a{n}@d0.test"));
+            }
+            limited.world.run(secs(1));
+            let open = [1, 2, 3].map(|host| limited.world.hop(&format!("10.0.0.{host}")).open);
+            let idle = usize::from(bug.is_some());
+            assert_eq!(open, [4 - 2 * idle, idle, idle], "{shards} shards, {bug:?}");
+            assert_eq!(limited.refused(), 0);
+        }
+    }
+}
