@@ -342,8 +342,18 @@ impl Deliverer {
         }
     }
 
-    /// Whether a connection has nothing to do while lanes wait for its place: this one or others.
-    pub(super) fn is_awaited(&self, conn: ConnId) -> bool {
+    /// A connection has nothing to do any more: others may wait for its place.
+    pub(super) fn idles(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        if !self.is_awaited(conn) {
+            return;
+        }
+        if let Some(scope) = self.connections.get(conn).and_then(|connection| connection.scope.clone()) {
+            self.spare_places(&scope, turn);
+        }
+    }
+
+    /// Whether lanes, this one or others, wait for the place of a connection.
+    fn is_awaited(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn) else { return false };
         let of_site = |scope: &Scope| self.lanes.shares.get(scope).is_some_and(|lane| lane.share.is_awaited());
         connection.scope.as_ref().is_some_and(of_site)

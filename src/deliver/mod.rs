@@ -516,11 +516,7 @@ impl Deliverer {
                 if !std::mem::replace(&mut connection.listed, true) {
                     self.idle.push_back(conn);
                 }
-                if self.is_awaited(conn)
-                    && let Some(scope) = self.connections.get(conn).and_then(|c| c.scope.clone())
-                {
-                    self.spare_places(&scope, turn);
-                }
+                self.idles(conn, turn);
             }
             let Some(connection) = self.connections.get(conn) else { return };
             if self.draining || connection.is_spent() {
