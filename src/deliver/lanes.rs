@@ -5,13 +5,11 @@
 //! and given back goes to the site's ledger at the end of the turn. Fixed next hops have no lanes: their connections are
 //! divided between the shards for good (`route`).
 
-use super::places::UNUSED;
 use super::{Deliverer, Map};
 use crate::lease::{self, Crowd, Ledgers, Measure, Paced, Scope, Share, Spread, ToLane, ToLedger};
 use crate::limits;
 use crate::queue::{DestinationId, FlowId};
 use crate::route;
-use crate::rt::ConnId;
 use crate::shaping::{Limits, Rate, Shaping, Site};
 use crate::shard::Turn;
 use crate::shard::mailbox::Mail;
@@ -62,7 +60,7 @@ pub(super) struct Lane {
     /// Who is woken first; the next one next time.
     first: usize,
     /// No connection is taken from one destination for another before.
-    changes_from: Moment,
+    pub(super) changes_from: Moment,
     /// Who waits for that is woken then.
     woken_at: Moment,
     /// It stands in `Lanes::news`.
@@ -188,6 +186,16 @@ impl Lanes {
     /// The destinations of a site are to be woken then.
     pub(super) fn wake_at(&mut self, at: Moment, scope: &Scope) {
         self.timers.push(Reverse((at, scope.clone())));
+    }
+
+    /// A lane's destinations are pumped when one of its connections may end for others again.
+    pub(super) fn wake_at_change(&mut self, scope: &Scope) {
+        if let Some(lane) = self.shares.get_mut(scope)
+            && lane.woken_at != lane.changes_from
+        {
+            lane.woken_at = lane.changes_from;
+            self.timers.push(Reverse((lane.changes_from, scope.clone())));
+        }
     }
 
     /// Who asked others of a site for a place did so too early.
@@ -335,52 +343,9 @@ impl Deliverer {
         if now >= lane.changes_from {
             lane.changes_from = now + limits::LEASE_TURN;
             self.change_over.push((scope.clone(), destination));
-        } else if lane.woken_at != lane.changes_from {
+        } else {
             // Nothing else may come that has it asked again.
-            lane.woken_at = lane.changes_from;
-            self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
-        }
-    }
-
-    /// A connection has nothing to do any more: others may wait for its place.
-    pub(super) fn idles(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
-        if !self.is_awaited(conn) {
-            return;
-        }
-        if let Some(scope) = self.connections.get(conn).and_then(|connection| connection.scope.clone()) {
-            self.spare_places(&scope, turn);
-        }
-    }
-
-    /// Whether lanes, this one or others, wait for the place of a connection.
-    fn is_awaited(&self, conn: ConnId) -> bool {
-        let Some(connection) = self.connections.get(conn) else { return false };
-        let of_site = |scope: &Scope| self.lanes.shares.get(scope).is_some_and(|lane| lane.share.is_awaited());
-        connection.scope.as_ref().is_some_and(of_site)
-            || connection.source_scope.as_ref().is_some_and(|scope| self.sources.shares.are_awaited(scope))
-    }
-
-    /// Ends a connection that nobody here needs, if lanes wait for its place; one in each turn.
-    pub(super) fn spare_places(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
-        let now = turn.now.mono;
-        let Some(lane) = self.lanes.shares.get(scope) else { return };
-        let pools = lane.members.iter().filter_map(|member| self.pools.get(&member.destination));
-        let is_spare = |conn: &ConnId| {
-            self.is_awaited(*conn)
-                && !planted!(PlacesNotSpared)
-                && self.rank_to_end(*conn) == Some(UNUSED)
-                && self.connections.get(*conn).is_some_and(|connection| !connection.retires)
-        };
-        let Some(conn) = pools.flat_map(|pool| pool.connections.iter().copied()).find(is_spare) else { return };
-        let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
-        if now >= lane.changes_from {
-            lane.changes_from = now + limits::LEASE_TURN;
-            self.end_for_others(conn, turn);
-        }
-        let Some(lane) = self.lanes.shares.get_mut(scope) else { return };
-        if lane.woken_at != lane.changes_from {
-            lane.woken_at = lane.changes_from;
-            self.lanes.timers.push(Reverse((lane.changes_from, scope.clone())));
+            self.lanes.wake_at_change(scope);
         }
     }
 

@@ -119,4 +119,42 @@ impl Deliverer {
             }
         }
     }
+
+    /// A connection has nothing to do any more: others may wait for its place.
+    pub(super) fn idles(&mut self, conn: ConnId, turn: &mut Turn<'_>) {
+        if !self.is_awaited(conn) {
+            return;
+        }
+        if let Some(scope) = self.connections.get(conn).and_then(|connection| connection.scope.clone()) {
+            self.spare_places(&scope, turn);
+        }
+    }
+
+    /// Whether lanes, this one or others, wait for the place of a connection.
+    fn is_awaited(&self, conn: ConnId) -> bool {
+        let Some(connection) = self.connections.get(conn) else { return false };
+        let of_site = |scope: &Scope| self.lanes.get(scope).is_some_and(|lane| lane.share.is_awaited());
+        connection.scope.as_ref().is_some_and(of_site)
+            || connection.source_scope.as_ref().is_some_and(|scope| self.sources.shares.are_awaited(scope))
+    }
+
+    /// Ends a connection that nobody here needs, if lanes wait for its place; one in each turn.
+    pub(super) fn spare_places(&mut self, scope: &Scope, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        let Some(lane) = self.lanes.get(scope) else { return };
+        let pools = lane.members.iter().filter_map(|member| self.pools.get(&member.destination));
+        let is_spare = |conn: &ConnId| {
+            self.is_awaited(*conn)
+                && !planted!(PlacesNotSpared)
+                && self.rank_to_end(*conn) == Some(UNUSED)
+                && self.connections.get(*conn).is_some_and(|connection| !connection.retires)
+        };
+        let Some(conn) = pools.flat_map(|pool| pool.connections.iter().copied()).find(is_spare) else { return };
+        let Some(lane) = self.lanes.get_mut(scope) else { return };
+        if now >= lane.changes_from {
+            lane.changes_from = now + limits::LEASE_TURN;
+            self.end_for_others(conn, turn);
+        }
+        self.lanes.wake_at_change(scope);
+    }
 }
